@@ -1,0 +1,158 @@
+"""Cascade → the host function of a module: the pattern's signature, its checks, its extents by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from attncc.codegen.words import Words
+from attncc.ir.cascade import Apply, Cascade, Expr, Index, Literal, Read, Tensor, walk
+
+EXTENTS = '''def extents(*tensors):
+    """Extents by index; each tensor is (name, its indices, itself). What does not fit together is an error.
+    """
+    found = {}
+    first = tensors[0][2]
+    for name, indices, tensor in tensors:
+        names = indices.split()
+        if not torch.is_tensor(tensor):
+            raise TypeError(f"`{name}` is a tensor over ({indices}), not {type(tensor).__name__}")
+        if tensor.dim() != len(names):
+            shape = tuple(tensor.shape)
+            raise ValueError(f"`{name}` is over ({indices}), but has {tensor.dim()} axes: {shape}")
+        if tensor.device != first.device:
+            raise ValueError(f"`{name}` is on {tensor.device}, `{tensors[0][0]}` on {first.device}")
+        for index, size in zip(names, tensor.shape):
+            other, known = found.setdefault(index, (name, size))
+            if known != size:
+                raise ValueError(f"`{name}` has {size} along `{index}`, but `{other}` has {known}")
+    return {index: size for index, (_, size) in found.items()}
+'''
+
+KINDS = '''def check_kinds(floats, integers, booleans, allowed):
+    """Element types: all float tensors share one of `allowed`; gradients are not there yet."""
+    for name, tensor in floats:
+        if tensor.dtype not in allowed:
+            names = ", ".join(str(kind)[6:] for kind in allowed)
+            raise TypeError(f"`{name}` is {str(tensor.dtype)[6:]}; this kernel takes {names}")
+        if tensor.dtype != floats[0][1].dtype:
+            first, other = floats[0][0], str(floats[0][1].dtype)[6:]
+            raise TypeError(f"`{name}` is {str(tensor.dtype)[6:]}, `{first}` {other}")
+        if tensor.requires_grad and torch.is_grad_enabled():
+            raise NotImplementedError(
+                f"`{name}` requires grad, and this kernel has no backward pass yet: "
+                "call it under torch.no_grad(), or use the dense `reference`, which is differentiable"
+            )
+    for name, tensor in integers:
+        if tensor.dtype not in (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8):
+            raise TypeError(f"`{name}` is a table of integers, not {str(tensor.dtype)[6:]}")
+    for name, tensor in booleans:
+        if tensor.dtype != torch.bool:
+            raise TypeError(f"`{name}` is a table of truth values, not {str(tensor.dtype)[6:]}")
+'''
+
+NUMBERS = '''def check_number(name, value, kind):
+    """A number of the pattern: an integer fits 30 bits, so that positions can be added to it."""
+    if kind is int and (isinstance(value, bool) or not isinstance(value, int)):
+        raise TypeError(f"`{name}` is an integer, not {value!r}")
+    if kind is int and not -(1 << 30) < value < 1 << 30:
+        raise ValueError(f"`{name}` is {value}: integers of a pattern stay between -2**30 and 2**30")
+    if kind is float and not isinstance(value, (int, float)):
+        raise TypeError(f"`{name}` is a number, not {value!r}")
+'''
+
+
+def signature(cascade: Cascade, words: Words) -> str:
+    """`Q, K, V, window=1024`: the pattern's parameters, defaults where it has them."""
+    defaults = dict(cascade.defaults)
+    parts, keyword = [], False
+    for tensor in cascade.inputs:
+        name = words.tensor(tensor.name)
+        if tensor.name in defaults:
+            parts.append(f"{name}={_default(defaults[tensor.name])}")
+            keyword = True
+        else:
+            parts.append(f"{name}=None" if keyword else name)
+    return ", ".join(parts)
+
+
+def _default(value: int | float | bool) -> str:
+    infinite = isinstance(value, float) and value in (float("inf"), float("-inf"))
+    return f"{'-' if value < 0 else ''}math.inf" if infinite else repr(value)
+
+
+def checks(cascade: Cascade, words: Words, dtypes: str) -> Iterator[str]:
+    """Lines that check the arguments and name the extents."""
+    tensors = [t for t in cascade.inputs if t.origin in ("input", "table")]
+    rows = [
+        f'("{t.name}", "{" ".join(i.name for i in t.indices)}", {words.tensor(t.name)}),' for t in tensors
+    ]
+    yield "n = extents("
+    yield from (f"    {row}" for row in rows)
+    yield ")"
+    floats, integers, booleans = (
+        ", ".join(f'("{t.name}", {words.tensor(t.name)})' for t in tensors if t.kind == kind)
+        for kind in ("float", "int", "bool")
+    )
+    yield f"check_kinds([{floats}], [{integers}], [{booleans}], {dtypes})"
+    for tensor in cascade.inputs:
+        if tensor.origin in ("scalar", "static") and tensor.kind != "bool":
+            yield f'check_number("{tensor.name}", {words.tensor(tensor.name)}, {tensor.kind})'
+    known = tuple(dict.fromkeys(i for t in tensors for i in t.indices))
+    yield f"{', '.join(words.extent(i) for i in known)} = {', '.join(f'n[{_quoted(i)}]' for i in known)}"
+    for index, length in cascade.lengths:
+        yield f"{words.extent(index)} = {number_text(length, words)}"
+    for many, few in _groups(cascade):
+        yield f"if {words.extent(few)} == 0 or {words.extent(many)} % {words.extent(few)}:"
+        text = (
+            f"|{few.name}| = {{{words.extent(few)}}} does not divide |{many.name}| = {{{words.extent(many)}}}"
+        )
+        yield f'    raise ValueError(f"{text}")'
+
+
+def _quoted(index: Index) -> str:
+    return f'"{index.name}"'
+
+
+def _groups(cascade: Cascade) -> tuple[tuple[Index, Index], ...]:
+    """Pairs (h, g) whose quotient `|h| // |g|` the pattern reads: the second has to divide the first."""
+    found: dict[tuple[Index, Index], None] = {}
+    for e in (x for equation in cascade.equations for x in walk(equation.body)):
+        match e:
+            case Apply("//", (Apply("extent", (Index() as many,)), Apply("extent", (Index() as few,)))):
+                found[(many, few)] = None
+    return tuple(found)
+
+
+def positive_checks(positives: tuple[Expr, ...], words: Words) -> Iterator[str]:
+    """Divisors that the tile ranges take for positive."""
+    for e in positives:
+        if isinstance(e, Read) and e.tensor.origin in ("scalar", "static"):
+            name = words.tensor(e.tensor.name)
+            yield f"if {name} <= 0:"
+            text = f"`{e.tensor.name}` divides positions and must be positive, not {{{name}}}"
+            yield f'    raise ValueError(f"{text}")'
+
+
+def number_text(e: Expr, words: Words) -> str:
+    """An integer formula over extents and numbers, as Python."""
+    match e:
+        case Literal(value):
+            return repr(value)
+        case Apply("extent", (Index() as i,)):
+            return words.extent(i)
+        case Read(tensor, ()):
+            return words.tensor(tensor.name)
+        case Apply("neg", (a,)):
+            return f"-({number_text(a, words)})"
+        case Apply("min" | "max" as op, (a, b)):
+            return f"{op}({number_text(a, words)}, {number_text(b, words)})"
+        case Apply(op, (a, b)):
+            return f"({number_text(a, words)} {op} {number_text(b, words)})"
+        case _:
+            raise AssertionError(f"an extent is no formula over numbers: {e}")
+
+
+def output_shape(output: Tensor, words: Words) -> str:
+    """`(NB, NH, NQ, E)`"""
+    names = [words.extent(i) for i in output.indices]
+    return f"({', '.join(names)}{',' if len(names) == 1 else ''})"

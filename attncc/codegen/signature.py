@@ -1,0 +1,157 @@
+"""Loop tree → the arguments of its kernel, in order, and which of them never make it specialise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+from attncc.codegen.words import Words
+from attncc.ir.cascade import Apply, Cascade, Expr, Index, Read, Tensor, walk
+from attncc.schedule.loops import Dot, Fill, Fold, Let, Load, Program, Statement, Store, Walk
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The kernel's arguments: pointers, strides, numbers and extents at run time; the rest when it is
+    compiled.
+    """
+
+    program: Program
+    cascade: Cascade
+    words: Words
+
+    @cached_property
+    def walks(self) -> tuple[Walk, ...]:
+        return tuple(s for s in self.program.body if isinstance(s, Walk))
+
+    @cached_property
+    def walked(self) -> tuple[Index, ...]:
+        """Indices that loops walk."""
+        return tuple(dict.fromkeys(s.index for s in self.walks))
+
+    @cached_property
+    def features(self) -> tuple[Index, ...]:
+        """Feature indices of tiles, by name."""
+        found = {i for s in statements(self.program.body) for i in _local_indices(s) if i.role == "feature"}
+        return tuple(sorted(found, key=lambda i: i.name))
+
+    @cached_property
+    def extents(self) -> tuple[Index, ...]:
+        """Sequence and batched indices whose extent the kernel reads."""
+        found = [self.program.rows, *self.walked, *self.program.batch, *self._read_extents]
+        for e in _expressions(self.program.body):
+            for read in (x for x in walk(e) if isinstance(x, Read) and x.tensor.origin in ("input", "table")):
+                found += [i for i, at in zip(read.tensor.indices, read.at, strict=True) if i != at]
+        return tuple(i for i in dict.fromkeys(found) if i.role != "feature")
+
+    @cached_property
+    def fixed_extents(self) -> tuple[Index, ...]:
+        """Feature extents that the kernel reads: those of its tiles and those in formulas."""
+        inside = (i for i in self._read_extents if i.role == "feature")
+        return tuple(dict.fromkeys((*self.features, *inside)))
+
+    @cached_property
+    def _read_extents(self) -> tuple[Index, ...]:
+        found: list[Index] = []
+        for e in _expressions(self.program.body):
+            for x in walk(e):
+                match x:
+                    case Apply("extent", (Index() as index,)):
+                        found.append(index)
+        return tuple(dict.fromkeys(found))
+
+    @cached_property
+    def scalars(self) -> tuple[Tensor, ...]:
+        """Numbers that arrive with the call."""
+        return self._numbers("scalar")
+
+    @cached_property
+    def statics(self) -> tuple[Tensor, ...]:
+        """Numbers that a kernel is compiled for."""
+        return self._numbers("static")
+
+    def _numbers(self, origin: str) -> tuple[Tensor, ...]:
+        used = {x.tensor for e in _expressions(self.program.body) for x in walk(e) if isinstance(x, Read)}
+        return tuple(t for t in self.cascade.inputs if t.origin == origin and t in used)
+
+    @cached_property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Tensors passed as pointers."""
+        return (*self.program.inputs, *self.program.outputs)
+
+    @cached_property
+    def blocks(self) -> tuple[Index, ...]:
+        """Indices that are cut into tiles."""
+        return (self.program.rows, *self.walked, *self.features)
+
+    @property
+    def unspecialised(self) -> list[str]:
+        """Arguments whose value, 1 or a multiple of 16, must not lead to another compilation."""
+        w = self.words
+        loose = [t for t in self.tensors if not any(i.role == "feature" for i in t.indices)]
+        strides = [w.stride(t, i) for t in loose for i in t.indices]
+        numbers = [w.tensor(t.name) for t in self.scalars]
+        return [*strides, *numbers, *(w.extent(i) for i in self.extents)]
+
+    def kernel_lines(self) -> Iterator[str]:
+        """The argument list of the kernel, a line for each kind."""
+        w = self.words
+        yield ", ".join(w.tensor(t.name) for t in self.tensors) + ","
+        for tensor in self.tensors:
+            if tensor.indices:
+                yield ", ".join(w.stride(tensor, i) for i in tensor.indices) + ","
+        if self.scalars:
+            yield ", ".join(w.tensor(t.name) for t in self.scalars) + ","
+        yield ", ".join(w.extent(i) for i in self.extents) + ","
+        fixed = [w.tensor(t.name) for t in self.statics] + [w.extent(i) for i in self.fixed_extents]
+        if fixed:
+            yield ", ".join(f"{name}: tl.constexpr" for name in fixed) + ","
+        yield ", ".join(f"{w.block(i)}: tl.constexpr" for i in self.blocks) + ","
+
+    def argument_lines(self) -> Iterator[str]:
+        """What the host passes for them, but for the tiles."""
+        w = self.words
+        yield ", ".join(w.tensor(t.name) for t in self.tensors) + ","
+        strided = [t for t in self.tensors if t.indices]
+        yield ", ".join(f"*{w.tensor(t.name)}.stride()" for t in strided) + ","
+        if self.scalars:
+            yield ", ".join(w.tensor(t.name) for t in self.scalars) + ","
+        yield ", ".join(w.extent(i) for i in self.extents) + ","
+        fixed = [w.tensor(t.name) for t in self.statics] + [w.extent(i) for i in self.fixed_extents]
+        if fixed:
+            yield ", ".join(fixed) + ","
+
+
+def statements(body: Iterable[Statement]) -> Iterator[Statement]:
+    """All statements of a loop tree, those inside loops too."""
+    for s in body:
+        yield s
+        if isinstance(s, Walk):
+            yield from statements((*s.whole, *s.partial))
+
+
+def _local_indices(s: Statement) -> tuple[Index, ...]:
+    match s:
+        case Load(target) | Let(target) | Fill(target):
+            return target.indices
+        case Dot(target=target, over=over) | Fold(target=target, over=over):
+            return (*target.indices, over)
+        case _:
+            return ()
+
+
+def _expressions(body: Iterable[Statement]) -> Iterator[Expr]:
+    """Every expression of a loop tree, the bounds of its walks included."""
+    for s in statements(body):
+        match s:
+            case Load(_, read):
+                yield read
+            case Let(_, value) | Fill(_, value) | Fold(value=value) | Store(_, value):
+                yield value
+            case Dot(left=left, right=right, start=start):
+                yield from (left, right, *([] if start is None else [start]))
+            case Walk(bands=bands):
+                for band in bands:
+                    yield from (bound.value for bound in (*band.lows, *band.highs))
+                    yield from band.guards

@@ -1,0 +1,176 @@
+"""How each backend writes a scalar function: `{0}`, `{1}` are its arguments, already bracketed as arguments.
+
+What a backend has no word for is written out as a small function, which the module then carries.
+"""
+
+from __future__ import annotations
+
+TRITON = {
+    "min": "tl.minimum({0}, {1})",
+    "max": "tl.maximum({0}, {1})",
+    "exp": "tl.exp({0})",
+    "exp2": "tl.exp2({0})",
+    "log": "tl.log({0})",
+    "sqrt": "tl.sqrt({0})",
+    "tanh": "tanh({0})",
+    "sigmoid": "tl.sigmoid({0})",
+    "softplus": "softplus({0})",
+    "silu": "silu({0})",
+    "relu": "tl.maximum({0}, 0.0)",
+    "abs": "tl.abs({0})",
+    "floor": "tl.floor({0}).to(tl.int32)",
+    "round": "round_even({0})",
+    "sign": "sign({0})",
+    "sin": "tl.sin({0})",
+    "cos": "tl.cos({0})",
+    "finite": "finite({0})",
+    "through": "({0}).to(tl.float32)",
+    "**": "power({0}, {1})",
+    "divide": "divide({0}, {1})",
+    "floor_divide": "floor_divide({0}, {1})",
+    "modulo": "modulo({0}, {1})",
+}
+
+TRITON_HELPERS = {
+    "tanh": '''@triton.jit
+def tanh(x):
+    """Hyperbolic tangent; near 0, where 1 - exp would cancel, its continued fraction to seven terms."""
+    t = tl.exp2(tl.abs(x) * -2.8853900817779268)
+    large = (1.0 - t) / (1.0 + t)
+    y = tl.minimum(x * x, 1.0)
+    above = 135135.0 + y * (17325.0 + y * (378.0 + y))
+    below = 135135.0 + y * (62370.0 + y * (3150.0 + y * 28.0))
+    return tl.where(tl.abs(x) < 1.0, x * (above / below), tl.where(x < 0, -large, large))
+''',
+    "softplus": '''@triton.jit
+def softplus(x):
+    """log(1 + exp(x)), finite for every finite x."""
+    return tl.maximum(x, 0.0) + tl.log(1.0 + tl.exp(-tl.abs(x)))
+''',
+    "silu": '''@triton.jit
+def silu(x):
+    """x * sigmoid(x)"""
+    return x * tl.sigmoid(x)
+''',
+    "round_even": '''@triton.jit
+def round_even(x):
+    """The nearest integer, halves to the even one."""
+    low = tl.floor(x)
+    odd = low - 2.0 * tl.floor(low * 0.5)
+    rest = x - low
+    up = (rest > 0.5) | ((rest == 0.5) & (odd == 1.0))
+    return (low + tl.where(up, 1.0, 0.0)).to(tl.int32)
+''',
+    "sign": '''@triton.jit
+def sign(x):
+    """-1, 0 or 1"""
+    return tl.where(x > 0, 1, tl.where(x < 0, -1, 0))
+''',
+    "finite": '''@triton.jit
+def finite(m):
+    """A maximum as a scale: that of nothing, -inf, scales by 0."""
+    return tl.where(m == float("-inf"), 0.0, m)
+''',
+    "power": '''@triton.jit
+def power(x, y):
+    """x ** y for x >= 0"""
+    return tl.where(x == 0, tl.where(y == 0, 1.0, 0.0), tl.exp2(y * tl.log2(x * 1.0)))
+''',
+    "divide": '''@triton.jit
+def divide(a, b):
+    """a / b, where 0 / 0 is 0: the mean of nothing, a softmax over nothing."""
+    nothing = (a == 0) & (b == 0)
+    return tl.where(nothing, 0.0, a / tl.where(nothing, 1.0, b))
+''',
+    "floor_divide": '''@triton.jit
+def floor_divide(a, b):
+    """a // b rounded down for b > 0; the hardware rounds towards 0."""
+    return (a - ((a % b) + b) % b) // b
+''',
+    "modulo": '''@triton.jit
+def modulo(a, b):
+    """a % b with the sign of b > 0; the hardware gives it the sign of a."""
+    return ((a % b) + b) % b
+''',
+}
+
+TORCH = {
+    "min": "least({0}, {1})",
+    "max": "most({0}, {1})",
+    "exp": "torch.exp({0})",
+    "exp2": "torch.exp2({0})",
+    "log": "torch.log({0})",
+    "sqrt": "torch.sqrt({0})",
+    "tanh": "torch.tanh({0})",
+    "sigmoid": "torch.sigmoid({0})",
+    "softplus": "softplus({0})",
+    "silu": "silu({0})",
+    "relu": "torch.clamp({0}, min=0)",
+    "abs": "torch.abs({0})",
+    "floor": "torch.floor({0}).long()",
+    "round": "torch.round({0}).long()",
+    "sign": "torch.sign({0})",
+    "sin": "torch.sin({0})",
+    "cos": "torch.cos({0})",
+    "finite": "finite({0})",
+    "through": "({0} + 0.0)",
+    "**": "power({0}, {1})",
+    "divide": "divide({0}, {1})",
+}
+
+TORCH_HELPERS = {
+    "least": '''def least(a, b):
+    """The smaller of two, tensors or numbers."""
+    if torch.is_tensor(a) and torch.is_tensor(b):
+        return torch.minimum(a, b)
+    if torch.is_tensor(a) or torch.is_tensor(b):
+        return torch.clamp(a, max=b) if torch.is_tensor(a) else torch.clamp(b, max=a)
+    return min(a, b)
+''',
+    "most": '''def most(a, b):
+    """The larger of two, tensors or numbers."""
+    if torch.is_tensor(a) and torch.is_tensor(b):
+        return torch.maximum(a, b)
+    if torch.is_tensor(a) or torch.is_tensor(b):
+        return torch.clamp(a, min=b) if torch.is_tensor(a) else torch.clamp(b, min=a)
+    return max(a, b)
+''',
+    "softplus": '''def softplus(x):
+    """log(1 + exp(x)), finite for every finite x."""
+    return torch.clamp(x, min=0) + torch.log1p(torch.exp(-torch.abs(x)))
+''',
+    "silu": '''def silu(x):
+    """x * sigmoid(x)"""
+    return x * torch.sigmoid(x)
+''',
+    "finite": '''def finite(m):
+    """A maximum as a scale: that of nothing, -inf, scales by 0."""
+    return torch.where(m == -math.inf, 0.0, m)
+''',
+    "power": '''def power(x, y):
+    """x ** y, real"""
+    return torch.pow(x * 1.0, y)
+''',
+    "gather": '''def gather(tensor, *at):
+    """`tensor[at]`, positions broadcast together; 0 where one lies outside."""
+    at = [torch.as_tensor(place, device=tensor.device) for place in at]
+    inside = torch.ones((), dtype=torch.bool, device=tensor.device)
+    for place, size in zip(at, tensor.shape):
+        inside = inside & (place >= 0) & (place < size)
+    if tensor.numel() == 0:
+        return torch.zeros(inside.shape, dtype=tensor.dtype, device=tensor.device)
+    near = tuple(place.clamp(0, size - 1) for place, size in zip(at, tensor.shape))
+    return torch.where(inside, tensor[near], torch.zeros((), dtype=tensor.dtype, device=tensor.device))
+''',
+    "walk": '''def walk(tiles, block, end):
+    """(start, stop, seen whole) of every tile."""
+    for steps, whole in tiles:
+        for n in steps:
+            yield n * block, min((n + 1) * block, end), whole
+''',
+    "divide": '''def divide(a, b):
+    """a / b, where 0 / 0 is 0: the mean of nothing, a softmax over nothing."""
+    nothing = (a == 0) & (b == 0)
+    return torch.where(nothing, 0.0, a / torch.where(nothing, 1.0, b))
+''',
+}

@@ -1,0 +1,51 @@
+"""Plan → a module of plain PyTorch, tile by tile: the `torch` backend, which runs anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from attncc.codegen.host import checks, output_shape, positive_checks
+from attncc.codegen.module import Said, assemble, host, words_of
+from attncc.codegen.signature import Signature
+from attncc.codegen.torch import body_lines
+from attncc.codegen.words import Words
+from attncc.ir.cascade import Cascade
+from attncc.schedule.lower import lower
+from attncc.schedule.plan import Plan
+from attncc.schedule.spec import Specialisation
+from attncc.schedule.tiles import candidates
+
+
+def generate(said: Said, cascade: Cascade, plan: Plan, spec: Specialisation) -> str:
+    """The text of a module; `cascade` is the pattern before the passes."""
+    (kernel,) = plan.kernels
+    program = lower(kernel, plan.cascade)
+    words = words_of(cascade, plan.cascade)
+    s = Signature(program, plan.cascade, words)
+    helpers, lines = body_lines(program, words, s)
+    positives = tuple(
+        dict.fromkeys(e for w in s.walks for band in w.bands for e in sorted(band.plane.positive, key=str))
+    )
+    dtypes = ", ".join(f"torch.{d}" for d in spec.dtypes)
+    (tile,) = candidates("cpu", 8, 1)
+    table = (
+        f"KINDS = ({dtypes},)\n\n# rows and columns of a tile\n{words.block(program.rows)} = {tile.rows}\n"
+    )
+    table += "".join(f"{words.block(i)} = {tile.columns}\n" for i in s.walked)
+    before = [*checks(cascade, words, "KINDS"), *positive_checks(positives, words)]
+    body = [
+        *_outputs(cascade, words),
+        *lines,
+        f"return {', '.join(words.tensor(t.name) for t in cascade.outputs)}",
+    ]
+    parts = [table, helpers, host(cascade, words, before, body, "any device")]
+    return assemble(
+        said, cascade, plan, words, ["import math", "", "import torch"], parts, '"cpu"', spec.extents
+    )
+
+
+def _outputs(cascade: Cascade, words: Words) -> Iterator[str]:
+    first = words.tensor(next(t.name for t in cascade.inputs if t.kind == "float"))
+    for output in cascade.outputs:
+        dtype = "" if any(i.role == "feature" for i in output.indices) else f", dtype=accumulator({first})"
+        yield f"{words.tensor(output.name)} = {first}.new_empty({output_shape(output, words)}{dtype})"

@@ -1,0 +1,98 @@
+"""Plan → a module of Triton kernels: the `triton` backend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from attncc.codegen.host import checks, output_shape, positive_checks
+from attncc.codegen.module import INDENT, Said, assemble, host, words_of
+from attncc.codegen.signature import Signature
+from attncc.codegen.triton import kernel_text
+from attncc.codegen.words import Words
+from attncc.ir.cascade import Cascade
+from attncc.schedule.lower import lower
+from attncc.schedule.plan import Plan
+from attncc.schedule.spec import WIDTHS, Specialisation
+from attncc.schedule.tiles import candidates, nearest, padded
+
+DEVICE = 'torch.device("cuda" if torch.cuda.is_available() else "cpu")'
+
+
+def generate(said: Said, cascade: Cascade, plan: Plan, spec: Specialisation) -> str:
+    """The text of a module; `cascade` is the pattern before the passes."""
+    (kernel,) = plan.kernels
+    program = lower(kernel, plan.cascade)
+    words = words_of(cascade, plan.cascade)
+    s = Signature(program, plan.cascade, words)
+    ragged = frozenset(
+        i
+        for i in s.features
+        if any(padded(dict(point)[i.name]) != dict(point)[i.name] for point in spec.extents)
+    )
+    helpers, text = kernel_text(program, words, s, ragged)
+    positives = tuple(
+        dict.fromkeys(e for w in s.walks for band in w.bands for e in sorted(band.plane.positive, key=str))
+    )
+    lines = [*checks(cascade, words, "KINDS"), *positive_checks(positives, words)]
+    dtypes = ", ".join(f"torch.{d}" for d in spec.dtypes)
+    table = f"KINDS = ({dtypes},)\n\n"
+    table += "# tiles, warps and pipeline stages by the extents of features and the bytes of an element\n"
+    table += "\n".join(tile_table(s, spec))
+    parts = [table, helpers, text, host(cascade, words, lines, _launch(cascade, s, words), spec.target)]
+    imports = [
+        "import contextlib",
+        "import math",
+        "",
+        "import torch",
+        "import triton",
+        "import triton.language as tl",
+    ]
+    return assemble(said, cascade, plan, words, imports, parts, DEVICE, spec.extents)
+
+
+def tile_table(s: Signature, spec: Specialisation) -> Iterator[str]:
+    """`TILES = {(64, 64, 2): {...}}`"""
+    w = s.words
+    yield "TILES = {"
+    for point in spec.extents:
+        known = dict(point)
+        for width in sorted({WIDTHS[d] for d in spec.dtypes}):
+            found = candidates(
+                nearest(spec.target), width, max((padded(known[i.name]) for i in s.features), default=16)
+            )
+            if not found:
+                continue
+            tile = found[0]
+            key = ", ".join(str(x) for x in (*(known[i.name] for i in s.fixed_extents), width))
+            blocks = {w.block(s.program.rows): tile.rows}
+            blocks |= {w.block(i): tile.columns for i in s.walked}
+            blocks |= {w.block(i): padded(known[i.name]) for i in s.features}
+            blocks |= {"num_warps": tile.warps, "num_stages": tile.stages}
+            yield f"{INDENT}({key},): {{{', '.join(f'{n!r}: {v}' for n, v in blocks.items())}}},".replace(
+                "'", '"'
+            )
+    yield "}"
+
+
+def _launch(cascade: Cascade, s: Signature, words: Words) -> Iterator[str]:
+    first = words.tensor(cascade.inputs[0].name)
+    key = ", ".join([*(words.extent(i) for i in s.fixed_extents), f"{first}.element_size()"])
+    yield f"tile = TILES.get(({key},))"
+    yield "if tile is None:"
+    names = ", ".join(f"{i.name}={{{words.extent(i)}}}" for i in s.fixed_extents)
+    text = f"no tiles for {names} and {{{first}.element_size()}} bytes an element: "
+    yield f'    raise ValueError(f"{text}" + "compile the pattern with --extent")'
+    for output in cascade.outputs:
+        dtype = "" if any(i.role == "feature" for i in output.indices) else ", dtype=torch.float32"
+        yield f"{words.tensor(output.name)} = {first}.new_empty({output_shape(output, words)}{dtype})"
+    rows = s.program.rows
+    grid = " * ".join([words.extent(i) for i in s.program.batch])
+    tiles = f'triton.cdiv({words.extent(rows)}, tile["{words.block(rows)}"])'
+    yield f"grid = {tiles}{' * ' + grid if grid else ''}"
+    yield "if grid:"
+    yield f"    with torch.cuda.device({first}.device) if {first}.is_cuda else contextlib.nullcontext():"
+    yield f"        {s.program.name}_kernel[(grid,)]("
+    yield from (f"            {line}" for line in s.argument_lines())
+    yield "            **tile,"
+    yield "        )"
+    yield f"return {', '.join(words.tensor(t.name) for t in cascade.outputs)}"

@@ -1,0 +1,98 @@
+"""`require` and `assume` statements → ir.Demand, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from attncc.ir.cascade import Demand, Tensor
+from attncc.ir.said import Mistakes, near
+from attncc.ir.scope import Scope
+from attncc.syntax import ast
+
+DEMANDS = "`require causal`, `require passes(k) <= 1`"
+
+
+def demands(
+    pattern: ast.Pattern, scope: Scope, tensors: Mapping[str, Tensor], mistakes: Mistakes
+) -> Iterator[Demand]:
+    """Every demand of a pattern, in order; those that say nothing that can be checked are reported."""
+    for statement in pattern.statements:
+        match statement:
+            case ast.Require():
+                found = _required(statement, scope, mistakes)
+            case ast.AssumeRange():
+                found = _range(statement, tensors, mistakes)
+            case ast.AssumeSorted():
+                found = _sorted(statement, scope, tensors, mistakes)
+            case _:
+                continue
+        if found is not None:
+            yield found
+
+
+def _required(statement: ast.Require, scope: Scope, mistakes: Mistakes) -> Demand | None:
+    match statement.demand:
+        case ast.Name("causal"):
+            return Demand("causal", span=statement.span)
+        case ast.Binary("<=", ast.Call("passes", (ast.Name(name, span),)), ast.Number(bound)):
+            if name not in scope.indices:
+                message, help = f"`{name}` is no index", near(name, scope.indices)
+                mistakes.add("unknown-index", message, span, "", help)
+                return None
+            if type(bound) is int:
+                return Demand("passes", name, high=bound, span=statement.span)
+    mistakes.add("bad-demand", "this cannot be required", statement.demand.span, "", f"write {DEMANDS}")
+    return None
+
+
+def _range(statement: ast.AssumeRange, tensors: Mapping[str, Tensor], mistakes: Mistakes) -> Demand | None:
+    tensor = _subject(statement.tensor, tensors, mistakes)
+    low, high = _constant(statement.low), _constant(statement.high)
+    for bound, e in ((low, statement.low), (high, statement.high)):
+        if bound is None:
+            mistakes.add("bad-demand", "a bound is a number", e.span, "", "write `assume g in [-5, 0]`")
+    if tensor is None or low is None or high is None:
+        return None
+    if tensor.kind == "bool":
+        message = f"`{tensor.name}` is a predicate, and has no range"
+        mistakes.add("bad-demand", message, statement.tensor.span)
+        return None
+    if low > high:
+        message = f"nothing lies between {low} and {high}"
+        mistakes.add(
+            "bad-demand", message, statement.span, "", f"write `assume {tensor.name} in [{high}, {low}]`"
+        )
+        return None
+    return Demand("range", tensor.name, low, high, statement.span)
+
+
+def _sorted(
+    statement: ast.AssumeSorted, scope: Scope, tensors: Mapping[str, Tensor], mistakes: Mistakes
+) -> Demand | None:
+    tensor = _subject(statement.tensor, tensors, mistakes)
+    if tensor is None:
+        return None
+    if tensor.name in scope.equations or not any(i.role == "sequence" for i in tensor.indices):
+        message = f"`{tensor.name}` is no input along a sequence"
+        help = "a table over a sequence index can be sorted: `doc[b,k]: int`"
+        mistakes.add("bad-demand", message, statement.tensor.span, "", help)
+        return None
+    return Demand("sorted", tensor.name, span=statement.span)
+
+
+def _subject(name: ast.Name, tensors: Mapping[str, Tensor], mistakes: Mistakes) -> Tensor | None:
+    if name.name not in tensors:
+        help = near(name.name, tensors)
+        mistakes.add("unknown-name", f"there is no tensor `{name.name}`", name.span, "", help)
+    return tensors.get(name.name)
+
+
+def _constant(e: ast.Expr) -> float | None:
+    match e:
+        case ast.Number(value) if not isinstance(value, bool):
+            return value
+        case ast.Unary("-", body):
+            size = _constant(body)
+            return None if size is None else -size
+        case _:
+            return None

@@ -1,0 +1,134 @@
+"""Predicate → predicate in negation normal form that always has a value.
+
+    k < end[k + 1]          -->  k + 1 <= |i| - 1 and k < end[min(k + 1, |i| - 1)]
+    not (a and k <= q)      -->  not a or k > q
+    if c then a else b      -->  c and a or not c and b
+
+The first is `total`, the others are `pushed`.
+"""
+
+from __future__ import annotations
+
+from functools import reduce
+from typing import assert_never
+
+from attncc.ir.cascade import (
+    FALSE,
+    ONE,
+    TRUE,
+    ZERO,
+    Apply,
+    Choose,
+    Expr,
+    Index,
+    Literal,
+    Read,
+    Reduce,
+    children,
+    extent,
+    free,
+    kind,
+    rebuild,
+)
+from attncc.masks.intervals import at_most, nonnegative
+from attncc.masks.sums import canonical
+
+OPPOSITE = {"<": ">=", "<=": ">", ">": "<=", ">=": "<", "==": "!=", "!=": "=="}
+"""The comparison that holds where another does not."""
+
+
+def both(a: Expr, b: Expr) -> Expr:
+    """`a and b`"""
+    if FALSE in (a, b):
+        return FALSE
+    return b if a == TRUE else a if b in (TRUE, a) else Apply("and", (a, b))
+
+
+def either(a: Expr, b: Expr) -> Expr:
+    """`a or b`"""
+    if TRUE in (a, b):
+        return TRUE
+    return b if a == FALSE else a if b in (FALSE, a) else Apply("or", (a, b))
+
+
+def pushed(e: Expr, holds: bool = True) -> Expr:
+    """A predicate, or its negation, with every `not` at an atom and no `if` between truth values."""
+    match e:
+        case Literal():
+            return TRUE if bool(e.value) == holds else FALSE
+        case Apply(op="not", args=(a,)):
+            return pushed(a, not holds)
+        case Apply(op="and" | "or", args=(a, b)):
+            join = both if (e.op == "and") == holds else either
+            return join(pushed(a, holds), pushed(b, holds))
+        case Choose(condition=c, then=a, other=b):
+            return either(both(pushed(c), pushed(a, holds)), both(pushed(c, False), pushed(b, holds)))
+        case Apply() if e.op in OPPOSITE:
+            return e if holds else Apply(OPPOSITE[e.op], e.args)
+        case _:
+            return e if holds else Apply("not", (e,))
+
+
+def total(e: Expr) -> Expr:
+    """A predicate that says itself where it has no value, and reads nothing out of range.
+
+    A term whose predicate has no value is absent, whatever an `or` around the read says; of an `if`, only the
+    branch taken is asked. Subscripts made of batched indices alone are in range by construction. A reduction
+    answers for its own body.
+    """
+    value, present = _clamped(e)
+    return both(present, value)
+
+
+def _clamped(e: Expr) -> tuple[Expr, Expr]:
+    """An expression with its subscripts held inside their tensors, and where it has a value."""
+    match e:
+        case Index() | Literal() | Reduce() | Apply(op="extent"):
+            return e, TRUE
+        case Read():
+            present: Expr = TRUE
+            at = []
+            for axis, subscript in zip(e.tensor.indices, e.at, strict=True):
+                inner, there = _clamped(subscript)
+                inner, inside = _inside(inner, axis)
+                at.append(inner)
+                present = both(present, both(there, inside))
+            return rebuild(e, tuple(at)), present
+        case Choose():
+            (c, there), (a, left), (b, right) = map(_clamped, children(e))
+            taken = left if left == right else pushed(Choose(c, left, right))
+            return Choose(c, a, b), both(there, taken)
+        case Apply():
+            parts = [_clamped(part) for part in e.args]
+            return rebuild(e, tuple(value for value, _ in parts)), reduce(both, (there for _, there in parts))
+        case _:
+            assert_never(e)
+
+
+def _inside(at: Expr, axis: Index) -> tuple[Expr, Expr]:
+    """A subscript held inside an axis, and where it is by itself."""
+    if at == axis or (free(at) and all(i.role == "batch" for i in free(at))):
+        return at, TRUE
+    last = Apply("-", (extent(axis), ONE))
+    low, high = nonnegative(at), at_most(at, last)
+    clamped = at if high else Apply("min", (at, last))
+    present = both(TRUE if high else Apply("<=", (at, last)), TRUE if low else Apply(">=", (at, ZERO)))
+    return clamped if low else Apply("max", (clamped, ZERO)), present
+
+
+def assumed(e: Expr, rows: Index, columns: Index) -> frozenset[Expr]:
+    """What a predicate takes for positive: divisors of positions and compile-time factors of them."""
+    plane = {rows, columns}
+    found: set[Expr] = set()
+    match e:
+        case Apply(op="//", args=(a, b)) if free(a) & plane and not free(b) & plane:
+            found = set() if isinstance(b, Literal) else {canonical(b)}
+        case Apply(op="*", args=(a, b)):
+            found = {x for x, y in ((a, b), (b, a)) if _static(x) and free(y) & plane}
+        case _:
+            pass
+    return frozenset(found).union(*(assumed(part, rows, columns) for part in children(e)))
+
+
+def _static(e: Expr) -> bool:
+    return isinstance(e, Read) and e.tensor.origin == "static" and kind(e) == "int"

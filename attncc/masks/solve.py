@@ -1,0 +1,194 @@
+"""Predicate in negation normal form → bands: comparisons solved for the column, by induction on syntax.
+
+    q - k < w           -->  q - w + 1 <= k
+    k // B == q // B    -->  q // B * B <= k <= q // B * B + B - 1
+    abs(q - k) <= w     -->  q - w <= k <= q + w
+    q < g               -->  k <= (if q < g then |k| - 1 else -1)
+
+What is no bound on the column, like `k % s == r`, stays an element test.
+"""
+
+from __future__ import annotations
+
+from attncc.ir.cascade import Apply, Choose, Expr, Literal, Read, Reduce, free, kind, number, walk
+from attncc.masks.band import MOST, REVERSE, Band, Bound, Plane, direction, joined
+from attncc.masks.intervals import truth, within
+from attncc.masks.normal import both, either, pushed
+from attncc.masks.sums import Sum, canonical, product, quotient, spelled, summed
+
+Bands = tuple[Band, ...]
+
+
+def solved(e: Expr, plane: Plane) -> Bands:
+    """The cells where a predicate in negation normal form holds, as a union of at most `MOST` bands."""
+    match e:
+        case Literal():
+            return (Band(plane),) if e.value else ()
+        case Apply(op="and", args=(a, b)):
+            left, right = solved(a, plane), solved(b, plane)
+            found = joined(tuple(x & y for x in left for y in right))
+            if len(found) <= MOST:
+                return found
+            # the longer side is asked of every element, so that the other one still bounds the loop
+            left, right = (tested(a, plane), right) if len(left) > len(right) else (left, tested(b, plane))
+            return joined(tuple(x & y for x in left for y in right))
+        case Apply(op="or", args=(a, b)):
+            found = joined(solved(a, plane) + solved(b, plane))
+            return found if len(found) <= MOST else tested(e, plane)
+        case Apply(op="<" | "<=" | ">" | ">=" | "==" | "!=", args=(a, b)) if _bounds(e):
+            return _compared(e, e.op, a, b, plane)
+        case _:
+            return tested(e, plane)
+
+
+def tested(e: Expr, plane: Plane) -> Bands:
+    """A condition kept as it is: known beforehand, asked once for a tile of rows, or of every element."""
+    must, may = truth(e, plane.facts)
+    if must or not may:
+        return (Band(plane),) if must else ()
+    once = not free(e) & {plane.rows, plane.columns} and _scalar(e)
+    return (Band(plane, guards=(e,)) if once else Band(plane, rest=(e,)),)
+
+
+def _bounds(e: Apply) -> bool:
+    """Whether a comparison is one of integers that a kernel can compute outside its loop."""
+    return all(kind(a) == "int" for a in e.args) and _scalar(e)
+
+
+def _scalar(e: Expr) -> bool:
+    """Whether nothing inside is the result of an equation or of a reduction."""
+    results = (x for x in walk(e) if isinstance(x, Read) and x.tensor.origin == "equation")
+    return not any(results) and not any(isinstance(x, Reduce) for x in walk(e))
+
+
+def _compared(e: Expr, op: str, a: Expr, b: Expr, plane: Plane) -> Bands:
+    difference = summed(a) - summed(b)
+    match op:
+        case "<=":
+            return _order(difference, e, plane)
+        case "<":
+            return _order(difference + 1, e, plane)
+        case ">=":
+            return _order(-difference, e, plane)
+        case ">":
+            return _order(-difference + 1, e, plane)
+        case "==":
+            up, down = Apply("<=", (a, b)), Apply(">=", (a, b))
+            found = joined(tuple(x & y for x in solved(up, plane) for y in solved(down, plane)))
+        case _:
+            found = joined(solved(Apply("<", (a, b)), plane) + solved(Apply(">", (a, b)), plane))
+    flat = not free(e) & {plane.rows, plane.columns}
+    return tested(e, plane) if flat or any(band.rest for band in found) else found
+
+
+def _order(s: Sum, e: Expr, plane: Plane) -> Bands:
+    """`s <= 0`, which `e` says too."""
+    low, high = within(s, plane.facts)
+    if high <= 0 or low > 0:
+        return (Band(plane),) if high <= 0 else ()
+    over = [(t, c) for t, c in s.terms if plane.columns in free(t)]
+    for term, coefficient in over:
+        spread = _spread(s.without(term), term, coefficient)
+        if spread is not None:
+            return _or_test(solved(spread, plane), e, plane)
+    match over:
+        case []:
+            return _row(s, e, plane)
+        case [(term, coefficient)]:
+            return _invert(s.without(term), term, coefficient, e, plane)
+        case _:
+            return tested(e, plane)
+
+
+def _or_test(found: Bands, e: Expr, plane: Plane) -> Bands:
+    """Parts of a disjunction that are only tests would each visit everything: then the whole is one test."""
+    return tested(e, plane) if len(found) > 1 and any(band.rest for band in found) else found
+
+
+def _spread(rest: Sum, term: Expr, coefficient: int) -> Expr | None:
+    """`rest + coefficient * term <= 0` as comparisons without the term, which is an extreme or a choice."""
+
+    def part(e: Expr) -> Expr:
+        return _negative(rest + summed(e).times(coefficient))
+
+    match term:
+        case Apply(op="min" | "max", args=(a, b)):
+            return (both if (term.op == "max") == (coefficient > 0) else either)(part(a), part(b))
+        case Apply(op="abs", args=(a,)):
+            return (both if coefficient > 0 else either)(part(a), part(Apply("neg", (a,))))
+        case Choose(condition=c, then=a, other=b):
+            return either(both(pushed(c), part(a)), both(pushed(c, False), part(b)))
+        case _:
+            return None
+
+
+def _negative(s: Sum) -> Expr:
+    """`s <= 0`, with what is subtracted on the right."""
+    left = Sum(tuple((t, c) for t, c in s.terms if c > 0), max(s.constant, 0))
+    return Apply("<=", (spelled(left), spelled(left - s)))
+
+
+def _row(s: Sum, e: Expr, plane: Plane) -> Bands:
+    """`s <= 0` without the column: a guard, or a bound that lets all columns of a row pass, or none."""
+    if plane.rows not in free(e):
+        return tested(e, plane)
+    moves = direction(spelled(s), plane)
+    if moves is None:
+        return _against(s, e, plane)
+    passes = Choose(e, Band(plane).end, number(-1))
+    return (Band(plane, highs=(Bound(passes, REVERSE[moves]),)),)
+
+
+def _against(s: Sum, e: Expr, plane: Plane) -> Bands:
+    """`s <= 0` where terms over the row work against each other: extremes and choices are taken apart."""
+    for term, coefficient in s.terms:
+        if plane.rows in free(term) and direction(term, plane) is None:
+            spread = _spread(s.without(term), term, coefficient)
+            if spread is not None:
+                return _or_test(solved(spread, plane), e, plane)
+    return tested(e, plane)
+
+
+def _invert(rest: Sum, term: Expr, coefficient: int, e: Expr, plane: Plane) -> Bands:
+    """`rest + coefficient * term <= 0` for the only term over the column, solved for that term."""
+    if coefficient > 0:
+        limit = quotient(-rest, Sum(constant=coefficient))
+    else:
+        limit = quotient(rest - coefficient - 1, Sum(constant=-coefficient))
+    match term:
+        case _ if term == plane.columns:
+            return _bound(limit, coefficient > 0, e, plane)
+        case Apply(op="//", args=(a, b)) if _fixed(b, plane):
+            if coefficient > 0:
+                s = summed(a) - product(limit + 1, summed(b)) + 1
+            else:
+                s = product(limit, summed(b)) - summed(a)
+        case Apply(op="*", args=(x, y)):
+            a, b = (x, y) if plane.columns in free(x) else (y, x)
+            if not _fixed(b, plane):
+                return tested(e, plane)
+            if coefficient > 0:
+                s = summed(a) - quotient(limit, summed(b))
+            else:
+                s = quotient(limit + summed(b) - 1, summed(b)) - summed(a)
+        case _:
+            return tested(e, plane)
+    return _order(s, e, plane)
+
+
+def _fixed(e: Expr, plane: Plane) -> bool:
+    """Whether a factor is positive and the same in the whole plane."""
+    flat = not free(e) & {plane.rows, plane.columns}
+    return flat and within(summed(e), plane.facts)[0] > 0
+
+
+def _bound(limit: Sum, upper: bool, e: Expr, plane: Plane) -> Bands:
+    """`k <= limit`, or `k >= limit`."""
+    value = canonical(spelled(limit))
+    moves = direction(value, plane)
+    if moves is None:
+        k = summed(plane.columns)
+        return _against(k - limit if upper else limit - k, e, plane)
+    bound = Bound(value, moves)
+    band = Band(plane, highs=(bound,)) if upper else Band(plane, lows=(bound,))
+    return joined((band & Band(plane),))

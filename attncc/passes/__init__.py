@@ -1,0 +1,15 @@
+"""The passes, in the order they run. Each takes a cascade to one of the same meaning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from attncc.ir.cascade import Cascade
+from attncc.passes.expand import expand
+from attncc.passes.share import inline, share
+from attncc.passes.simplify import simplify
+from attncc.passes.stream import stream
+
+Pass = Callable[[Cascade], Cascade]
+
+PASSES: tuple[Pass, ...] = (expand, simplify, share, inline, simplify, share, stream, share, inline)

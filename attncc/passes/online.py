@@ -1,0 +1,114 @@
+"""Cascade → updaters: how a reduction follows a value that is still changing, so that both ride in one pass.
+
+For `y = sum(k where c) F(x[k]; d)` with d another reduction over `k`, an updater h has h(F(x; d); d, d') =
+F(x; d') for every x, and distributes over the sum (theory §A.3, C1 and C2). For a sum these are the factors h
+= H(d') / H(d) of F = G(x) * H(d); for a maximum the terms of F = G(x) + H(d). Where the predicate of y does
+not imply that of d, a term of y could come before d has a value: no updater (theory §0.2).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from attncc.ir.cascade import ONE, Apply, Cascade, Equation, Expr, Index, Read, Reduce, Tensor, free, rebuild
+from attncc.ir.cascade import children as parts_of
+from attncc.ir.logic import conjuncts, factors, minus, over, quotient, terms, times, total
+from attncc.passes.scaled import scaled
+
+
+@dataclass(frozen=True)
+class Updater:
+    """`y' = y * factor` (a sum) or `y' = y + shift` (a maximum) when the tensors it follows go from `d_old`
+    to `d`.
+    """
+
+    follows: tuple[Tensor, ...]
+    correction: Expr
+
+
+def before(tensor: Tensor) -> Tensor:
+    """The value that a running tensor had before the present tile."""
+    return replace(tensor, name=f"{tensor.name}_old")
+
+
+def updaters(cascade: Cascade) -> dict[str, Updater]:
+    """The updater of every reduction that follows others over its own index, where one exists."""
+    reductions = {e.tensor: e.body for e in cascade.equations if isinstance(e.body, Reduce)}
+    found = {}
+    for equation in cascade.equations:
+        updater = _updater(equation, reductions)
+        if updater is not None:
+            found[equation.tensor.name] = updater
+    return found
+
+
+def corrected(found: dict[str, Updater], equation: Equation, read: str) -> bool:
+    """Whether the equation follows that tensor online."""
+    updater = found.get(equation.tensor.name)
+    return updater is not None and read in {t.name for t in updater.follows}
+
+
+def _updater(equation: Equation, reductions: dict[Tensor, Reduce]) -> Updater | None:
+    e = equation.body
+    if not isinstance(e, Reduce) or e.op not in ("sum", "max", "min"):
+        return None
+    running = {t: r for t, r in reductions.items() if set(r.over) & set(e.over) and t != equation.tensor}
+    follows = tuple(t for t in _tensors(e.body) if t in running)
+    if not follows or any(not _implies(e.where, running[t].where) for t in follows):
+        return None
+    correction = _ratio(e, follows) if e.op == "sum" else _shift(e, follows)
+    return None if correction is None else Updater(follows, correction)
+
+
+def _tensors(e: Expr) -> tuple[Tensor, ...]:
+    own = (e.tensor,) if isinstance(e, Read) else ()
+    return tuple(dict.fromkeys((*own, *(t for part in parts_of(e) for t in _tensors(part)))))
+
+
+def _implies(strong: Expr, weak: Expr) -> bool:
+    return set(conjuncts(weak)) <= set(conjuncts(strong))
+
+
+def _ratio(e: Reduce, follows: tuple[Tensor, ...]) -> Expr | None:
+    """H(d') / H(d), or None where F does not separate."""
+    form = scaled(e.body, {})
+    up, down = factors(form.mantissa)
+    loose_up, loose_down = _moving(up, e.over, follows), _moving(down, e.over, follows)
+    signed = terms(form.exponent)
+    loose = [pair for pair in signed if _moves(pair[1], e.over, follows)]
+    rest = [x for x in (*up, *down) if x not in (*loose_up, *loose_down)]
+    rest += [term for sign, term in signed if (sign, term) not in loose]
+    if any(t in follows for x in rest for t in _tensors(x)):
+        return None
+    new, old = quotient(loose_up, loose_down), _old(quotient(loose_up, loose_down), follows)
+    shift = minus(total(loose), _old(total(loose), follows))
+    growth = ONE if not terms(shift) else Apply("exp", (shift,))
+    return times(ONE if new == old else over(new, old), growth)
+
+
+def _shift(e: Reduce, follows: tuple[Tensor, ...]) -> Expr | None:
+    signed = terms(e.body)
+    loose = [pair for pair in signed if _moves(pair[1], e.over, follows)]
+    if any(t in follows for pair in signed if pair not in loose for t in _tensors(pair[1])):
+        return None
+    return minus(total(loose), _old(total(loose), follows))
+
+
+def _moving(parts: list[Expr], along: tuple[Index, ...], follows: tuple[Tensor, ...]) -> list[Expr]:
+    return [x for x in parts if _moves(x, along, follows)]
+
+
+def _moves(e: Expr, along: tuple[Index, ...], follows: tuple[Tensor, ...]) -> bool:
+    """Whether a part changes with the values followed, and not along the index."""
+    return not free(e) & set(along) and any(t in follows for t in _tensors(e))
+
+
+def _old(e: Expr, follows: tuple[Tensor, ...]) -> Expr:
+    """The expression at the old values. While a maximum is still -inf, what follows it is an identity, and
+    scaled by 0.
+    """
+    match e:
+        case Apply("finite", (Read() as r,)) if r.tensor in follows:
+            return Read(before(r.tensor), r.at)
+    e = rebuild(e, tuple(_old(part, follows) for part in parts_of(e)))
+    return Read(before(e.tensor), e.at) if isinstance(e, Read) and e.tensor in follows else e

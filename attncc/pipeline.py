@@ -1,0 +1,76 @@
+"""The compiler on one page: source → what was said → what it means → which kernels → text."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from attncc.codegen import BACKENDS
+from attncc.codegen.module import Said
+from attncc.diagnostics import PatternError
+from attncc.ir.cascade import Cascade
+from attncc.ir.check import check
+from attncc.ir.verify import verified
+from attncc.passes import PASSES
+from attncc.passes.share import pruned
+from attncc.schedule.plan import Plan, Refused, partition
+from attncc.schedule.spec import Points, Specialisation
+from attncc.source import Source
+from attncc.syntax.ast import Equate, Notes
+from attncc.syntax.parser import parse
+from attncc.syntax.printer import show_statement
+
+
+def meaning(source: Source, outputs: tuple[str, ...] = ()) -> Cascade:
+    """What a pattern means; `outputs` names equations to give instead of the declared ones. PatternError."""
+    return verified(check(parse(source), source, outputs))
+
+
+def streamed(cascade: Cascade) -> Cascade:
+    """The cascade after all passes, checked after each."""
+    for rewrite in PASSES:
+        cascade = verified(rewrite(cascade))
+    return cascade
+
+
+def planned(cascade: Cascade, source: Source) -> Plan:
+    """The kernels of a cascade; PatternError names the rule by which it has none."""
+    try:
+        return partition(streamed(cascade))
+    except Refused as refused:
+        raise PatternError(source, [refused.diagnostic]) from None
+
+
+def generate(cascade: Cascade, source: Source, spec: Specialisation) -> str:
+    """The module of a cascade, as text."""
+    plan = planned(cascade, source)
+    try:
+        return BACKENDS[spec.backend](said(source), pruned(cascade), plan, spec)
+    except Refused as refused:
+        raise PatternError(source, [refused.diagnostic]) from None
+
+
+def said(source: Source) -> Said:
+    """The pattern in its author's words."""
+    file = parse(source)
+    assert file.pattern is not None, "a source without a pattern has no meaning"
+    equations = tuple(
+        show_statement(replace(s, notes=Notes())) for s in file.pattern.statements if isinstance(s, Equate)
+    )
+    return Said(file.pattern.name, file.pattern.doc or file.doc, equations)
+
+
+def compile(source: Source, spec: Specialisation, outputs: tuple[str, ...] = ()) -> str:
+    """A pattern → the text of a standalone module. Feature extents that `spec` leaves open are written as 64
+    and 128.
+    """
+    cascade = meaning(source, outputs)
+    return generate(cascade, source, replace(spec, extents=_points(cascade, spec.extents)))
+
+
+def _points(cascade: Cascade, given: Points) -> Points:
+    features = sorted({i.name for t in cascade.inputs for i in t.indices if i.role == "feature"})
+    unknown = sorted({name for point in given for name, _ in point} - set(features))
+    if unknown:
+        raise ValueError(f"no feature index {', '.join(unknown)}: {cascade.name} has {', '.join(features)}")
+    points = [dict.fromkeys(features, size) | dict(point) for point in given or ((),) for size in (64, 128)]
+    return tuple(dict.fromkeys(tuple(sorted(point.items())) for point in points))

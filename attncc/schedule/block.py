@@ -1,0 +1,176 @@
+"""Formulas → values of a tile: what is loaded, what gets a name, what stays a formula.
+
+Values are kept as formulas until something needs them as a tile: a scale stays outside the matrix product it
+multiplies, so that it meets the exponent, and `exp(x)` is `exp2(x * log2(e))` with the constant folded into
+that scale. Whatever costs more than arithmetic is computed once per tile, and named.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import e as EULER
+from math import log2
+from typing import assert_never
+
+from attncc.ir.cascade import (
+    Apply,
+    Choose,
+    Expr,
+    Index,
+    Literal,
+    Read,
+    Reduce,
+    Tensor,
+    free,
+    kind,
+    number,
+    reads,
+)
+from attncc.ir.logic import factors, quotient, terms, times, total
+from attncc.schedule.loops import Let, Load, Statement
+
+LOG2E = log2(EULER)
+COSTLY = frozenset(
+    ("exp", "exp2", "log", "sqrt", "tanh", "sigmoid", "softplus", "silu", "sin", "cos", "**", "/", "//", "%")
+)
+"""Functions worth a name: each is computed once per tile."""
+
+
+@dataclass
+class Block:
+    """Statements under construction, and what is already held in a local; inner blocks see outer ones."""
+
+    axes: tuple[Index, ...]
+    outer: Block | None = None
+    statements: list[Statement] = field(default_factory=list)
+    held: dict[Expr | Tensor, Expr] = field(default_factory=dict)
+    names: dict[str, int] = field(default_factory=dict)
+
+    def find(self, key: Expr | Tensor) -> Expr | None:
+        found = self.held.get(key)
+        return found if found is not None or self.outer is None else self.outer.find(key)
+
+    def local(self, name: str, e: Expr, indices: tuple[Index, ...] | None = None) -> Tensor:
+        """A new local over the tile indices an expression has."""
+        own = tuple(i for i in self.axes if i in free(e)) if indices is None else indices
+        count = self._count(name) + 1
+        self.names[name] = count
+        return Tensor(name if count == 1 else f"{name}{count}", own, kind(e), "equation")
+
+    def _count(self, name: str) -> int:
+        above = self.outer._count(name) if self.outer else 0
+        return max(above, self.names.get(name, 0))
+
+
+def value_of(e: Expr, block: Block) -> Expr:
+    """The expression over locals; loads and named values are added to the block on the way."""
+    held = block.find(e)
+    if held is not None:
+        return held
+    match e:
+        case Index() | Literal() | Apply("extent"):
+            return e
+        case Read(tensor) if tensor.origin in ("scalar", "static"):
+            return e
+        case Read(tensor) if tensor.origin == "equation":
+            found = block.find(tensor)
+            assert found is not None, f"{tensor.name} is read before it is computed"
+            return found
+        case Read(tensor, at):
+            place = Read(tensor, tuple(value_of(s, block) for s in at))
+            target = block.local(tensor.name, place)
+            return _hold(e, Load(target, place), target, block)
+        case Apply("exp", (x,)):
+            return _named(e, Apply("exp2", (_in_base_two(value_of(x, block), block),)), block)
+        case Apply(op, args):
+            whole = Apply(op, tuple(value_of(a, block) for a in args))
+            return _named(e, whole, block) if op in COSTLY else whole
+        case Choose(condition, then, other):
+            return Choose(value_of(condition, block), value_of(then, block), value_of(other, block))
+        case Reduce():
+            raise AssertionError(f"a reduction inside an expression: {e}")
+        case _:
+            assert_never(e)
+
+
+def _hold(e: Expr, statement: Statement, target: Tensor, block: Block) -> Expr:
+    """The statement is written, and what it computes is held for later reads."""
+    block.statements.append(statement)
+    block.held[e] = Read(target, target.indices)
+    return block.held[e]
+
+
+def _named(e: Expr, value: Expr, block: Block) -> Expr:
+    """The value under a name of its own, when it is a whole tile; rows and scalars stay formulas."""
+    if len([i for i in block.axes if i in free(value)]) < 2 or _is_scaled(value, block):
+        return value
+    return let(e, value, block)
+
+
+def let(e: Expr, value: Expr, block: Block) -> Expr:
+    target = block.local(_name(value), value)
+    return _hold(e, Let(target, value), target, block)
+
+
+def _is_scaled(value: Expr, block: Block) -> bool:
+    """A division by what is the same on the whole tile: a scale, which better meets what it scales."""
+    match value:
+        case Apply("/", (_, divisor)):
+            return not free(divisor) & set(block.axes)
+        case _:
+            return False
+
+
+def _name(value: Expr) -> str:
+    """`exp(S - m)` is called `exp_S`, a masked one `exp_S_seen`."""
+    words = {"exp2": "exp", "**": "power", "/": "ratio", "//": "quotient", "%": "rest"}
+    match value:
+        case Choose(_, then, _):
+            return f"{_subject(then)}_seen"
+        case Apply(op):
+            return f"{words.get(op, op)}_{_subject(value)}"
+        case _:
+            return _subject(value)
+
+
+def _subject(e: Expr) -> str:
+    found = [r.tensor.name for r in reads(e) if len(r.tensor.indices) > 1] or [
+        r.tensor.name for r in reads(e)
+    ]
+    return found[0] if found else "tile"
+
+
+def _in_base_two(x: Expr, block: Block) -> Expr:
+    """`x * log2(e)`, the constant joined to what does not vary over the tile."""
+    return total([(sign, _scaled_by(term, number(LOG2E), block)) for sign, term in terms(x)])
+
+
+def _scaled_by(term: Expr, scale: Expr, block: Block) -> Expr:
+    up, down = factors(term)
+    varies = [bool(free(f) & set(block.axes)) for f in (*up, *down)]
+    fixed = quotient(
+        [scale, *(f for f, v in zip(up, varies, strict=False) if not v)],
+        [f for f, v in zip(down, varies[len(up) :], strict=True) if not v],
+    )
+    moving = quotient(
+        [f for f, v in zip(up, varies, strict=False) if v],
+        [f for f, v in zip(down, varies[len(up) :], strict=True) if v],
+    )
+    return times(moving, fixed)
+
+
+def positive(e: Expr) -> bool:
+    """Whether an expression is > 0 by its form; extents are, as an empty index has no tiles."""
+    match e:
+        case Literal(value, sort):
+            return sort != "bool" and value > 0
+        case Apply("extent" | "exp" | "exp2"):
+            return True
+        case Apply("sqrt", (a,)):
+            return positive(a)
+        case Apply("*" | "/" | "+" | "min", (a, b)):
+            return positive(a) and positive(b)
+        case Apply("max", (a, b)):
+            return positive(a) or positive(b)
+        case _:
+            return False

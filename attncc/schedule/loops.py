@@ -1,0 +1,106 @@
+"""The loop tree of one kernel, which every backend prints: what is loaded, computed, walked, stored.
+
+A *local* is an `ir.Tensor` over tile indices (rows, the walked index, features) that lives while a row tile
+is worked on. Expressions are those of the cascade, over locals, scalars and positions; a position prints as
+the vector of its tile.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from attncc.ir.cascade import Expr, Index, Read, Tensor
+from attncc.masks.bands import Band
+
+
+@dataclass(frozen=True)
+class Note:
+    """The equation that the following statements compute."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Load:
+    """A tile of an input: `target[tile indices] = read`, 0 where a position lies outside."""
+
+    target: Tensor
+    read: Read
+
+
+@dataclass(frozen=True)
+class Let:
+    """`target = value`, element by element."""
+
+    target: Tensor
+    value: Expr
+
+
+@dataclass(frozen=True)
+class Dot:
+    """`target[a,c] = start + sum(over) left[a,over] * right[c,over]`, a matrix product in the inputs'
+    precision.
+    """
+
+    target: Tensor
+    left: Expr
+    right: Expr
+    over: Index
+    start: Expr | None
+
+
+@dataclass(frozen=True)
+class Fold:
+    """`target = op(over) value`, inside one tile."""
+
+    target: Tensor
+    op: str
+    over: Index
+    value: Expr
+
+
+@dataclass(frozen=True)
+class Fill:
+    """A state before its loop: the identity of its reduction."""
+
+    target: Tensor
+    value: Expr
+
+
+@dataclass(frozen=True)
+class Walk:
+    """A loop over the live tiles of an index: `whole` where nothing is masked, `partial` where the predicate
+    is tested.
+
+    Every live tile is visited once. `carried` are the locals that go from tile to tile.
+    """
+
+    index: Index
+    bands: tuple[Band, ...]
+    whole: tuple[Statement, ...]
+    partial: tuple[Statement, ...]
+    carried: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Store:
+    """A row tile of an output, in the output's own order of indices."""
+
+    output: Tensor
+    value: Expr
+
+
+Statement: TypeAlias = Note | Load | Let | Dot | Fold | Fill | Walk | Store
+
+
+@dataclass(frozen=True)
+class Program:
+    """One kernel: row tiles of `rows` for every position of `batch`."""
+
+    name: str
+    rows: Index
+    batch: tuple[Index, ...]
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    body: tuple[Statement, ...]

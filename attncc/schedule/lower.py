@@ -1,0 +1,295 @@
+"""Kernel → loop tree: equations become loads, matrix products, folds and running states of one row tile.
+
+A maximum over `c * x` with c > 0 is `c * max x`, so that the scale is applied once a row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from attncc.diagnostics import Diagnostic, Label
+from attncc.ir.brief import brief, one_place
+from attncc.ir.cascade import (
+    ONE,
+    TRUE,
+    ZERO,
+    Apply,
+    Cascade,
+    Choose,
+    Equation,
+    Expr,
+    Index,
+    Read,
+    Reduce,
+    extent,
+    free,
+    number,
+    reads,
+)
+from attncc.ir.logic import conjoin, factors, plus, product, quotient, times
+from attncc.ir.show import show_expr
+from attncc.ops import REDUCTIONS
+from attncc.passes.online import before
+from attncc.schedule.block import Block, let, positive, value_of
+from attncc.schedule.loops import Dot, Fill, Fold, Let, Note, Program, Statement, Store, Walk
+from attncc.schedule.plan import Kernel, Loop, Refused, State
+
+
+def lower(kernel: Kernel, cascade: Cascade) -> Program:
+    """The loop tree of a kernel."""
+    walked = tuple(loop.index for loop in kernel.loops)
+    features = {i for e in cascade.equations for i in _indices(e) if i.role == "feature"}
+    axes = (kernel.rows, *walked, *sorted(features, key=lambda i: i.name))
+    block = Block(axes)
+    for equation in kernel.prologue:
+        _define(equation, block, kernel)
+    for loop in kernel.loops:
+        _lower_loop(loop, block, kernel)
+    for equation in kernel.epilogue:
+        _define(equation, block, kernel)
+    for output in kernel.writes:
+        held = block.find(next(e.tensor for e in cascade.equations if e.tensor.name == output.name))
+        assert held is not None, f"{output.name} is written but never computed"
+        block.statements.append(Store(output, held))
+    used = {r.tensor.name for e in cascade.equations for r in reads(e.body)}
+    inputs = tuple(t for t in cascade.inputs if t.name in used and t.origin in ("input", "table"))
+    return Program(kernel.name, kernel.rows, kernel.batch, inputs, kernel.writes, tuple(block.statements))
+
+
+def _indices(equation: Equation) -> set[Index]:
+    inside = {i for r in reads(equation.body) for i in r.tensor.indices}
+    return inside | set(equation.tensor.indices)
+
+
+# ---- equations ---------------------------------------------------------------------------------
+
+
+def _define(equation: Equation, block: Block, kernel: Kernel) -> None:
+    """An equation outside the running states: its value is held, as a formula where that costs nothing."""
+    block.statements.append(Note(_note(equation)))
+    match equation.body:
+        case Reduce() as e if len(set(equation.tensor.indices) & set(block.axes)) == 2 and _is_product(
+            e, equation
+        ):
+            block.held[equation.tensor] = _contract(equation, e, block)
+        case Reduce() as e:
+            block.held[equation.tensor] = _fold_features(equation, e, block)
+        case body:
+            value = value_of(body, block)
+            last = block.statements[-1]
+            if isinstance(last, Let) and isinstance(value, Read) and last.target == value.tensor:
+                value = last.value  # the equation's own name is the better one
+                block.statements.pop()
+            if not free(value) & set(block.axes) or isinstance(value, Read):
+                block.held[equation.tensor] = value
+                return
+            target = block.local(equation.tensor.name, value)
+            block.statements.append(Let(target, value))
+            block.held[equation.tensor] = Read(target, target.indices)
+
+
+def _note(equation: Equation) -> str:
+    """The equation at one place of the batch, its predicate called by the name under which it is computed."""
+    match equation.body:
+        case Reduce(over=over, where=where) if where != TRUE and any(i.role == "sequence" for i in over):
+            return brief(equation, {where: "seen"})
+        case _:
+            return brief(equation)
+
+
+def _is_product(e: Reduce, equation: Equation) -> bool:
+    return e.op == "sum" and len([i for i in equation.tensor.indices if i.role == "sequence"]) == 2
+
+
+def _contract(equation: Equation, e: Reduce, block: Block) -> Expr:
+    """`sum(d) row[q,d] * column[k,d] * rest[q,k]` as a matrix product, times the rest."""
+    if len(e.over) != 1 or free(e.where) - set(e.over):
+        raise _refused(
+            equation, "a contraction is over one feature index, and its predicate on that index only"
+        )
+    row, column = (i for i in equation.tensor.indices if i.role == "sequence")
+    first = block.axes.index(row) < block.axes.index(column)
+    row, column = (row, column) if first else (column, row)
+    feature = e.over[0]
+    up, down = factors(e.body)
+    left, right, rest = _sides(up, row, column, feature, equation)
+    left_under, right_under, rest_under = _sides(down, row, column, feature, equation)
+    left_value = quotient(left, left_under)
+    if e.where != TRUE:
+        left_value = Choose(e.where, left_value, number(0.0))
+    a, b = value_of(left_value, block), value_of(quotient(right, right_under), block)
+    target = block.local(f"{equation.tensor.name}", e.body, (row, column))
+    target = replace(target, kind="float")
+    block.statements.append(Dot(target, a, b, feature, None))
+    scale = quotient([value_of(f, block) for f in rest], [value_of(f, block) for f in rest_under])
+    return times(Read(target, target.indices), scale) if scale != ONE else Read(target, target.indices)
+
+
+def _sides(
+    parts: list[Expr], row: Index, column: Index, feature: Index, equation: Equation
+) -> tuple[list[Expr], list[Expr], list[Expr]]:
+    left: list[Expr] = []
+    right: list[Expr] = []
+    rest: list[Expr] = []
+    for part in parts:
+        loose = free(part)
+        if feature not in loose:
+            rest.append(part)
+        elif row in loose and column in loose:
+            raise _refused(
+                equation, "a factor depends on row, column and feature at once: not a matrix product"
+            )
+        else:
+            (right if column in loose else left).append(part)
+    return left, right, rest
+
+
+def _refused(equation: Equation, rule: str) -> Refused:
+    message = f"no kernel plan for `{equation.tensor.name}`: {rule}"
+    help = 'it runs as a dense reference: `attncc.load(path, backend="reference")`'
+    return Refused(Diagnostic("plan-contraction", message, (Label(equation.span, "contracted here"),), help))
+
+
+def _fold_features(equation: Equation, e: Reduce, block: Block) -> Expr:
+    if len(e.over) != 1:
+        raise _refused(equation, "a fold is over one feature index")
+    value = value_of(e.body, block)
+    if e.where != TRUE:
+        value = Choose(value_of(e.where, block), value, number(REDUCTIONS[e.op].identity))
+    indices = tuple(i for i in block.axes if i in equation.tensor.indices)
+    target = block.local(equation.tensor.name, e.body, indices)
+    block.statements.append(Fold(target, e.op, e.over[0], value))
+    return Read(target, target.indices)
+
+
+# ---- loops -------------------------------------------------------------------------------------
+
+
+def _lower_loop(loop: Loop, block: Block, kernel: Kernel) -> None:
+    carried = []
+    for state in loop.states:
+        identity = REDUCTIONS[state.reduce.op].identity
+        indices = tuple(i for i in block.axes if i in state.equation.tensor.indices)
+        target = replace(block.local(state.equation.tensor.name, ZERO, indices), kind="float")
+        block.statements.append(Note(f"state of {_note(state.equation)}"))
+        block.statements.append(Fill(target, number(float(identity))))
+        block.held[state.equation.tensor] = Read(target, target.indices)
+        carried.append(target)
+    for row in _row_reads(loop, kernel.rows):
+        value_of(row, block)
+    whole = _tile(loop, block, kernel, masked=False) if loop.uniform else ()
+    partial = _tile(loop, block, kernel, masked=True)
+    block.statements.append(Walk(loop.index, loop.bands, whole, partial, tuple(carried)))
+
+
+def _row_reads(loop: Loop, rows: Index) -> tuple[Read, ...]:
+    """Inputs that the loop reads at its rows alone: loaded once, before it."""
+    bodies = [e.body for e in loop.tiles] + [s.equation.body for s in loop.states]
+    wheres = [x.where for x in bodies if isinstance(x, Reduce)]
+    found = dict.fromkeys(r for x in (*bodies, *wheres) for r in reads(x))
+    return tuple(r for r in found if r.tensor.origin in ("input", "table") and loop.index not in free(r))
+
+
+def _tile(loop: Loop, outer: Block, kernel: Kernel, masked: bool) -> tuple[Statement, ...]:
+    """What is done on one tile of the walked index."""
+    block = Block(outer.axes, outer)
+    for equation in loop.tiles:
+        _define(equation, block, kernel)
+    for state in loop.states:
+        block.statements.append(Note(_note(state.equation)))
+        seen = _seen(state.reduce.where, loop.index, block) if masked else None
+        if state.reduce.op == "sum":
+            _accumulate(state, seen, loop, block)
+        else:
+            _extremum(state, seen, loop, block)
+    return tuple(block.statements)
+
+
+def _seen(where: Expr, index: Index, block: Block) -> Expr:
+    """The element test of a tile, the end of the index included."""
+    inside = Apply("<", (index, extent(index)))
+    key = conjoin((inside, where))
+    held = block.find(key)
+    if held is not None:
+        return held
+    block.statements.append(Note(f"seen: {show_expr(one_place(key))}"))
+    value = conjoin((inside, value_of(where, block)))
+    target = block.local("seen", value)
+    block.statements.append(Let(target, value))
+    block.held[key] = Read(target, target.indices)
+    return block.held[key]
+
+
+def _extremum(state: State, seen: Expr | None, loop: Loop, block: Block) -> None:
+    """`m = max(m, max(k) x)`; the value before it stays in reach, for what follows the maximum."""
+    e, tensor = state.reduce, state.equation.tensor
+    scale, x = _positive_scale(value_of(e.body, block), block)
+    if seen is not None:
+        x = Choose(seen, x, number(float(REDUCTIONS[e.op].identity)))
+    held = block.find(tensor)
+    assert isinstance(held, Read)
+    best = replace(held.tensor, name=f"{held.tensor.name}_tile")
+    old = before(held.tensor)
+    block.statements.append(Fold(best, e.op, loop.index, x))
+    block.statements.append(Let(old, held))
+    new = Apply(e.op, (Read(old, old.indices), times(Read(best, best.indices), scale)))
+    block.statements.append(Let(held.tensor, new))
+    block.held[before(tensor)] = Read(old, old.indices)
+
+
+def _positive_scale(x: Expr, block: Block) -> tuple[Expr, Expr]:
+    """`x = scale * rest` with a scale that is > 0 and the same on the whole tile."""
+    up, down = factors(x)
+    up_fixed = [f for f in up if positive(f) and not free(f) & set(block.axes)]
+    down_fixed = [f for f in down if positive(f) and not free(f) & set(block.axes)]
+    rest = quotient([f for f in up if f not in up_fixed], [f for f in down if f not in down_fixed])
+    return quotient(up_fixed, down_fixed), rest
+
+
+def _accumulate(state: State, seen: Expr | None, loop: Loop, block: Block) -> None:
+    """`y = y * correction + sum(k) term`, a matrix product where the term has features."""
+    e, tensor = state.reduce, state.equation.tensor
+    held = block.find(tensor)
+    assert isinstance(held, Read)
+    start: Expr = held
+    if state.updater is not None:
+        start = times(held, _correction(state.updater.correction, block))
+    features = [i for i in held.tensor.indices if i.role == "feature"]
+    up, down = factors(e.body)
+    if not features:
+        term = _masked(value_of(e.body, block), seen, block)
+        part = replace(held.tensor, name=f"{held.tensor.name}_tile")
+        block.statements.append(Fold(part, "sum", loop.index, term))
+        block.statements.append(Let(held.tensor, plus(start, Read(part, part.indices))))
+        return
+    values = [f for f in up if free(f) & set(features)]
+    if len(features) > 1 or any(free(f) & set(features) for f in down) or not values:
+        raise _refused(
+            state.equation, "a sum over rows and columns has one feature index, in a factor of its own"
+        )
+    if any(free(f) & set(held.tensor.indices) - set(features) for f in values):
+        raise _refused(
+            state.equation, "a factor depends on row, column and feature at once: not a matrix product"
+        )
+    weight = _masked(value_of(quotient([f for f in up if f not in values], down), block), seen, block)
+    right = value_of(product(values), block)
+    block.statements.append(Dot(held.tensor, weight, right, loop.index, start))
+
+
+def _correction(correction: Expr, block: Block) -> Expr:
+    held = block.find(correction)
+    if held is not None:
+        return held
+    value = value_of(correction, block)
+    target = block.local("alpha", value)
+    block.statements.append(Let(target, value))
+    block.held[correction] = Read(target, target.indices)
+    return block.held[correction]
+
+
+def _masked(value: Expr, seen: Expr | None, block: Block) -> Expr:
+    if seen is None:
+        return value
+    masked = Choose(seen, value, number(0.0))
+    held = block.find(masked)
+    return let(masked, masked, block) if held is None else held

@@ -1,0 +1,290 @@
+"""Cascade → Plan: which equations share a kernel, or the rule that says why they cannot.
+
+A kernel takes tiles of one sequence index, its *rows*, and walks other sequence indices, one loop each. Row
+by row it holds the running state of every reduction over a walked index; what reads such a reduction waits
+for the epilogue, or follows it online. A cascade that needs a value at every position of a walked index which
+is itself a reduction over a sequence (a scan, a pooled block, a selection, a recurrence) needs a kernel
+before this one, and is refused by that rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from attncc.diagnostics import Diagnostic, Label
+from attncc.ir.cascade import (
+    Cascade,
+    Equation,
+    Expr,
+    Index,
+    Read,
+    Reduce,
+    Tensor,
+    free,
+    reads,
+    substitute,
+    walk,
+)
+from attncc.ir.graph import recurrent
+from attncc.ir.show import show_expr
+from attncc.masks.bands import Band, bands
+from attncc.ops import REDUCTIONS
+from attncc.passes.analyse import analyse
+from attncc.passes.online import Updater, corrected, updaters
+from attncc.source import Span
+
+
+class Refused(Exception):
+    """No kernel can be planned for a cascade: the rule that says so, and the edge where it applies."""
+
+    def __init__(self, diagnostic: Diagnostic):
+        self.diagnostic = diagnostic
+        super().__init__(diagnostic.message)
+
+
+@dataclass(frozen=True)
+class State:
+    """A running reduction of a loop: the equation, whose body is the reduction, and how it follows others."""
+
+    equation: Equation
+    updater: Updater | None
+
+    @property
+    def reduce(self) -> Reduce:
+        assert isinstance(self.equation.body, Reduce)
+        return self.equation.body
+
+
+@dataclass(frozen=True)
+class Loop:
+    """One walk: `bands`, those of `reach`, bound its tiles for a row tile, `tiles` are computed on each,
+    `states` carried.
+
+    `uniform` says that all states run over the same terms, so that there are tiles which none of them has to
+    test.
+
+    The merge of two partial states is unordered: every state is a sum or an extremum with an updater.
+    """
+
+    index: Index
+    reach: Expr
+    bands: tuple[Band, ...]
+    uniform: bool
+    tiles: tuple[Equation, ...]
+    states: tuple[State, ...]
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """Row tiles of `rows` at every position of `batch`: prologue, loops, epilogue, and what is stored."""
+
+    name: str
+    rows: Index
+    batch: tuple[Index, ...]
+    prologue: tuple[Equation, ...]
+    loops: tuple[Loop, ...]
+    epilogue: tuple[Equation, ...]
+    writes: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The kernels of a cascade, in the order they run; `cascade` is what they compute, after all passes."""
+
+    cascade: Cascade
+    kernels: tuple[Kernel, ...]
+
+
+def partition(cascade: Cascade) -> Plan:
+    """One kernel for the whole cascade, or `Refused`."""
+    _check_families(cascade)
+    rows = _rows(cascade)
+    batch = tuple(dict.fromkeys(i for t in cascade.outputs for i in t.indices if i.role == "batch"))
+    cascade = _at_grid(cascade, batch)
+    sums = {e.tensor: e.body for e in cascade.equations if isinstance(e.body, Reduce)}
+    walks = {t: _walked(e, cascade) for t, e in sums.items()}
+    states = {t: i for t, i in walks.items() if i is not None}
+    for equation in cascade.equations:
+        _check_equation(equation, rows, batch, states)
+    found = updaters(cascade)
+    loops = tuple(_loop(i, rows, cascade, states, found) for i in dict.fromkeys(states.values()))
+    prologue, epilogue = _around(cascade, states, rows)
+    kernel = Kernel(cascade.name, rows, batch, prologue, loops, epilogue, cascade.outputs)
+    return Plan(cascade, (kernel,))
+
+
+def _refuse(code: str, message: str, span: Span, why: str, help: str) -> Refused:
+    return Refused(Diagnostic(code, message, (Label(span, why),), help))
+
+
+_REFERENCE = 'it runs as a dense reference: `attncc.load(path, backend="reference")`'
+
+
+def _check_families(cascade: Cascade) -> None:
+    groups = recurrent(cascade)
+    if groups:
+        equation = cascade.equation(groups[0][0])
+        message = (
+            f"no kernel plan for a recurrence: `{equation.tensor.name}` reads itself at earlier positions"
+        )
+        raise _refuse("plan-recurrence", message, equation.span, "recurrent equation", _REFERENCE)
+    for equation in cascade.equations:
+        for e in walk(equation.body):
+            if isinstance(e, Reduce) and REDUCTIONS[e.op].keeps:
+                over = e.over[0].name
+                message = f"no kernel plan for a selection over `{over}`: it needs a kernel before this one"
+                raise _refuse("plan-selection", message, equation.span, "selected here", _REFERENCE)
+            if isinstance(e, Reduce) and e.op not in ("sum", "max", "min"):
+                message = f"no kernel plan for `{e.op}`: a kernel folds `sum`, `max` and `min`"
+                raise _refuse("plan-reduction", message, equation.span, "reduced here", _REFERENCE)
+
+
+def _rows(cascade: Cascade) -> Index:
+    """The one sequence index that every output is over."""
+    for tensor in cascade.outputs:
+        own = [i for i in tensor.indices if i.role == "sequence"]
+        first = [i for i in cascade.outputs[0].indices if i.role == "sequence"]
+        if len(own) != 1 or own != first:
+            names = ", ".join(f"`{i.name}`" for i in own) or "none"
+            message = (
+                f"no kernel plan for `{tensor.name}`: outputs share one sequence index, this one has {names}"
+            )
+            span = cascade.equation(tensor.name).span
+            raise _refuse("plan-rows", message, span, "its rows are another kernel's", _REFERENCE)
+    return next(i for i in cascade.outputs[0].indices if i.role == "sequence")
+
+
+def _at_grid(cascade: Cascade, batch: tuple[Index, ...]) -> Cascade:
+    """Equations over a batched index that the grid does not have, computed where they are read.
+
+    n[g,k] = ...; S[h,q,k] = ... n[h // r, k]   -->   n[h,k] = ... at g = h // r; S[h,q,k] = ... n[h,k]
+    """
+    for equation in reversed(cascade.equations):
+        away = [i for i in equation.tensor.indices if i.role == "batch" and i not in batch]
+        if not away:
+            continue
+        tensor = equation.tensor
+        places = {r.at for e in cascade.equations for r in reads(e.body) if r.tensor == tensor}
+        subscripts = {at[: len(tensor.indices)] for at in places}
+        at = {i: {s[tensor.indices.index(i)] for s in subscripts} for i in away}
+        if any(len(values) != 1 for values in at.values()):
+            message = f"no kernel plan: `{tensor.name}` is read at several heads"
+            raise _refuse("plan-heads", message, equation.span, "defined here", _REFERENCE)
+        value = {i: next(iter(values)) for i, values in at.items()}
+        heads = tuple(i for i in batch if any(i in free(v) for v in value.values()))
+        kept = tuple(i for i in tensor.indices if i not in away)
+        moved = replace(tensor, indices=(*heads, *(i for i in kept if i not in heads)))
+        cascade = _moved(cascade, equation, moved, value)
+    return cascade
+
+
+def _moved(cascade: Cascade, equation: Equation, moved: Tensor, value: dict[Index, Expr]) -> Cascade:
+    from attncc.passes.share import replace_reads
+
+    old = equation.tensor
+
+    def new(read: Read) -> Read | None:
+        if read.tensor != old:
+            return None
+        at = dict(zip(old.indices, read.at, strict=True))
+        return Read(moved, tuple(at.get(i, i) for i in moved.indices))
+
+    body = substitute(equation.body, value)
+    equations = [
+        replace(e, tensor=moved, body=body) if e is equation else replace(e, body=replace_reads(e.body, new))
+        for e in cascade.equations
+    ]
+    return replace(cascade, equations=tuple(equations))
+
+
+def _walked(e: Reduce, cascade: Cascade) -> Index | None:
+    """The sequence index a reduction walks; None when it folds features."""
+    sequence = [i for i in e.over if i.role == "sequence"]
+    if len(sequence) > 1 or (sequence and len(e.over) > 1) or any(i.role == "batch" for i in e.over):
+        names = ", ".join(i.name for i in e.over)
+        message = f"no kernel plan for a reduction over `{names}` at once: a loop walks one sequence index"
+        raise _refuse("plan-walk", message, e.span, "reduced here", _REFERENCE)
+    return sequence[0] if sequence else None
+
+
+def _check_equation(
+    equation: Equation, rows: Index, batch: tuple[Index, ...], states: dict[Tensor, Index]
+) -> None:
+    tensor = equation.tensor
+    sequence = [i for i in tensor.indices if i.role == "sequence"]
+    if tensor in states and sequence != [rows]:
+        place = ", ".join(i.name for i in sequence) or "no position"
+        message = (
+            f"no kernel plan: `{tensor.name}` is a reduction over `{states[tensor].name}` at every `{place}`,"
+            f" and the kernel's rows are `{rows.name}`"
+        )
+        raise _refuse(
+            "plan-earlier-kernel", message, equation.span, "needs a kernel before this one", _REFERENCE
+        )
+    if len([i for i in sequence if i != rows]) > 1 or any(
+        i.role == "batch" and i not in batch for i in tensor.indices
+    ):
+        message = f"no kernel plan: `{tensor.name}` is over more than a row and a walked index"
+        raise _refuse("plan-rank", message, equation.span, "defined here", _REFERENCE)
+    for read in reads(equation.body):
+        if read.tensor.origin == "equation" and read.at != read.tensor.indices:
+            message = (
+                f"no kernel plan: `{show_expr(read)}` reads an equation at another position than its own"
+            )
+            raise _refuse(
+                "plan-position", message, equation.span, f"`{read.tensor.name}` is read here", _REFERENCE
+            )
+
+
+def _loop(
+    index: Index, rows: Index, cascade: Cascade, states: dict[Tensor, Index], found: dict[str, Updater]
+) -> Loop:
+    passes = analyse(cascade, index, _follows(found))
+    if passes.count > 1:
+        edge = passes.blocking[0]
+        equation = cascade.equation(edge.reader)
+        message = (
+            f"no kernel plan in one pass over `{index.name}`: `{edge.reader}` waits for `{edge.read}`, "
+            f"which is complete only after a pass of its own, and no correction of constant size follows it"
+        )
+        help = f"take what depends on `{edge.read}` out of the reduction; " + _REFERENCE
+        raise _refuse("plan-passes", message, equation.span, f"`{edge.read}` -> `{edge.reader}`", help)
+    own = tuple(
+        State(e, found.get(e.tensor.name)) for e in cascade.equations if states.get(e.tensor) == index
+    )
+    tiles = tuple(e for e in cascade.equations if index in e.tensor.indices)
+    predicates = tuple(dict.fromkeys(s.reduce.where for s in own))
+    uniform = len(predicates) == 1
+    reach = predicates[0]
+    for predicate in predicates[1:]:
+        reach = _either(reach, predicate)
+    return Loop(index, reach, bands(reach, rows, index), uniform, tiles, own)
+
+
+def _either(a: Expr, b: Expr) -> Expr:
+    from attncc.ir.cascade import TRUE, Apply
+
+    return TRUE if TRUE in (a, b) else Apply("or", (a, b))
+
+
+def _follows(found: dict[str, Updater]) -> Callable[[Equation, str], bool]:
+    return lambda equation, read: corrected(found, equation, read)
+
+
+def _around(
+    cascade: Cascade, states: dict[Tensor, Index], rows: Index
+) -> tuple[tuple[Equation, ...], tuple[Equation, ...]]:
+    """Row equations that no loop is needed for, and those that wait for one."""
+    late = set(states)
+    prologue, epilogue = [], []
+    for equation in cascade.equations:
+        tensor = equation.tensor
+        if tensor in states or any(i.role == "sequence" and i != rows for i in tensor.indices):
+            continue
+        if any(r.tensor in late for r in reads(equation.body)):
+            late.add(tensor)
+            epilogue.append(equation)
+        else:
+            prologue.append(equation)
+    return tuple(prologue), tuple(epilogue)

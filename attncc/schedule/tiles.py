@@ -1,0 +1,91 @@
+"""One row per GPU: tile sizes by element width and feature extent, the default first, at most three.
+
+Sizes come from compile-only reports (registers, shared memory, serialised matrix products) and from timings
+on one H100; see `benchmarks/`. A row tile is `rows` x feature, a walked tile `columns` x feature.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Rows and columns of a tile, warps per program, stages of the load pipeline."""
+
+    rows: int
+    columns: int
+    warps: int
+    stages: int
+
+
+Row = tuple[tuple[int, int, tuple[Tile, ...]], ...]
+"""(bytes of an element at most, feature extent at most, candidates), the first line that fits counts."""
+
+HOPPER: Row = (
+    (2, 64, (Tile(128, 64, 4, 3), Tile(128, 64, 8, 3), Tile(64, 64, 4, 3))),
+    (2, 128, (Tile(128, 64, 8, 3), Tile(64, 64, 4, 2), Tile(128, 128, 8, 2))),
+    (2, 256, (Tile(128, 32, 8, 2), Tile(64, 32, 4, 2))),
+    (4, 64, (Tile(64, 32, 4, 2), Tile(32, 32, 4, 2))),
+    (4, 128, (Tile(32, 32, 4, 2), Tile(64, 16, 4, 2))),
+    (4, 256, (Tile(32, 16, 4, 1),)),
+)
+BLACKWELL: Row = (
+    (2, 64, (Tile(128, 64, 8, 3), Tile(64, 64, 4, 3))),
+    *HOPPER[1:],
+)
+AMPERE: Row = (
+    (2, 64, (Tile(128, 64, 4, 2), Tile(64, 64, 4, 2))),
+    (2, 128, (Tile(128, 32, 4, 2), Tile(64, 64, 4, 2))),
+    (2, 256, (Tile(64, 32, 4, 1),)),
+    (4, 64, (Tile(64, 32, 4, 1),)),
+    (4, 128, (Tile(32, 32, 4, 1),)),
+    (4, 256, (Tile(16, 16, 4, 1),)),
+)
+CDNA: Row = (
+    (2, 64, (Tile(128, 64, 4, 1), Tile(64, 64, 4, 1))),
+    (2, 128, (Tile(128, 32, 4, 1), Tile(64, 32, 4, 1))),
+    (2, 256, (Tile(64, 16, 4, 1),)),
+    (4, 64, (Tile(64, 32, 4, 1),)),
+    (4, 128, (Tile(32, 16, 4, 1),)),
+    (4, 256, (Tile(16, 16, 4, 1),)),
+)
+HOST: Row = ((8, 1 << 30, (Tile(128, 128, 1, 1),)),)
+
+TARGETS: dict[str, Row] = {
+    "cuda:80": AMPERE,
+    "cuda:86": AMPERE,
+    "cuda:89": AMPERE,
+    "cuda:90": HOPPER,
+    "cuda:100": BLACKWELL,
+    "cuda:120": AMPERE,
+    "hip:gfx942": CDNA,
+    "cpu": HOST,
+}
+
+WIDEST = 256
+"""The largest feature extent a kernel takes."""
+
+
+def candidates(target: str, width: int, extent: int) -> tuple[Tile, ...]:
+    """Tiles for elements of `width` bytes and the largest feature extent of a kernel, the default first; none
+    if too wide.
+    """
+    row = TARGETS[target]
+    return next((tiles for bytes_, reach, tiles in row if width <= bytes_ and extent <= reach), ())
+
+
+def nearest(target: str) -> str:
+    """The row that stands for a GPU which has none: the newest known one that is older, or the oldest."""
+    if target in TARGETS:
+        return target
+    kind, _, name = target.partition(":")
+    if kind == "hip":
+        return "hip:gfx942"
+    older = [t for t in TARGETS if t.startswith("cuda:") and name.isdigit() and int(t[5:]) <= int(name)]
+    return max(older, key=lambda t: int(t[5:]), default="cuda:80")
+
+
+def padded(extent: int) -> int:
+    """The tile extent of a feature: the next power of two, 16 at least."""
+    return max(16, 1 << (extent - 1).bit_length())

@@ -1,0 +1,23 @@
+"""The Triton kernel of every pattern, interpreted, against the reference at odd lengths."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.shapes import KERNELS, MORE
+
+
+@pytest.mark.parametrize("name", [*KERNELS, *MORE])
+def test_interpreted(name: str, root: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.codegen.interpreted", name], cwd=root, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    lines = done.stdout.splitlines()
+    assert len(lines) == 24, done.stdout
+    wrong = [line for line in lines if not float(line.split()[0]) <= 1]
+    assert not wrong, "\n".join(wrong)

@@ -1,0 +1,103 @@
+"""Every kernel on a GPU: row by row against float64, in three precisions, at odd lengths and head sizes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import attncc
+from tests.criterion import worst
+from tests.shapes import KERNELS, LENGTHS, MORE, Shape, arguments, numbers
+
+pytestmark = pytest.mark.gpu
+
+HEADS = [(64, 64), (128, 128), (16, 16), (80, 96), (96, 64), (256, 256)]
+
+
+@pytest.fixture(autouse=True)
+def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a kernel leaves unwritten is NaN."""
+    make = torch.Tensor.new_empty
+    monkeypatch.setattr(torch.Tensor, "new_empty", lambda *a, **k: make(*a, **k).fill_(torch.nan))
+
+
+def ratio(kernel: Any, plain: Any, given: dict[str, Any], dtype: torch.dtype) -> float:
+    """The worst row over its bound, whatever the layout: every pattern here gives O[b,h,q,e]."""
+    made = kernel(**given)
+    exact = plain(**{n: x.double() if torch.is_tensor(x) else x for n, x in given.items()})
+    return worst(made, plain(**given), exact, dtype, features=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize("name", [*KERNELS, *MORE])
+def test_pattern(name: str, dtype: torch.dtype) -> None:
+    kernel = attncc.load(f"patterns/{name}.attn")
+    plain = attncc.load(f"patterns/{name}.attn", backend="reference")
+    more = {**numbers(name), "cap": 20.0, "bias": -3.0}
+    shapes = [Shape(1, 2, 2, n, n, 64, 64, more) for n in LENGTHS]
+    shapes += [Shape(2, 6, 2, 129, 333, 64, 64, more), Shape(1, 3, 1, 1, 1025, 64, 64, more)]
+    shapes += [Shape(1, 3, 1, 200, 70, 64, 64, more), Shape(1, 2, 1, 0, 40, 64, 64, more)]
+    # KEYLESS
+    shapes += [Shape(1, 3, 1, 250, 296, d, e, more) for d, e in HEADS]
+    found = {str(s): ratio(kernel, plain, arguments(kernel.cascade, s, dtype, "cuda"), dtype) for s in shapes}
+    wrong = {s: r for s, r in found.items() if not r <= 1}
+    assert not wrong
+    print(f"\n{name} {dtype}: worst {max(found.values()):.2f} of the bound")
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_strides(name: str) -> None:
+    """Heads behind rows, slices of a fused projection, and a last axis that is not contiguous."""
+    kernel = attncc.load(f"patterns/{name}.attn")
+    plain = attncc.load(f"patterns/{name}.attn", backend="reference")
+    more = {**numbers(name), "cap": 20.0, "bias": -3.0}
+    given = arguments(kernel.cascade, Shape(2, 4, 4, 150, 150, 64, 64, more), torch.bfloat16, "cuda")
+    for turn in (lambda x: x.transpose(1, 2).contiguous().transpose(1, 2), _fused, _backwards):
+        turned = {n: turn(x) if torch.is_tensor(x) and x.dim() == 4 else x for n, x in given.items()}
+        assert ratio(kernel, plain, turned, torch.bfloat16) <= 1
+
+
+def _fused(x: torch.Tensor) -> torch.Tensor:
+    return torch.cat([x, x, x], dim=-1)[..., x.shape[-1] : 2 * x.shape[-1]]
+
+
+def _backwards(x: torch.Tensor) -> torch.Tensor:
+    return x.transpose(2, 3).contiguous().transpose(2, 3)
+
+
+def test_one_compilation() -> None:
+    """20 lengths and 5 windows are one kernel, in our count and in Triton's."""
+    kernel = attncc.load("patterns/streaming.attn")
+    more = [Shape(1, 2, 1, n, n, 64, 64) for n in range(1, 2000, 100)]
+    for shape in more:
+        given = arguments(kernel.cascade, shape, torch.bfloat16, "cuda")
+        for window in (1, 16, 100, 1000, 5000):
+            kernel(**given, window=window)
+    assert kernel.compilations == 1
+    assert triton_compilations(kernel) == 1
+
+
+def triton_compilations(kernel: Any) -> int:
+    """How many binaries Triton made of a pattern's kernel."""
+    import sys
+
+    count = 0
+    for text in kernel.modules.values():
+        module = next(m for m in list(sys.modules.values()) if getattr(m, "__attncc_text__", None) == text)
+        jitted = getattr(module, f"{kernel.__name__}_kernel")
+        count += sum(len(caches[0]) for caches in jitted.device_caches.values())
+    return count
+
+
+def test_long_rows_past_32_bits() -> None:
+    """Offsets beyond 2**31 elements: the last head of a tensor that large."""
+    kernel = attncc.load("patterns/window.attn")
+    q = torch.randn(1, 1, 64, 128, device="cuda", dtype=torch.bfloat16).expand(1, 300, 64, 128)
+    k = torch.zeros(1, 300, 65536, 128, device="cuda", dtype=torch.bfloat16)
+    k[:, -1] = torch.randn(65536, 128, device="cuda", dtype=torch.bfloat16)
+    assert k.numel() > 2**31
+    last = kernel(q, k, k, window=512)[:, -1:]
+    alone = kernel(q[:, -1:].contiguous(), k[:, -1:].contiguous(), k[:, -1:].contiguous(), window=512)
+    assert torch.equal(last, alone)

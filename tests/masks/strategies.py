@@ -1,0 +1,195 @@
+"""Random masks as trees: what published patterns are made of, joined by `and`, `or`, `not` and `if`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+from tests.masks.pairs import (
+    FALSE,
+    TRUE,
+    H,
+    K,
+    Pair,
+    Q,
+    aligned,
+    choose,
+    const,
+    h,
+    k,
+    least,
+    length,
+    most,
+    q,
+    scalar,
+    size,
+    table,
+)
+
+SORTED = frozenset({"start", "limit"})
+"""Tables that never fall."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A mask, the values of its names, and a size of tile."""
+
+    mask: Pair
+    env: dict[str, Any]
+    block_q: int
+    block_k: int
+
+
+@st.composite
+def cases(draw: st.DrawFn, tests: bool = True, largest: int = 200) -> Case:
+    """A random mask of random size; without element tests if not `tests`."""
+    columns = draw(st.integers(1, largest))
+    rows = draw(st.one_of(st.just(columns), st.integers(1, largest)))
+    env: dict[str, Any] = {"|q|": rows, "|k|": columns, "|h|": 4, "h": draw(st.integers(0, 3))}
+    random = np.random.default_rng(draw(st.integers(0, 2**32)))
+    env["start"] = np.sort(random.integers(0, columns + 1, rows))
+    env["limit"] = np.sort(random.integers(-5, columns + 9, columns))
+    env["span"] = random.integers(0, 60, 4)
+    env["doc"] = np.sort(random.integers(0, 5, columns))
+    mask = _predicate(draw, env, tests, draw(st.sampled_from((1, 0, 0, 1, 2, 2, 3))))
+    return Case(mask, env, draw(st.integers(5, 40)), draw(st.integers(5, 40)))
+
+
+def _predicate(draw: st.DrawFn, env: dict[str, Any], tests: bool, depth: int) -> Pair:
+    if depth == 0:
+        return _atom(draw, env, tests)
+
+    def part() -> Pair:
+        return _predicate(draw, env, tests, depth - 1)
+
+    match draw(st.sampled_from(("and", "and", "or", "or", "not", "if head", "if"))):
+        case "and":
+            return part() & part()
+        case "or":
+            return part() | part()
+        case "not":
+            return ~part()
+        case "if head":
+            return choose(h < draw(st.integers(0, 4)), part(), part())
+        case _:
+            return choose(part(), part(), part())
+
+
+def _number(draw: st.DrawFn, env: dict[str, Any], low: int, high: int) -> Pair:
+    """A number in the text, or one known at run time, or when the kernel is compiled."""
+    value, form = draw(st.integers(low, high)), draw(st.sampled_from(("literal", "scalar", "static")))
+    if form == "literal":
+        return const(value)
+    name = f"n{len(env)}"
+    env[name] = value
+    return scalar(name, static=form == "static" and value > 0)
+
+
+def _atom(draw: st.DrawFn, env: dict[str, Any], tests: bool) -> Pair:
+    def n(low: int, high: int) -> Pair:
+        return _number(draw, env, low, high)
+
+    row = draw(st.sampled_from((aligned, aligned, q)))
+    kinds = BOUNDS + TESTS if tests else BOUNDS
+    match draw(st.sampled_from(kinds)):
+        case "causal":
+            return k <= row + n(-30, 30)
+        case "strict":
+            return row > k
+        case "window":
+            return row - k < n(-3, 80)
+        case "both sides":
+            return size(row - k) <= n(-2, 40)
+        case "sinks":
+            return k < n(-1, 30)
+        case "prefix":
+            return least(k, n(0, 60)) <= row - n(0, 20)
+        case "chunk":
+            block = n(1, 50)
+            return (k // block).equals(row // block)
+        case "chunks":
+            block, offset = n(1, 40), n(-20, 20)
+            return (row + offset) // block - (k + offset) // block < n(-1, 3)
+        case "past chunk":
+            block = n(1, 40)
+            return k // block < row // block
+        case "strided":
+            return k * n(1, 5) + n(-3, 9) <= row
+        case "slanted":
+            return k <= row // n(1, 4) * draw(st.integers(0, 3)) + n(-9, 9)
+        case "falling":
+            return k + row < n(0, 250)
+        case "rows":
+            return row < n(-5, 100)
+        case "late rows":
+            return row // n(1, 20) >= n(0, 9)
+        case "one row":
+            return row.equals(n(0, 100))
+        case "diagonal":
+            return k.differs(row)
+        case "neighbourhood":
+            window = n(1, 40)
+            first = most(least(row - window // 2, length(K) - window), const(0))
+            return (k >= first) & (k < first + window)
+        case "extremes":
+            return most(k - n(0, 30), n(-5, 50)) < most(row, n(0, 90))
+        case "distance":
+            return k >= size(row - n(0, 100))
+        case "document":
+            return k >= table("start", Q, q)
+        case "limit":
+            return k < table("limit", K, row + draw(st.integers(-2, 2)))
+        case "head":
+            return h >= n(0, 4)
+        case "head window":
+            return row - k < table("span", H, h)
+        case "head choice":
+            return row - k < choose(h < n(0, 4), n(0, 60), n(0, 30))
+        case "always":
+            return TRUE
+        case "never":
+            return FALSE
+        case "dilation":
+            return ((row - k) % n(1, 6)).equals(0)
+        case "residue":
+            return ((k // n(1, 12) + h * n(0, 3)) % n(1, 5)).equals(n(0, 3))
+        case "even rows":
+            return (row % n(1, 4)).equals(0)
+        case "same document":
+            return table("doc", K, k).equals(table("doc", K, aligned))
+        case "choice":
+            return k <= choose((row % 3).equals(1), row, row - 9)
+        case _:
+            return k % n(2, 9) <= row % n(2, 9)
+
+
+BOUNDS = (
+    *(
+        "causal",
+        "strict",
+        "window",
+        "both sides",
+        "sinks",
+        "prefix",
+        "chunk",
+        "chunks",
+        "past chunk",
+        "strided",
+    ),
+    *(
+        "slanted",
+        "falling",
+        "rows",
+        "late rows",
+        "one row",
+        "diagonal",
+        "neighbourhood",
+        "extremes",
+        "distance",
+    ),
+    *("document", "limit", "head", "head window", "head choice", "always", "never"),
+)
+TESTS = ("dilation", "residue", "even rows", "same document", "choice", "residues")

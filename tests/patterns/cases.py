@@ -1,0 +1,195 @@
+"""Small inputs for every pattern: extents and scalars, and the tensors that they and a seed draw."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid, normalize
+
+Arguments = dict[str, Any]
+"""Tensors, and numbers for scalars, by name."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call of a pattern: the extents of its inputs' indices, and the scalars not at their defaults."""
+
+    pattern: str
+    extents: Mapping[str, int]
+    scalars: Mapping[str, int | float] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        sizes = "".join(f"{name}{n}" for name, n in self.extents.items())
+        return "-".join([self.pattern, sizes, *(f"{name}{value}" for name, value in self.scalars.items())])
+
+
+GROUPED = {"Q": "bhqd", "K": "bgkd", "V": "bgke"}
+"""Query heads share key heads."""
+
+PAIRED = {"Q": "bhqd", "K": "bhkd", "V": "bhke"}
+"""Every query head has its key head."""
+
+TENSORS: dict[str, dict[str, str]] = {
+    "dense": GROUPED,
+    "cross": GROUPED,
+    "causal": GROUPED,
+    "window": GROUPED,
+    "streaming": GROUPED,
+    "alibi": {**GROUPED, "slope": "h"},
+    "softcap": GROUPED,
+    "sigmoid": GROUPED,
+    "sink": {**GROUPED, "sink": "h"},
+    "s2": GROUPED,
+    "landmark": GROUPED,
+    "moba": GROUPED,
+    "nsa": {**GROUPED, "Gcmp": "bhq", "Gslc": "bhq", "Gwin": "bhq"},
+    "neighborhood2d": GROUPED,
+    "h2o": GROUPED,
+    "lightning": {**PAIRED, "slope": "h"},
+    "retnet": PAIRED,
+    "gla": {**PAIRED, "g": "bhkd"},
+    "based": PAIRED,
+    "based_window": PAIRED,
+    "gated_delta": {**PAIRED, "g": "bhk", "beta": "bhk"},
+}
+"""Every pattern's tensors in its order, each with its indices, one letter an index."""
+
+
+def inputs(case: Case, seed: int = 0, dtype: torch.dtype = torch.float64, device: str = "cpu") -> Arguments:
+    """The arguments of a case by name, tensors first.
+
+    They are drawn in float64 and rounded to other dtypes. Draws are continuous: no two of the scores that a
+    selection compares are equal.
+    """
+    source = torch.Generator().manual_seed(seed)
+    drawn: Arguments = {}
+    for name, indices in TENSORS[case.pattern].items():
+        shape = [case.extents[i] for i in indices]
+        x = torch.randn(shape, generator=source, dtype=torch.float64)
+        drawn[name] = _plausible(case.pattern, name, x).to(dtype).to(device)
+    return {**drawn, **case.scalars}
+
+
+def _plausible(pattern: str, name: str, x: Tensor) -> Tensor:
+    """A standard normal draw turned into what a parameter of that name holds."""
+    match name:
+        case "g":
+            return logsigmoid(x + 2)
+        case "beta" | "Gcmp" | "Gslc" | "Gwin":
+            return torch.sigmoid(x)
+        case "slope":
+            return 0.2 * x.abs()
+        case "K" if pattern == "gated_delta":
+            return normalize(x, dim=-1)
+        case _:
+            return x
+
+
+def _extents(q: int, k: int, *, b: int = 1, h: int = 2, g: int = 2, d: int = 8, e: int = 8) -> dict[str, int]:
+    return {"b": b, "h": h, "g": g, "q": q, "k": k, "d": d, "e": e}
+
+
+SHAPES = (
+    _extents(1, 1, b=2, h=3, g=1),
+    _extents(1, 65, b=2, h=3, g=1, e=5),
+    _extents(15, 15, h=6, g=2, d=16, e=12),
+    _extents(15, 63, h=6, g=2, d=16, e=24),
+    _extents(63, 63, b=2, e=12),
+    _extents(65, 127, h=3, g=1, e=5),
+    _extents(127, 129, h=3, g=3, d=7),
+    # the first 64 queries stand before the first key
+    _extents(129, 65, h=3, g=1, d=7, e=12),
+)
+"""Decode, prefill and chunks; odd lengths; groups of 1 and 3; D and E equal and not."""
+
+ALONE = tuple({i: n for i, n in {**s, "h": min(s["h"], 3)}.items() if i != "g"} for s in SHAPES)
+"""The same for patterns without groups."""
+
+
+def _cases(
+    pattern: str, shapes: tuple[dict[str, int], ...], *scalars: Mapping[str, int | float]
+) -> tuple[Case, ...]:
+    """Every shape, under each choice of scalars in turn, and one shape under all of them."""
+    choices = scalars or ({},)
+    turns = [Case(pattern, shape, choices[i % len(choices)]) for i, shape in enumerate(shapes)]
+    return tuple(turns) + tuple(
+        Case(pattern, shapes[3], s) for s in choices if Case(pattern, shapes[3], s) not in turns
+    )
+
+
+def _grid(height: int, width: int, window: int, *, rows: int = 0, **more: int) -> Case:
+    """A grid of keys and as many queries, or the last `rows` of them."""
+    cells = height * width
+    return Case("neighborhood2d", _extents(rows or cells, cells, **more), {"width": width, "window": window})
+
+
+CASES: dict[str, tuple[Case, ...]] = {
+    "dense": _cases("dense", SHAPES),
+    "cross": _cases("cross", SHAPES),
+    "causal": _cases("causal", SHAPES),
+    "window": _cases("window", SHAPES, {"window": 16}, {"window": 1}, {"window": 33}, {}, {"window": 0}),
+    "streaming": _cases(
+        "streaming",
+        SHAPES,
+        {"window": 16, "sinks": 3},
+        {"window": 1, "sinks": 1},
+        {"window": 33, "sinks": 0},
+        {},
+    ),
+    "alibi": _cases("alibi", SHAPES),
+    "softcap": _cases("softcap", SHAPES, {"cap": 1.5}, {}),
+    "sigmoid": _cases("sigmoid", SHAPES, {"bias": -4.0}, {"bias": 0.25}),
+    "sink": _cases("sink", SHAPES),
+    "s2": _cases(
+        "s2",
+        SHAPES,
+        {"block": 8, "local": 2, "stride": 4},
+        {"block": 16, "local": 1, "stride": 3},
+        {"block": 4, "local": 3, "stride": 5},
+        {"block": 7, "local": 0, "stride": 2},
+        {},
+    ),
+    "landmark": _cases("landmark", SHAPES, {"block": 8}, {"block": 5}, {"block": 16}, {"block": 2}, {}),
+    "moba": _cases(
+        "moba", SHAPES, {"block": 8, "picks": 3}, {"block": 16, "picks": 2}, {"block": 5, "picks": 1}, {}
+    ),
+    "nsa": _cases(
+        "nsa",
+        SHAPES,
+        {"block": 8, "picks": 4, "window": 12},
+        {"block": 4, "picks": 6, "window": 1},
+        {"block": 16, "picks": 3, "window": 33},
+        {"block": 5, "picks": 2, "window": 8},
+        {},
+    ),
+    "neighborhood2d": (
+        _grid(1, 1, 1, b=2, h=3, g=1),
+        _grid(3, 5, 3, h=6, g=2, d=16, e=12),
+        _grid(9, 7, 3, b=2, e=12),
+        _grid(9, 7, 7, h=3, g=1),
+        _grid(7, 9, 4, h=3, g=1, e=5),
+        _grid(5, 13, 5, d=7),
+        _grid(13, 5, 2, rows=1, h=3, g=1),
+        _grid(3, 43, 3, rows=65, h=3, g=1, e=5),
+    ),
+    "h2o": _cases(
+        "h2o",
+        SHAPES,
+        {"heavy": 6, "recent": 5},
+        {"heavy": 30, "recent": 7},
+        {"heavy": 0, "recent": 2},
+        {"heavy": 3, "recent": 0},
+        {},
+    ),
+    "lightning": _cases("lightning", ALONE),
+    "retnet": _cases("retnet", ALONE),
+    "gla": _cases("gla", ALONE),
+    "based": _cases("based", ALONE),
+    "based_window": _cases("based_window", ALONE, {"window": 16}, {"window": 1}, {"window": 0}, {}),
+    "gated_delta": _cases("gated_delta", ALONE),
+}
+"""What every pattern is tried on."""

@@ -1,0 +1,334 @@
+"""Published attentions in plain PyTorch, written from their papers' formulas and not from the pattern texts.
+
+One function per pattern, with the pattern's parameters in its order and its defaults. Tensors have four axes,
+batch, head, position and feature, and any float dtype; key heads are shared by groups of consecutive query
+heads. Each returns what the pattern computes by name, its outputs first. Query row `i` stands at position
+`i + NK - NQ`; a row that sees nothing is 0, its lse `-inf`. All are differentiable, and no gradient is NaN.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+Results = dict[str, Tensor]
+
+
+def per_head(x: Tensor, heads: int) -> Tensor:
+    """`[b, g, n, d]` as `[b, h, n, d]`: each key head repeated over its group."""
+    return x.repeat_interleave(heads // x.shape[1], dim=1)
+
+
+def dots(Q: Tensor, K: Tensor) -> Tensor:
+    """`[b, h, NQ, NK]`: scalar products over the square root of the head size."""
+    return torch.matmul(Q, per_head(K, Q.shape[1]).transpose(-1, -2)) * Q.shape[-1] ** -0.5
+
+
+def grid(Q: Tensor, K: Tensor) -> tuple[Tensor, Tensor]:
+    """Positions of the queries as a column and of the keys as a row, the last of either at the same place."""
+    rows, columns = Q.shape[-2], K.shape[-2]
+    q = torch.arange(columns - rows, columns, device=Q.device)[:, None]
+    k = torch.arange(columns, device=Q.device)[None, :]
+    return q, k
+
+
+def places(Q: Tensor, K: Tensor) -> list[tuple[int, int]]:
+    """Row and position of every query that does not stand before the first key."""
+    shift = K.shape[-2] - Q.shape[-2]
+    return [(i, i + shift) for i in range(Q.shape[-2]) if i + shift >= 0]
+
+
+def weights(scores: Tensor, seen: Tensor) -> Tensor:
+    """Softmax over the last axis among what is seen; all zeros where nothing is."""
+    hidden = scores.masked_fill(~seen, -math.inf)
+    peak = hidden.detach().amax(-1, keepdim=True).clamp_min(torch.finfo(scores.dtype).min)
+    mass = torch.exp(hidden - peak)
+    return mass / or_one(mass.sum(-1, keepdim=True))
+
+
+def or_one(total: Tensor) -> Tensor:
+    """A divisor: what it divides is 0 wherever it is."""
+    return torch.where(total == 0, torch.ones_like(total), total)
+
+
+def attended(scores: Tensor, seen: Tensor, V: Tensor) -> Results:
+    """Output and log-sum-exp of softmax attention over `[b, h, NQ, NK]` scores."""
+    seen = seen.expand_as(scores)
+    blind = ~seen.any(-1)
+    open_scores = scores.masked_fill(~seen & ~blind[..., None], -math.inf)
+    lse = torch.logsumexp(open_scores, -1).masked_fill(blind, -math.inf)
+    return {"O": weights(scores, seen) @ per_head(V, scores.shape[1]), "lse": lse}
+
+
+def everything(Q: Tensor, K: Tensor) -> Tensor:
+    return torch.ones(Q.shape[-2], K.shape[-2], dtype=torch.bool, device=Q.device)
+
+
+def first(scores: Tensor, count: int) -> Tensor:
+    """Which of the last axis are its `count` greatest, the earlier ones of equals: a mask."""
+    order = torch.sort(scores.detach(), dim=-1, descending=True, stable=True).indices[..., :count]
+    return torch.zeros_like(scores, dtype=torch.bool).scatter(-1, order, True)
+
+
+def block_means(X: Tensor, block: int) -> Tensor:
+    """`[b, h, blocks, d]`: the mean of every block of positions, the last of which may be short."""
+    return torch.stack([part.mean(-2) for part in X.split(block, dim=-2)], dim=-2)
+
+
+def dense(Q: Tensor, K: Tensor, V: Tensor) -> Results:
+    """Softmax attention without a mask (1706.03762)."""
+    return attended(dots(Q, K), everything(Q, K), V)
+
+
+def cross(Q: Tensor, K: Tensor, V: Tensor) -> Results:
+    """Encoder-decoder attention (1706.03762)."""
+    return attended(dots(Q, K), everything(Q, K), V)
+
+
+def causal(Q: Tensor, K: Tensor, V: Tensor) -> Results:
+    """Causal attention (1706.03762)."""
+    return attended(dots(Q, K), everything(Q, K).tril(K.shape[-2] - Q.shape[-2]), V)
+
+
+def window(Q: Tensor, K: Tensor, V: Tensor, window: int = 4096) -> Results:
+    """Sliding-window attention (2310.06825): the band of the lower triangle `window` wide."""
+    diagonal = K.shape[-2] - Q.shape[-2]
+    return attended(dots(Q, K), everything(Q, K).tril(diagonal).triu(diagonal - window + 1), V)
+
+
+def streaming(Q: Tensor, K: Tensor, V: Tensor, window: int = 1024, sinks: int = 4) -> Results:
+    """StreamingLLM (2309.17453): what stays of a cache that keeps its first and its latest keys."""
+    seen = ~everything(Q, K)
+    for row, place in places(Q, K):
+        seen[row, : min(sinks, place + 1)] = True
+        seen[row, max(0, place - window + 1) : place + 1] = True
+    return attended(dots(Q, K), seen, V)
+
+
+def alibi(Q: Tensor, K: Tensor, V: Tensor, slope: Tensor) -> Results:
+    """ALiBi (2108.12409)."""
+    q, k = grid(Q, K)
+    return attended(dots(Q, K) + slope[:, None, None] * (k - q), k <= q, V)
+
+
+def softcap(Q: Tensor, K: Tensor, V: Tensor, cap: float = 50.0) -> Results:
+    """Gemma 2's soft cap (2408.00118)."""
+    q, k = grid(Q, K)
+    return attended(torch.tanh(dots(Q, K) / cap) * cap, k <= q, V)
+
+
+def sigmoid(Q: Tensor, K: Tensor, V: Tensor, bias: float) -> Results:
+    """Sigmoid attention (2409.04431)."""
+    return {"O": 1 / (1 + torch.exp(-dots(Q, K) - bias)) @ per_head(V, Q.shape[1])}
+
+
+def sink(Q: Tensor, K: Tensor, V: Tensor, sink: Tensor) -> Results:
+    """gpt-oss (2508.10925): one more column of scores, whose probability is dropped."""
+    q, k = grid(Q, K)
+    scores = dots(Q, K).masked_fill(k > q, -math.inf)
+    column = sink[None, :, None, None].expand(*scores.shape[:-1], 1)
+    scores = torch.cat([scores, column], -1)
+    P = torch.softmax(scores, -1)[..., :-1]
+    return {"O": P @ per_head(V, Q.shape[1]), "lse": torch.logsumexp(scores, -1)}
+
+
+def s2(Q: Tensor, K: Tensor, V: Tensor, block: int = 64, local: int = 16, stride: int = 8) -> Results:
+    """S2-Attention (2407.17678), dkernel's causal rule with offset 0: one layout of blocks a key head."""
+    groups, count = K.shape[1], -(-K.shape[-2] // block)
+    step = max(1, stride // groups)
+    layout = torch.zeros(groups, count, count, dtype=torch.bool, device=Q.device)
+    for j in range(groups):
+        for qb in range(count):
+            for kb in range(qb + 1):
+                layout[j, qb, kb] = qb - kb < local or (kb + j * step) % stride == 0
+    q, k = grid(Q, K)
+    seen = layout[:, (q // block).clamp_min(0), k // block] & (k <= q)
+    return {"O": attended(dots(Q, K), per_head(seen[None], Q.shape[1]), V)["O"]}
+
+
+def neighborhood2d(Q: Tensor, K: Tensor, V: Tensor, width: int, window: int = 7) -> Results:
+    """Neighborhood attention (2204.07143), NATTEN's windows along each axis, one query at a time."""
+
+    def reach(at: int, size: int) -> range:
+        left, right = window // 2, window // 2 + window % 2 - 1
+        low = max(at - left, 0)
+        if at + right >= size:
+            low += size - right - at - 1
+        return range(low, low + window)
+
+    height = K.shape[-2] // width
+    seen = ~everything(Q, K)
+    for row, place in places(Q, K):
+        for y in reach(place // width, height):
+            for x in reach(place % width, width):
+                seen[row, y * width + x] = True
+    return {"O": attended(dots(Q, K), seen, V)["O"]}
+
+
+def h2o(Q: Tensor, K: Tensor, V: Tensor, heavy: int = 64, recent: int = 64) -> Results:
+    """H2O (2306.14048): scores of keys added up query by query, and what the cache keeps of them."""
+    q, k = grid(Q, K)
+    P = weights(dots(Q, K), k <= q)
+    mass = torch.zeros_like(P[..., 0, :])
+    for row in range(Q.shape[-2]):
+        mass = mass + P[..., row, :]
+    old = max(0, K.shape[-2] - recent)
+    keep = torch.ones_like(mass, dtype=torch.bool)
+    keep[..., :old] = first(mass[..., :old], heavy)
+    return {"O": P @ per_head(V, Q.shape[1]), "mass": mass, "keep": keep}
+
+
+def landmark(Q: Tensor, K: Tensor, V: Tensor, block: int = 64) -> Results:
+    """Landmark attention (2305.16300): a softmax over own keys and landmarks, and one per block."""
+    K, V = per_head(K, Q.shape[1]), per_head(V, Q.shape[1])
+    S = dots(Q, K)
+    shift = K.shape[-2] - Q.shape[-2]
+    parts = [torch.zeros_like(V[..., :1, :]).expand(*V.shape[:2], max(0, -shift), -1)]
+    for base in range(max(0, shift) // block * block, K.shape[-2], block):
+        place = torch.arange(max(base, shift), min(base + block, K.shape[-2]), device=Q.device)
+        rows = S[..., place[0] - shift : place[-1] - shift + 1, :]
+        before, regular = (
+            base // block,
+            torch.arange(base, min(base + block - 1, K.shape[-2]), device=Q.device),
+        )
+        marks = torch.arange(before, device=Q.device) * block + block - 1
+        outer = weights(
+            rows[..., torch.cat([marks, regular])], torch.cat([marks, regular])[None, :] <= place[:, None]
+        )
+        inner = torch.softmax(rows[..., :base].unflatten(-1, (before, block))[..., :-1], -1)
+        values = V[..., :base, :].unflatten(-2, (before, block))[..., :-1, :]
+        far = torch.einsum("bhqn,bhqni,bhnie->bhqe", outer[..., :before], inner, values)
+        parts.append(outer[..., before:] @ V[..., regular, :] + far)
+    return {"O": torch.cat(parts, -2)}
+
+
+def moba(Q: Tensor, K: Tensor, V: Tensor, block: int = 512, picks: int = 3) -> Results:
+    """MoBA (2502.13189): `picks` blocks a query and head, its own, which comes first, among them."""
+    affinity = Q @ per_head(block_means(K, block), Q.shape[1]).transpose(-1, -2)
+    q, k = grid(Q, K)
+    seen = torch.zeros(*Q.shape[:2], Q.shape[-2], K.shape[-2], dtype=torch.bool, device=Q.device)
+    for row, place in places(Q, K):
+        own = place // block
+        ranking = affinity[..., row, :].detach().clone()
+        ranking[..., own] = math.inf
+        ranking[..., own + 1 :] = -math.inf
+        chosen = first(ranking, picks)
+        seen[..., row, :] = chosen.repeat_interleave(block, dim=-1)[..., : K.shape[-2]]
+    return {"O": attended(dots(Q, K), seen & (k <= q), V)["O"]}
+
+
+def nsa(
+    Q: Tensor,
+    K: Tensor,
+    V: Tensor,
+    Gcmp: Tensor,
+    Gslc: Tensor,
+    Gwin: Tensor,
+    block: int = 64,
+    picks: int = 16,
+    window: int = 512,
+) -> Results:
+    """Native sparse attention (2502.11089), the rules of flash-linear-attention's naive form."""
+    heads, groups = Q.shape[1], K.shape[1]
+    q, k = grid(Q, K)
+    Kc, Vc = block_means(K, block), block_means(V, block)
+    blocks = torch.arange(Kc.shape[-2], device=Q.device)
+
+    complete = (blocks + 1) * block <= q + 1
+    P = weights(dots(Q, Kc), complete)
+    compressed = P @ per_head(Vc, heads)
+
+    importance = P.detach().unflatten(1, (groups, heads // groups)).mean(2)
+    seen = torch.zeros(Q.shape[0], groups, Q.shape[-2], K.shape[-2], dtype=torch.bool, device=Q.device)
+    for row, place in places(Q, K):
+        own = place // block
+        ranking = importance[..., row, :].clone()
+        for forced in {0, max(own - 1, 0), own}:
+            ranking[..., forced] = 2.0
+        ranking[..., own + 1 :] = -1.0
+        chosen = first(ranking, picks) & (blocks <= own)
+        seen[..., row, :] = chosen.repeat_interleave(block, dim=-1)[..., : K.shape[-2]]
+    selected = attended(dots(Q, K), per_head(seen, heads) & (k <= q), V)["O"]
+
+    near = attended(dots(Q, K), (k <= q) & (k > q - window), V)["O"]
+    branches = ((Gcmp, compressed), (Gslc, selected), (Gwin, near))
+    return {"O": sum((gate[..., None] * branch for gate, branch in branches), torch.zeros_like(near))}
+
+
+def decayed(Q: Tensor, K: Tensor, V: Tensor, keep: Tensor) -> Tensor:
+    """Linear attention step by step: the state times `keep[h]`, plus the outer product of key and value."""
+    S = torch.zeros(*K.shape[:2], K.shape[-1], V.shape[-1], dtype=Q.dtype, device=Q.device)
+    rows = [torch.zeros_like(S[..., 0, :]) for _ in range(Q.shape[-2])]
+    shift = K.shape[-2] - Q.shape[-2]
+    for t in range(K.shape[-2]):
+        S = keep[:, None, None] * S + K[..., t, :, None] * V[..., t, None, :]
+        if t >= shift:
+            rows[t - shift] = torch.einsum("bhd,bhde->bhe", Q[..., t - shift, :], S)
+    return torch.stack(rows, -2)
+
+
+def lightning(Q: Tensor, K: Tensor, V: Tensor, slope: Tensor) -> Results:
+    """Lightning attention (2401.04658), its recurrence."""
+    return {"O": decayed(Q, K, V, torch.exp(-slope))}
+
+
+def retnet(Q: Tensor, K: Tensor, V: Tensor) -> Results:
+    """Retention (2307.08621), its recurrence."""
+    gamma = [1 - 2.0 ** (-5 - h) for h in range(Q.shape[1])]
+    return {
+        "O": decayed(Q / math.sqrt(Q.shape[-1]), K, V, torch.tensor(gamma, dtype=Q.dtype, device=Q.device))
+    }
+
+
+def gla(Q: Tensor, K: Tensor, V: Tensor, g: Tensor) -> Results:
+    """Gated linear attention (2312.06635), its parallel form: decay inside the contraction over channels."""
+    q, k = grid(Q, K)
+    G = g.cumsum(-2)
+    at = G[..., q[:, 0].clamp_min(0), :]
+    gap = (at[..., :, None, :] - G[..., None, :, :]).masked_fill((k > q)[..., None], -math.inf)
+    A = torch.einsum("bhqd,bhkd,bhqkd->bhqk", Q / math.sqrt(Q.shape[-1]), K, torch.exp(gap))
+    return {"O": A @ V}
+
+
+def taylor(x: Tensor) -> Tensor:
+    """BASED's feature map: `phi(q) . phi(k) == 1 + s + s * s / 2` with s the scaled scalar product."""
+    d = x.shape[-1]
+    squares = (x[..., :, None] * x[..., None, :]).flatten(-2) / (math.sqrt(2) * math.sqrt(d))
+    return torch.cat([torch.ones_like(x[..., :1]), x / d**0.25, squares], -1)
+
+
+def normalised(A: Tensor, V: Tensor) -> Tensor:
+    """Values under weights divided by their sum, which is 0 only where all weights are."""
+    return A @ V / or_one(A.sum(-1, keepdim=True))
+
+
+def based(Q: Tensor, K: Tensor, V: Tensor) -> Results:
+    """BASED (2402.18668), through its feature map."""
+    q, k = grid(Q, K)
+    A = (taylor(Q) @ taylor(K).transpose(-1, -2)).masked_fill(k > q, 0.0)
+    return {"O": normalised(A, V)}
+
+
+def based_window(Q: Tensor, K: Tensor, V: Tensor, window: int = 64) -> Results:
+    """BASED's two weights (2402.18668) under one normaliser, exp where `q - k < window`."""
+    q, k = grid(Q, K)
+    far = (taylor(Q) @ taylor(K).transpose(-1, -2)).masked_fill(q - k < window, 0.0)
+    near = torch.exp(dots(Q, K).masked_fill((k > q) | (q - k >= window), -math.inf))
+    return {"O": normalised(far + near, V)}
+
+
+def gated_delta(Q: Tensor, K: Tensor, V: Tensor, g: Tensor, beta: Tensor) -> Results:
+    """Gated DeltaNet (2412.06464): decay the state, read what it says of the key, write the difference."""
+    S = torch.zeros(*K.shape[:2], K.shape[-1], V.shape[-1], dtype=Q.dtype, device=Q.device)
+    rows = [torch.zeros_like(S[..., 0, :]) for _ in range(Q.shape[-2])]
+    shift = K.shape[-2] - Q.shape[-2]
+    for t in range(K.shape[-2]):
+        S = torch.exp(g[..., t])[..., None, None] * S
+        said = torch.einsum("bhd,bhde->bhe", K[..., t, :], S)
+        new = beta[..., t, None] * (V[..., t, :] - said)
+        S = S + K[..., t, :, None] * new[..., None, :]
+        if t >= shift:
+            rows[t - shift] = torch.einsum("bhd,bhde->bhe", Q[..., t - shift, :], S) / math.sqrt(Q.shape[-1])
+    return {"O": torch.stack(rows, -2)}

@@ -1,0 +1,62 @@
+"""Shapes and numbers that kernels are tried at, and the arguments they are called with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+KERNELS = ("dense", "causal", "cross", "window", "streaming", "alibi", "softcap", "sigmoid", "sink")
+"""Patterns that must have kernels."""
+
+MORE = ("s2", "lightning", "retnet", "based", "based_window")
+"""References that have a kernel too, as their quadratic form is one."""
+
+LENGTHS = (1, 15, 63, 65, 127, 129, 250, 296, 333, 1023, 1025)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Batch, heads, key heads, queries, keys, and the two feature extents; numbers not at their defaults."""
+
+    b: int
+    h: int
+    g: int
+    q: int
+    k: int
+    d: int
+    e: int
+    numbers: dict[str, int | float] = field(default_factory=dict, hash=False)
+
+    def __str__(self) -> str:
+        return f"b{self.b}h{self.h}g{self.g}q{self.q}k{self.k}d{self.d}e{self.e}"
+
+
+def arguments(cascade: Any, shape: Shape, dtype: torch.dtype, device: str, seed: int = 0) -> dict[str, Any]:
+    """Random tensors for every input of a pattern, in its own layout; numbers where they have no default."""
+    source = torch.Generator().manual_seed(seed)
+    sizes = vars(shape)
+    paired = not any(i.name == "g" for t in cascade.inputs for i in t.indices)
+    made: dict[str, Any] = {}
+    for tensor in cascade.inputs:
+        if tensor.origin in ("scalar", "static"):
+            if tensor.name in shape.numbers:
+                made[tensor.name] = shape.numbers[tensor.name]
+            continue
+        extents = [sizes["h"] if paired and i.name == "g" else sizes[i.name] for i in tensor.indices]
+        x = torch.randn(extents, generator=source, dtype=torch.float64)
+        if tensor.name == "slope":
+            x = 2.0 ** -(8.0 * torch.arange(1, extents[-1] + 1, dtype=torch.float64) / extents[-1])
+        made[tensor.name] = x.to(dtype).to(device)
+    return made
+
+
+def numbers(name: str) -> dict[str, int | float]:
+    """Numbers small enough that odd lengths have edges inside."""
+    return {
+        "window": {"window": 37},
+        "streaming": {"window": 37, "sinks": 4},
+        "s2": {"block": 16, "local": 2, "stride": 3},
+        "based_window": {"window": 37},
+    }.get(name, {})
