@@ -127,7 +127,8 @@ def explain(cascade: Cascade, length: int) -> Explanation:
         plan = partition(run)
     except Refused as reason:
         refused = reason.diagnostic.message
-    tile = candidates(TARGET, BYTES, FEATURES)[0]
+    narrow = plan is not None and plan.kernels[0].narrow
+    tile = candidates(TARGET, BYTES, FEATURES, narrow)[0]
     tiles, depends = _counted(cascade, plan, length, tile) if plan else (None, "")
     flops = None if tiles is None or plan is None else _flops(plan, tiles)
     return Explanation(

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from keyword import iskeyword
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
+from attncc.codegen.words import Words
+from attncc.diagnostics import Diagnostic, PatternError
 from attncc.ir.cascade import Cascade
 from attncc.pipeline import generate, meaning
 from attncc.schedule.spec import KINDS, Specialisation
 from attncc.schedule.tiles import WIDEST
 from attncc.source import Source
+
+_Function: TypeAlias = tuple[Callable[..., Any], dict[str, str]]
+"""A function, and its parameters by what they are called in the pattern."""
 
 
 class Attention:
@@ -31,7 +37,7 @@ class Attention:
         self.source = source
         self.backend = backend
         self.modules: dict[tuple[object, ...], str] = {}
-        self._functions: dict[tuple[object, ...], Any] = {}
+        self._functions: dict[tuple[object, ...], _Function] = {}
         self._cascades: dict[tuple[str, ...], Cascade] = {(): meaning(source)}
         self.__name__ = self.cascade.name
         self.__doc__ = self.cascade.doc
@@ -50,18 +56,23 @@ class Attention:
     def __repr__(self) -> str:
         return f"attncc.load({self.source.name!r}){self.__signature__}"
 
-    def __call__(self, *args: Any, outputs: Sequence[str] | str | None = None, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, outputs: Sequence[str] | str | None = None, **kwargs: Any) -> Any:
         """The outputs, one tensor or a tuple; `outputs` names equations to be given instead of the declared
-        ones.
+        ones. TypeError and ValueError name what does not fit, PatternError what has no kernel.
         """
-        bound = self.__signature__.bind(*args, **kwargs)
+        try:
+            bound = self.__signature__.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{self.__name__}{self.__signature__}: {error}") from None
         names = (outputs,) if isinstance(outputs, str) else tuple(outputs or ())
         if names not in self._cascades:
             self._cascades[names] = meaning(self.source, names)
-        function = self._function(self._cascades[names], names, bound.arguments)
-        return function(**{_argument(name): value for name, value in bound.arguments.items()})
+        said = dict(zip(self.__signature__.parameters, self.cascade.inputs, strict=True))
+        arguments = {said[name].name: value for name, value in bound.arguments.items()}
+        function, parameters = self._function(self._cascades[names], names, arguments)
+        return function(**{parameters[name]: value for name, value in arguments.items()})
 
-    def _function(self, cascade: Cascade, names: tuple[str, ...], arguments: dict[str, Any]) -> Any:
+    def _function(self, cascade: Cascade, names: tuple[str, ...], arguments: dict[str, Any]) -> _Function:
         from attncc.runtime.target import target_of
 
         backend, target = target_of(self.backend, [arguments.get(t.name) for t in cascade.inputs])
@@ -73,32 +84,30 @@ class Attention:
             if backend == "reference":
                 from attncc.codegen.reference_module import module_text
 
-                text = module_text(cascade)
+                text, name = module_text(cascade), "reference"
             else:
                 spec = Specialisation(backend, target, KINDS[backend], (extents,))
                 text = generate(cascade, self.source, spec)
-            module = load(text, cascade.name)
+                name = Words(frozenset()).function(cascade.name)
+            function = getattr(load(text, cascade.name), name)
+            parameters = inspect.signature(function).parameters
+            inputs = (t.name for t in cascade.inputs)
             self.modules[key] = text
-            self._functions[key] = getattr(module, "reference" if backend == "reference" else cascade.name)
+            self._functions[key] = function, dict(zip(inputs, parameters, strict=True))
         return self._functions[key]
 
 
-def _argument(name: str) -> str:
-    from attncc.codegen.words import Words
-
-    return Words(frozenset()).tensor(name)
-
-
 def _signature(cascade: Cascade) -> inspect.Signature:
+    """By name only from where a parameter without a default follows one that has it."""
     defaults = dict(cascade.defaults)
     parameters: list[inspect.Parameter] = []
-    for tensor in cascade.inputs:
-        late = any(p.default is not p.empty for p in parameters)
-        kind = inspect.Parameter.KEYWORD_ONLY if late and tensor.name not in defaults else None
+    late = False
+    for n, tensor in enumerate(cascade.inputs):
+        late |= tensor.name in defaults and any(t.name not in defaults for t in cascade.inputs[n:])
+        place = inspect.Parameter.KEYWORD_ONLY if late else inspect.Parameter.POSITIONAL_OR_KEYWORD
+        name = f"{tensor.name}_" if iskeyword(tensor.name) else tensor.name
         default = defaults.get(tensor.name, inspect.Parameter.empty)
-        after = any(p.kind is inspect.Parameter.KEYWORD_ONLY for p in parameters)
-        place = kind or (inspect.Parameter.KEYWORD_ONLY if after else inspect.Parameter.POSITIONAL_OR_KEYWORD)
-        parameters.append(inspect.Parameter(tensor.name, place, default=default))
+        parameters.append(inspect.Parameter(name, place, default=default))
     return inspect.Signature(parameters)
 
 
@@ -122,7 +131,13 @@ def load(path: str | Path, backend: str | None = None) -> Attention:
     """The pattern of a `.attn` file as a callable. PatternError lists every mistake in it; OSError if it
     cannot be read.
     """
-    return Attention(Source.read(path), backend)
+    try:
+        source = Source.read(path)
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        wrong = Diagnostic("bad-file", f"`{path}` is not UTF-8, in line {line}", (), "save it as UTF-8")
+        raise PatternError(Source(str(path), ""), [wrong]) from None
+    return Attention(source, backend)
 
 
 def compile(text: str, backend: str | None = None, name: str = "<pattern>") -> Attention:

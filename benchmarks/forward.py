@@ -7,6 +7,7 @@ against SDPA first. FLOPs are 4 * batch * heads * cells seen * features.
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import statistics
 from collections.abc import Callable
@@ -107,6 +108,28 @@ def _flex(case: Case, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> Call
     return lambda: compiled(q, k, v, block_mask=mask)
 
 
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """The table of the README."""
+    date = datetime.date.today().isoformat()
+    device = f"{torch.cuda.get_device_name()}, torch {torch.__version__}, triton {triton.__version__}, {date}"
+    lines = [
+        f"bf16 forward, milliseconds (TFLOP/s over the cells seen): {device}.",
+        "",
+        "| pattern (batch, heads, length, features) | attncc | FlexAttention | SDPA | attncc is faster by |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        shown = {name: f"{ms:.3f} ({row['tflops'][name]:.0f})" for name, ms in row["ms"].items()}
+        ratios = [
+            f"{row['ms'][name] / row['ms']['attncc']:.2f}x {label}"
+            for name, label in (("flex", "FlexAttention"), ("sdpa", "SDPA"))
+            if name in row["ms"]
+        ]
+        cells = [row["case"], shown["attncc"], shown["flex"], shown.get("sdpa", ""), ", ".join(ratios)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path)
@@ -119,6 +142,7 @@ def main() -> None:
         print(f"{row['case']:50} {'; '.join(parts)}; {', '.join(ratios)}")
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=1))
+    print(markdown(rows))
 
 
 if __name__ == "__main__":

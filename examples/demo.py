@@ -53,7 +53,7 @@ def main() -> None:
     print(f"{theirs / ours:.1f} times as fast; SDPA's mask takes {mask.numel() / 2**20:.0f} MiB")
 
     svg = Path("streaming.svg")
-    svg.write_text(picture(attend.cascade, numbers={"window": 24, "sinks": 4}))
+    svg.write_text(picture(attend.cascade, numbers={"window": 48, "sinks": 4}))
     print(f"a picture of the mask: {svg.resolve()}")
 
 

@@ -58,3 +58,46 @@ def binary(op: str, a: Code, b: Code, axes: tuple[Index, ...]) -> Code:
     left = a.within(binds - 1 if binds == COMPARISON else binds)
     right = b.within(binds if op in ("&", "|") else binds - 1)
     return Code(f"{left} {op} {right}", binds, axes, a.lead or b.lead)
+
+
+WIDTH = 100
+"""Characters of a line of generated text before it is broken."""
+
+
+def wrapped(line: str) -> list[str]:
+    """A long statement on several lines: a call at its commas, a conjunction or a sum at its operators."""
+    if len(line) <= WIDTH or line.lstrip().startswith(("#", "for ", "def ", "@")):
+        return [line]
+    indent = line[: len(line) - len(line.lstrip())]
+    head, _, value = line.partition(" = ") if " = " in line.split("(")[0] else ("", "", line.strip())
+    start = f"{head} = " if head else indent
+    opening = value.find("(")
+    if opening > 0 and value[:opening].replace(".", "").isidentifier() and _closes_last(value, opening):
+        parts = _split(value[opening + 1 : -1], (", ",))
+        return [f"{start}{value[: opening + 1]}", *(f"{indent}    {part}," for part in parts), f"{indent})"]
+    parts = _split(value, (" & ", " | "))
+    if head and len(parts) > 1:
+        return [f"{start}(", *(f"{indent}    {part}" for part in parts), f"{indent})"]
+    return [line]
+
+
+def _closes_last(text: str, opening: int) -> bool:
+    """Whether the bracket at a place closes at the very end."""
+    depth = 0
+    for place, letter in enumerate(text):
+        depth += (letter in "([") - (letter in ")]")
+        if depth == 0 and place > opening:
+            return place == len(text) - 1
+    return False
+
+
+def _split(text: str, marks: tuple[str, ...]) -> list[str]:
+    """A text cut outside all brackets; commas are dropped, operators begin the next part."""
+    parts, depth, start = [], 0, 0
+    for place, letter in enumerate(text):
+        depth += (letter in "([{") - (letter in ")]}")
+        mark = next((m for m in marks if text.startswith(m, place)), None)
+        if mark and depth == 0:
+            parts.append(text[start:place])
+            start = place + len(mark) if mark == ", " else place + 1
+    return [*parts, text[start:]]

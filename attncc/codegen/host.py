@@ -8,8 +8,7 @@ from attncc.codegen.words import Words
 from attncc.ir.cascade import Apply, Cascade, Expr, Index, Literal, Read, Tensor, walk
 
 EXTENTS = '''def extents(*tensors):
-    """Extents by index; each tensor is (name, its indices, itself). What does not fit together is an error.
-    """
+    """Extents by index; each tensor is (name, its indices, itself). What does not fit is an error."""
     found = {}
     first = tensors[0][2]
     for name, indices, tensor in tensors:
@@ -36,7 +35,7 @@ KINDS = '''def check_kinds(floats, integers, booleans, allowed):
             raise TypeError(f"`{name}` is {str(tensor.dtype)[6:]}; this kernel takes {names}")
         if tensor.dtype != floats[0][1].dtype:
             first, other = floats[0][0], str(floats[0][1].dtype)[6:]
-            raise TypeError(f"`{name}` is {str(tensor.dtype)[6:]}, `{first}` {other}")
+            raise TypeError(f"`{name}` is {str(tensor.dtype)[6:]}, but `{first}` is {other}")
         if tensor.requires_grad and torch.is_grad_enabled():
             raise NotImplementedError(
                 f"`{name}` requires grad, and this kernel has no backward pass yet: "
@@ -51,31 +50,37 @@ KINDS = '''def check_kinds(floats, integers, booleans, allowed):
 '''
 
 NUMBERS = '''def check_number(name, value, kind):
-    """A number of the pattern: an integer fits 30 bits, so that positions can be added to it."""
+    """A number of the pattern; an integer fits 30 bits, so that positions can be added to it."""
+    if kind is bool and not isinstance(value, bool):
+        raise TypeError(f"`{name}` is True or False, not {value!r}")
     if kind is int and (isinstance(value, bool) or not isinstance(value, int)):
         raise TypeError(f"`{name}` is an integer, not {value!r}")
     if kind is int and not -(1 << 30) < value < 1 << 30:
         raise ValueError(f"`{name}` is {value}: integers of a pattern stay between -2**30 and 2**30")
-    if kind is float and not isinstance(value, (int, float)):
+    if kind is float and (isinstance(value, bool) or not isinstance(value, (int, float))):
         raise TypeError(f"`{name}` is a number, not {value!r}")
 '''
 
 
 def signature(cascade: Cascade, words: Words) -> str:
-    """`Q, K, V, window=1024`: the pattern's parameters, defaults where it has them."""
+    """`Q, K, V, window=1024`: the pattern's parameters; by name only from where one without a default
+    follows one that has it.
+    """
     defaults = dict(cascade.defaults)
-    parts, keyword = [], False
-    for tensor in cascade.inputs:
+    parts: list[str] = []
+    for n, tensor in enumerate(cascade.inputs):
         name = words.tensor(tensor.name)
-        if tensor.name in defaults:
-            parts.append(f"{name}={_default(defaults[tensor.name])}")
-            keyword = True
-        else:
-            parts.append(f"{name}=None" if keyword else name)
+        if tensor.name not in defaults:
+            parts.append(name)
+            continue
+        if "*" not in parts and any(t.name not in defaults for t in cascade.inputs[n:]):
+            parts.append("*")
+        parts.append(f"{name}={spelled(defaults[tensor.name])}")
     return ", ".join(parts)
 
 
-def _default(value: int | float | bool) -> str:
+def spelled(value: int | float | bool) -> str:
+    """A number of the pattern, as Python."""
     infinite = isinstance(value, float) and value in (float("inf"), float("-inf"))
     return f"{'-' if value < 0 else ''}math.inf" if infinite else repr(value)
 
@@ -86,7 +91,7 @@ def checks(cascade: Cascade, words: Words, dtypes: str) -> Iterator[str]:
     rows = [
         f'("{t.name}", "{" ".join(i.name for i in t.indices)}", {words.tensor(t.name)}),' for t in tensors
     ]
-    yield "n = extents("
+    yield "sizes = extents("
     yield from (f"    {row}" for row in rows)
     yield ")"
     floats, integers, booleans = (
@@ -95,10 +100,11 @@ def checks(cascade: Cascade, words: Words, dtypes: str) -> Iterator[str]:
     )
     yield f"check_kinds([{floats}], [{integers}], [{booleans}], {dtypes})"
     for tensor in cascade.inputs:
-        if tensor.origin in ("scalar", "static") and tensor.kind != "bool":
+        if tensor.origin in ("scalar", "static"):
             yield f'check_number("{tensor.name}", {words.tensor(tensor.name)}, {tensor.kind})'
     known = tuple(dict.fromkeys(i for t in tensors for i in t.indices))
-    yield f"{', '.join(words.extent(i) for i in known)} = {', '.join(f'n[{_quoted(i)}]' for i in known)}"
+    names = ", ".join(words.extent(i) for i in known)
+    yield f"{names} = ({', '.join(f'sizes[{_quoted(i)}]' for i in known)})"
     for index, length in cascade.lengths:
         yield f"{words.extent(index)} = {number_text(length, words)}"
     for many, few in _groups(cascade):

@@ -12,15 +12,12 @@ from attncc.schedule.loops import Walk
 
 @dataclass(frozen=True)
 class WalkRanges:
-    """Lines that compute the ranges; then the count of steps and the tile of a `step`, seen whole and in
-    part.
-    """
+    """Lines that compute the ranges; how many steps are whole, how many there are, the tile of a `step`."""
 
     lines: tuple[str, ...]
     whole: str
-    whole_tile: str
-    partial: str
-    partial_tile: str
+    count: str
+    tile: str
 
 
 def walk_ranges(
@@ -37,16 +34,19 @@ def walk_ranges(
         return spell(e, ranges.counted)
 
     lines = [f"{code(Read(step.tensor, ()))} = {code(step.body)}" for step in ranges.steps]
-    parts = [p for s in ranges.segments for p in ((s.lo, s.full_lo), (s.full_hi, s.hi))]
-    if not walk.whole:
-        parts = [(s.lo, s.hi) for s in ranges.segments]
-    whole = [
-        (code(s.full_lo), code(s.full_hi)) for s in ranges.segments if walk.whole and s.full_lo != s.full_hi
-    ]
-    edges = [(code(lo), code(hi)) for lo, hi in parts if lo != hi]
-    whole_lines, whole_count, whole_tile = _steps(whole, f"{prefix}whole")
-    edge_lines, edge_count, edge_tile = _steps(edges, f"{prefix}edge")
-    return WalkRanges((*lines, *whole_lines, *edge_lines), whole_count, whole_tile, edge_count, edge_tile)
+    whole, edges = [], []
+    for s in ranges.segments:
+        lo, full_lo, full_hi, hi = (code(e) for e in (s.lo, s.full_lo, s.full_hi, s.hi))
+        whole += [(full_lo, full_hi)] if walk.whole else []
+        edges += [(lo, full_lo), (full_hi, hi)] if walk.whole else [(lo, hi)]
+    whole, edges = ([(lo, hi) for lo, hi in pieces if lo != hi] for pieces in (whole, edges))
+    edges.sort(
+        key=lambda piece: not whole or piece[0] != whole[-1][1]
+    )  # so that a range goes on where it can
+    count = f"{prefix}whole"
+    total = " + ".join(_span(*piece) for piece in whole) or "0"
+    tile_lines, steps, tile = _steps(_joined([*whole, *edges]), f"{prefix}steps")
+    return WalkRanges((*lines, f"{count} = {total}", *tile_lines), count, steps, tile)
 
 
 def scalar(name: str) -> Read:
@@ -54,23 +54,32 @@ def scalar(name: str) -> Read:
     return Read(Tensor(name, (), "int", "scalar"), ())
 
 
+def _span(lo: str, hi: str) -> str:
+    return hi if lo == "0" else f"{hi} - {lo}"
+
+
+def _joined(pieces: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Ranges of which one begins where the one before ends are one range."""
+    result: list[tuple[str, str]] = []
+    for lo, hi in pieces:
+        if result and result[-1][1] == lo:
+            result[-1] = (result[-1][0], hi)
+        else:
+            result.append((lo, hi))
+    return result
+
+
 def _steps(pieces: list[tuple[str, str]], name: str) -> tuple[list[str], str, str]:
     """Ranges of tiles joined end to end: the lines that count them, the count, and the tile of one step."""
-    if not pieces:
-        return [], "0", "step"
-    if len(pieces) == 1:
-        lo, hi = pieces[0]
-        return [], hi if lo == "0" else f"{hi} - {lo}", "step" if lo == "0" else f"{lo} + step"
-    lines, done = [], ""
-    tile = ""
-    ends = []
+    lines: list[str] = []
+    done, tiles = "", []
     for n, (lo, hi) in enumerate(pieces):
-        end = f"{name}{n}"
-        span = hi if lo == "0" else f"{hi} - {lo}"
-        lines.append(f"{end} = {done + ' + ' if done else ''}{span}")
-        ends.append((end, lo, done))
+        end = f"{name}{n}" if len(pieces) > 1 else name
+        lines.append(f"{end} = {f'{done} + ' if done else ''}{_span(lo, hi)}")
+        behind = f"{lo} + step - {done}" if done else f"{lo} + step"
+        tiles.append((end, "step" if lo == "0" and not done else behind))
         done = end
-    for end, lo, before in reversed(ends):
-        here = f"{lo} + step - {before}" if before else ("step" if lo == "0" else f"{lo} + step")
-        tile = f"tl.where(step < {end}, {here}, {tile})" if tile else here
-    return lines, done, tile
+    tile = tiles[-1][1] if tiles else "step"
+    for end, here in reversed(tiles[:-1]):
+        tile = f"tl.where(step < {end}, {here}, {tile})"
+    return lines, done or "0", tile

@@ -15,6 +15,7 @@ import re
 import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from string import ascii_letters
 
 from attncc.codegen.reference_bounds import Bounds, Facts
 from attncc.codegen.reference_guards import infinite
@@ -22,7 +23,7 @@ from attncc.codegen.reference_helpers import HELPERS, helpers
 from attncc.codegen.reference_layout import WIDTH
 from attncc.codegen.reference_lines import Body
 from attncc.codegen.reference_needed import needed
-from attncc.codegen.reference_present import explicit
+from attncc.codegen.reference_present import explicit, mark_of
 from attncc.codegen.reference_scope import Draft, Frame, Scope
 from attncc.codegen.reference_terms import value
 from attncc.codegen.reference_values import Value
@@ -32,20 +33,17 @@ from attncc.ir.graph import live, recurrent
 from attncc.ir.linear import linear
 from attncc.ir.show import show_equation
 
-OWN = (
-    frozenset(keyword.kwlist)
-    | set(HELPERS)
-    | {"abs", "max", "min", "math", "range", "reversed", "round", "torch"}
+OWN = frozenset(
+    {*keyword.kwlist, *HELPERS, "abs", "int", "max", "min", "math", "range", "reversed", "round", "torch"}
 )
 """Words of the text that stand for no tensor of the cascade."""
 
 
 @dataclass(frozen=True)
 class Reference:
-    """Text of the functions that a reference carries with it, "" where it needs none, and of `def
-    reference(...)`.
+    """The text of a reference: `def reference(...)`, and the functions that it calls, "" if there are none.
 
-    Both need `import math` and `import torch`, if they say `math.` and `torch.`.
+    Both need `import math` and `import torch`, where they say `math.` and `torch.`.
     """
 
     helpers: str
@@ -62,14 +60,12 @@ def reference(cascade: Cascade) -> Reference:
     names = live(cascade)
     cascade = replace(cascade, equations=tuple(e for e in cascade.equations if e.tensor.name in names))
     whole, lacking = explicit(cascade)
-    # a loop over positions may use the name of its index, unless that is a tensor of positions somewhere
-    body = _body(cascade, whole, lacking, {i: f"{i.name}_now" for i in _indices(whole)})
-    frame = body.frame
-    if not any(_said(frame.positions[i], body.lines) for i in frame.positions):
-        body = _body(cascade, whole, lacking, frame.positions)
-    else:
-        free = {i: frame.positions[i] for i in frame.positions if not _said(frame.positions[i], body.lines)}
-        body = _body(cascade, whole, lacking, {i: free.get(i, f"{i.name}_now") for i in frame.positions})
+    frame = _frame(whole)
+    steps = {i: frame.words.free(f"{i.name}_now") for i in frame.positions}
+    body = _body(cascade, whole, lacking, steps)
+    # a loop over positions may have the name of its index, unless that is a tensor of positions somewhere
+    free = {i: name for i, name in frame.positions.items() if not _said(name, body.lines)}
+    body = _body(cascade, whole, lacking, {**steps, **free})
     lines = [*_signature(cascade, body.frame.words), *_extents(cascade, body), *body.lines]
     text = "\n".join(lines) + "\n"
     return Reference(helpers(text), text)
@@ -79,7 +75,7 @@ def _body(cascade: Cascade, whole: Cascade, lacking: Mapping[str, Facts], steps:
     """The equations' lines and the last one, under some names for the positions of loops."""
     frame = _frame(whole)
     comments = {e.tensor.name: tuple(_comment(show_equation(e))) for e in cascade.equations}
-    marks = {e.tensor.name: ("# where that has a value",) for e in whole.equations}
+    marks = {mark_of(e.tensor).name: (f"# where {e.tensor.name} has a value",) for e in cascade.equations}
     taken = {*OWN, *frame.sizes.values(), *frame.positions.values(), *steps.values()}
     taken |= {frame.words.tensor(t.name) for t in (*whole.inputs, *(e.tensor for e in whole.equations))}
     numbers = ("scalar", "static")
@@ -111,9 +107,7 @@ def _frame(cascade: Cascade) -> Frame:
     arrays = [t for t in cascade.inputs if t.origin in ("input", "table")]
     floats = [t for t in arrays if t.kind == "float"]
     letters = {i: i.name for i in indices if len(i.name) == 1}
-    spare = iter(
-        c for c in "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ" if c not in letters.values()
-    )
+    spare = iter(c for c in ascii_letters if c not in letters.values())
     return Frame(
         words,
         Bounds(dict(cascade.lengths)),

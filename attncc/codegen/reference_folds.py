@@ -10,7 +10,7 @@ from attncc.codegen.reference_bounds import Bounds
 from attncc.codegen.reference_present import outside
 from attncc.codegen.reference_reads import Spell
 from attncc.codegen.reference_scope import Scope
-from attncc.codegen.reference_spell import applied, divided
+from attncc.codegen.reference_spell import applied, divided, floats
 from attncc.codegen.reference_sums import Contraction, contraction
 from attncc.codegen.reference_values import Axes, Value, placed, turned, union
 from attncc.ir.cascade import ONE, TRUE, ZERO, Apply, Choose, Expr, Index, Reduce, extent, kind, number
@@ -20,7 +20,9 @@ from attncc.ops import REDUCTIONS
 
 def meant(e: Reduce, bounds: Bounds) -> Expr:
     """`mean(i where c) x` as a sum over a count; of nothing, 0."""
-    total = replace(e, op="sum")
+    # integers are added up as real numbers, which do not run over
+    body = Apply("*", (number(1.0), e.body)) if kind(e.body) == "int" else e.body
+    total = replace(e, op="sum", body=body)
     if e.where == TRUE and all(map(bounds.positive, e.over)):
         return Apply("/", (total, product(extent(i) for i in e.over)))
     return Apply("/", (total, replace(total, body=ONE)))
@@ -99,7 +101,7 @@ def _along(method: str, body: Value, over: Sequence[Index], nothing: str) -> Val
 
 
 def _contract(e: Reduce, plan: Contraction, scope: Scope, spell: Spell) -> Value:
-    parts = [spell(f, scope) for f in plan.factors]
+    parts = floats([spell(f, scope) for f in plan.factors], scope.frame)
     axes = tuple(i for i in scope.axes if any(i in p.axes for p in parts))
     kept = tuple(i for i in axes if i not in e.over)
     letters = scope.frame.letters
@@ -129,6 +131,8 @@ def _place(e: Reduce, scope: Scope, inner: Scope, spell: Spell) -> Value:
     """`rank` and `ahead`: a place for every member, its index an axis unless it is at one position."""
     (index,) = e.over
     x, members = _members(e, inner, spell)
+    if e.op == "ahead":
+        (x,) = floats((x,), scope.frame)
     made = Value(f"_{e.op}({x.text}, {members.text})", x.axes, kind(e))
     if index in scope.bound:
         return Value(f"{made.text}[..., {scope.bound[index]}]", made.axes[:-1], made.kind)

@@ -22,6 +22,12 @@ def guards(facts: Facts, *args: Expr) -> Facts:
     return tuple(f for f in facts if free(f) <= around)
 
 
+def spoken(e: Apply, facts: Facts, infinite: frozenset[str]) -> Facts:
+    """The facts that arguments of a function have to be told; of an infinity, all of them."""
+    exposed = e.op in ("*", "/", "sin", "cos", "silu")
+    return facts if exposed and any(wild(a, infinite) for a in e.args) else guards(facts, *e.args)
+
+
 def harmless(e: Apply, infinite: frozenset[str]) -> tuple[int | None, ...]:
     """What may stand for each argument where the value does not matter; None where that itself may."""
     match e:
@@ -55,7 +61,7 @@ def told(e: Expr, facts: Facts, infinite: frozenset[str]) -> frozenset[Expr]:
             then = (told(e.then, facts + own, infinite) & set(facts)) - set(own)
             return then | (told(e.other, facts + other, infinite) & set(facts)) - set(other)
         case Apply(args=args) if any(n is not None for n in harmless(e, infinite)):
-            own = guards(facts, *args)
+            own = spoken(e, facts, infinite)
             return frozenset(own).union(*(told(a, facts, infinite) for a in args))
         case _:
             return frozenset().union(*(told(part, facts, infinite) for part in children(e)))

@@ -35,8 +35,7 @@ HELPERS = {
 ''',
     "_through": '''def _through(c, r):
     """The value of c, whose gradient goes to r instead."""
-    c = torch.as_tensor(c, device=r.device).detach().to(r.dtype)
-    return c + torch.where(torch.isfinite(r), r - r.detach(), 0)
+    return c.detach() + torch.where(torch.isfinite(r), r - r.detach(), 0)
 ''',
     "_einsum": '''def _einsum(spelled, *tensors):
     """torch.einsum in the widest dtype of its tensors; a mask among them is 0 and 1."""
@@ -50,8 +49,8 @@ HELPERS = {
     where = [slice(None)] * x.ndim
     for axis, i in at.items():
         size = x.shape[axis]
-        i = torch.as_tensor(i, device=x.device)
-        where[axis] = torch.where((i >= 0) & (i < size), i, size)
+        inside = (i >= 0) & (i < size)
+        where[axis] = torch.where(inside, i, size) if torch.is_tensor(i) else i if inside else size
         x = torch.nn.functional.pad(x, [0, 0] * (x.ndim - 1 - axis) + [0, 1])
     return x[tuple(where)]
 ''',

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 WIDTH = 110
-LOOSEST = (" if ", " | ", " & ", " + ", " - ", " * ", " / ")
+LOOSEST = (" if ", " < ", " <= ", " > ", " >= ", " == ", " != ", " | ", " & ", " + ", " - ", " * ", " / ")
 """Where an expression is broken first."""
 
 
@@ -25,7 +25,7 @@ def wrapped(line: str) -> list[str]:
                 broken = [broken[0], *_otherwise(broken[1], indent)]
             return [f"{indent}{name} = (", *broken, f"{indent})"]
     call = re.match(r"[\w.]+\(", text)
-    if call is None or not text.endswith(")"):
+    if call is None or _closed(text, call.end()) < len(text):
         return [line]
     inside = text[call.end() : -1]
     start = f"{indent}{name} = {call.group()}"
@@ -38,6 +38,16 @@ def _otherwise(line: str, indent: str) -> list[str]:
     """`if c` and `else y` of a conditional expression."""
     condition, *rest = _parts(line.strip(), " else ")
     return [f"{indent}    {condition}", *(f"{indent}    else {part}" for part in rest)]
+
+
+def _closed(text: str, start: int) -> int:
+    """Behind the bracket that closes what was opened before a place."""
+    depth = 1
+    for n in range(start, len(text)):
+        depth += (text[n] in "([{") - (text[n] in ")]}")
+        if depth == 0:
+            return n + 1
+    return start
 
 
 def _parts(text: str, operator: str) -> list[str]:

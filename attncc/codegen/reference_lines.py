@@ -162,8 +162,7 @@ def at(read: Read, index: Index) -> Expr:
 
 
 def _walk(group: tuple[Equation, ...]) -> tuple[Axes, tuple[Equation, ...]]:
-    """The indices that a group is walked along, outermost first, and the order of its equations at one
-    position.
+    """The indices that a group is walked along, outermost first, and the order of its equations on a step.
 
     They are the sequence indices on every left side that some read inside the group does not merely repeat.
     """

@@ -62,6 +62,11 @@ def explicit(cascade: Cascade) -> tuple[Cascade, Mapping[str, Facts]]:
     return replace(cascade, equations=tuple(ends)), presence.lacking
 
 
+def mark_of(tensor: Tensor) -> Tensor:
+    """The predicate that says which elements of a tensor have a value."""
+    return Tensor(f"{tensor.name}_has", tensor.indices, "bool", "equation")
+
+
 def outside(facts: Facts, over: tuple[Index, ...]) -> Facts:
     """The facts that still speak of the same positions inside a reduction."""
     return tuple(f for f in facts if not free(f) & set(over))
@@ -175,9 +180,7 @@ def _choice(condition: Expr, then: Expr, other: Expr) -> Expr:
 
 
 def _group(group: tuple[Equation, ...], presence: Presence) -> tuple[list[Equation], Presence]:
-    """Equations that read each other: either all of their elements have values, or presence is walked along
-    too.
-    """
+    """Equations that read each other. Where not all their elements have values, presence is walked along."""
     names = [e.tensor.name for e in group]
     trial = replace(presence, lacking={**presence.lacking, **dict.fromkeys(names, ())})
     whole = [replace(e, body=trial.total(e.body, ())) for e in group]
@@ -189,9 +192,7 @@ def _group(group: tuple[Equation, ...], presence: Presence) -> tuple[list[Equati
         return whole, replace(presence, lacking={**presence.lacking, **lacks})
     if not any(lacks.values()):
         return whole, trial
-    marks = {
-        e.tensor.name: Tensor(f"{e.tensor.name}_has", e.tensor.indices, "bool", "equation") for e in group
-    }
+    marks = {e.tensor.name: mark_of(e.tensor) for e in group}
     said = {name: (Read(mark, mark.indices),) for name, mark in marks.items()}
     presence = replace(presence, lacking={**presence.lacking, **said})
     whole = [replace(e, body=presence.total(e.body, ())) for e in group]

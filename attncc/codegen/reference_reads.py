@@ -64,9 +64,10 @@ def _groups(picks: Mapping[int, Value]) -> list[list[int]]:
 def _moved(
     axes: list[int | Index], gathered: list[int], single: list[int], spread: Axes
 ) -> list[int | Index]:
-    """Axes after a subscript: single positions are gone, and gathered ones lie where the first was, if they
-    were
-    next to each other, else in front."""
+    """Axes after a subscript: single positions are gone, gathered ones lie where the first was.
+
+    Where others lay between them, torch puts them in front.
+    """
     rest = [a for a in axes if a not in single]
     spots = [rest.index(n) for n in gathered]
     if not spots:

@@ -83,8 +83,7 @@ class Walked:
 class Draft:
     """The lines of an equation as they are written.
 
-    A value gets a name if it is `repeated`, or its text is longer than `limit`; `names` are those that have
-    one.
+    A value gets a name if it is `repeated`, or its text is longer than `limit`; `names` has those with one.
     """
 
     names: dict[Key, Value]
@@ -94,10 +93,10 @@ class Draft:
     asked: Counter[Key] = field(default_factory=Counter)
     lines: list[str] = field(default_factory=list)
     known: dict[Key, Value] = field(init=False)
+    texts: dict[str, Value] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.known = dict(self.names)
-        self.texts: dict[str, Value] = {}
 
     def name(self, stem: str, *more: str) -> str:
         """A name that nobody has, made of what the value is."""
@@ -129,9 +128,7 @@ class Scope:
         return replace(self, facts=tuple(dict.fromkeys(self.facts + facts)))
 
     def inside(self, over: Axes, facts: Facts) -> Scope:
-        """The same inside a reduction: its indices run, as the last axes, and only its own facts speak of
-        them.
-        """
+        """The same inside a reduction, whose indices run, as the last axes."""
         axes = tuple(i for i in self.axes if i not in over) + over
         bound = {i: text for i, text in self.bound.items() if i not in over}
         return replace(self, axes=axes, facts=facts, lazy=outside(self.lazy, over), bound=bound)

@@ -10,6 +10,9 @@ from attncc.codegen.reference_values import Axes, Value, binary, call, negative,
 from attncc.ops import FUNCTIONS, Kind
 
 TENSOR = {
+    "/": "_divide",
+    "//": "_floor_divide",
+    "%": "_remainder",
     "exp": "torch.exp",
     "log": "_log",
     "sqrt": "_sqrt",
@@ -57,17 +60,19 @@ def applied(op: str, args: Sequence[Value], kind: Kind, order: Axes, frame: Fram
         return _compared(op, args, order)
     if all(a.host for a in args):
         return _number(op, args, kind, order)
-    if kind == "float" or op in ("floor", "round"):
+    if kind == "float":
         args = floats(args, frame)
     match op, args:
         case "/", (a, b) if b.host:
             return binary("/", a, b, order, kind)
-        case "/", (a, b):
+        case "through", (a, b) if b.host:
+            return a
+        case "/" | "through", (a, b):
             a = frame.filled((), a.text, "float") if a.host else a
-            return call("_divide", (a, b), order)
+            return call(TENSOR[op], (a, b), order)
         case "//" | "%", (a, b) if not b.host:
             a = frame.filled((), a.text, "int") if a.host else a
-            return call({"//": "_floor_divide", "%": "_remainder"}[op], (a, b), order, kind)
+            return call(TENSOR[op], (a, b), order, kind)
         case "min" | "max", (a, b):
             return _extreme(op, a, b, order, kind)
         case "floor" | "round", (a,):
@@ -76,7 +81,7 @@ def applied(op: str, args: Sequence[Value], kind: Kind, order: Axes, frame: Fram
             return Value(a.method("clamp(min=0)"), a.axes, "int")
         case "finite", (a,):
             return Value(f"torch.where({a.within(OR)} == -math.inf, 0, {a.text})", a.axes)
-        case _ if op in TENSOR:
+        case _ if op.isalpha() and op in TENSOR:
             return call(TENSOR[op], args, order, kind)
         case _, (a, b):
             return binary(op, a, b, order, kind)
@@ -85,9 +90,7 @@ def applied(op: str, args: Sequence[Value], kind: Kind, order: Axes, frame: Fram
 
 
 def floats(args: Sequence[Value], frame: Frame) -> list[Value]:
-    """Arguments of a real function: among tensors of integers and Python's numbers alone, the integers are
-    converted.
-    """
+    """Arguments of a real function; tensors of integers are converted where no real tensor is among them."""
     if any(a.kind == "float" and not a.host for a in args):
         return list(args)
     return [a if a.host else Value(a.method(f"to({frame.dtype})"), a.axes) for a in args]

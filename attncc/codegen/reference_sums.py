@@ -2,8 +2,7 @@
 
     sum(k where c) w * V[k,e] / 8   -->   einsum("qk,ke->qe", where(c, w, 0), V) / 8
 
-An array over everything is never built: the predicate goes to a factor that has its indices, or is one
-itself.
+An array over everything is never built: the predicate goes to a factor with its indices, or is one itself.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ def contraction(
     left = [c for c in conjuncts(e.where) if not _reach(parts, c)]
     if len(parts) < 2 and (not left or not parts or wild(parts[0], infinite)):
         return None
-    wholly = conjoin([e.where, *guards(facts, *parts)])
+    wholly = conjoin([e.where, *facts])
     told = [Choose(wholly, f, ZERO) if wild(f, infinite) and conjuncts(wholly) else f for f in parts]
     told = _told(told, e.where)
     divisors = []

@@ -9,7 +9,7 @@ from typing import assert_never
 from attncc.codegen.code import ATOM, UNARY
 from attncc.codegen.reference_bounds import Facts, negated
 from attncc.codegen.reference_folds import meant, reduced
-from attncc.codegen.reference_guards import guards, harmless, nothing
+from attncc.codegen.reference_guards import guards, harmless, nothing, spoken
 from attncc.codegen.reference_guards import told as told_of
 from attncc.codegen.reference_reads import picked, slices
 from attncc.codegen.reference_scope import Scope
@@ -103,15 +103,19 @@ def _name(e: Expr, made: Value, scope: Scope) -> str:
     letters = [i.name for i in made.axes if i.role != "batch"] or [i.name for i in made.axes]
     tail = ("" if all(len(n) == 1 for n in letters) else "_").join(letters)
     if made.kind == "bool":
-        return scope.draft.name(f"where_{tail}", f"where_{scope.equation}_{tail}")
+        return scope.draft.name(_joined("where", tail), _joined("where", scope.equation, tail))
     if made.kind == "int" and isinstance(e, Apply):
-        return scope.draft.name(f"at_{tail}", f"at_{scope.equation}_{tail}")
+        return scope.draft.name(_joined("at", tail), _joined("at", scope.equation, tail))
     match e:
         case Choose(then=Apply(op=op) | Reduce(op=op)) | Apply(op=op) | Reduce(op=op):
             word = WORDS.get(op, op)
         case _:
             word = "part"
-    return scope.draft.name("_".join(w for w in (word, scope.equation, tail) if w))
+    return scope.draft.name(_joined(word, scope.equation, tail))
+
+
+def _joined(*words: str) -> str:
+    return "_".join(w for w in words if w)
 
 
 def root(e: Expr, scope: Scope) -> Value:
@@ -162,7 +166,7 @@ def _chain(op: str, e: Expr) -> list[Expr]:
 
 def _told_arguments(e: Apply, scope: Scope) -> tuple[Expr, ...]:
     """The arguments of a function, harmless ones put in where its value does not matter."""
-    known = guards(scope.facts, *e.args)
+    known = spoken(e, scope.facts, scope.frame.infinite)
     match e:
         case Apply("/", (_, b)) if _plain(b, scope):
             return e.args

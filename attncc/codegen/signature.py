@@ -8,7 +8,7 @@ from functools import cached_property
 
 from attncc.codegen.words import Words
 from attncc.ir.cascade import Apply, Cascade, Expr, Index, Read, Tensor, walk
-from attncc.schedule.loops import Dot, Fill, Fold, Let, Load, Program, Statement, Store, Walk
+from attncc.schedule.loops import Dot, Edge, Fill, Fold, Let, Load, Program, Statement, Store, Walk
 
 
 @dataclass(frozen=True)
@@ -127,8 +127,8 @@ def statements(body: Iterable[Statement]) -> Iterator[Statement]:
     """All statements of a loop tree, those inside loops too."""
     for s in body:
         yield s
-        if isinstance(s, Walk):
-            yield from statements((*s.whole, *s.partial))
+        if isinstance(s, Walk | Edge):
+            yield from statements(s.body)
 
 
 def _local_indices(s: Statement) -> tuple[Index, ...]:

@@ -28,9 +28,8 @@ def generate(said: Said, cascade: Cascade, plan: Plan, spec: Specialisation) -> 
     )
     dtypes = ", ".join(f"torch.{d}" for d in spec.dtypes)
     (tile,) = candidates("cpu", 8, 1)
-    table = (
-        f"KINDS = ({dtypes},)\n\n# rows and columns of a tile\n{words.block(program.rows)} = {tile.rows}\n"
-    )
+    table = f"KINDS = ({dtypes}{',' if len(spec.dtypes) == 1 else ''})\n\n"
+    table += f"# rows and columns of a tile\n{words.block(program.rows)} = {tile.rows}\n"
     table += "".join(f"{words.block(i)} = {tile.columns}\n" for i in s.walked)
     before = [*checks(cascade, words, "KINDS"), *positive_checks(positives, words)]
     body = [
@@ -39,9 +38,7 @@ def generate(said: Said, cascade: Cascade, plan: Plan, spec: Specialisation) -> 
         f"return {', '.join(words.tensor(t.name) for t in cascade.outputs)}",
     ]
     parts = [table, helpers, host(cascade, words, before, body, "any device")]
-    return assemble(
-        said, cascade, plan, words, ["import math", "", "import torch"], parts, '"cpu"', spec.extents
-    )
+    return assemble(said, cascade, plan, words, ["import math", "", "import torch"], parts, '"cpu"', spec)
 
 
 def _outputs(cascade: Cascade, words: Words) -> Iterator[str]:

@@ -6,7 +6,19 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import assert_never
 
-from attncc.codegen.code import ATOM, COMPARISON, POWER, PRODUCT, SUM, UNARY, Code, binary, spread, union
+from attncc.codegen.code import (
+    ATOM,
+    COMPARISON,
+    POWER,
+    PRODUCT,
+    SUM,
+    UNARY,
+    Code,
+    binary,
+    spread,
+    union,
+    wrapped,
+)
 from attncc.codegen.ranges import WalkRanges, scalar, walk_ranges
 from attncc.codegen.signature import Signature, statements
 from attncc.codegen.spell import TRITON, TRITON_HELPERS
@@ -14,7 +26,7 @@ from attncc.codegen.words import Words
 from attncc.ir.cascade import Apply, Choose, Expr, Index, Literal, Read, Reduce, Tensor, free, kind
 from attncc.masks.intervals import nonnegative
 from attncc.schedule.block import positive
-from attncc.schedule.loops import Dot, Fill, Fold, Let, Load, Note, Program, Statement, Store, Walk
+from attncc.schedule.loops import Dot, Edge, Fill, Fold, Let, Load, Note, Program, Statement, Store, Walk
 
 INDENT = "    "
 
@@ -41,7 +53,7 @@ def kernel_text(
     """The helpers and the kernel; `padded` are features whose extent is not a power of two."""
     tiles = (program.rows, *signature.walked, *signature.features)
     k = _Kernel(program, words, signature, tiles, padded, _raw(program.body), _positive(signature))
-    rest = list(_block(program.body, k, masked=False))
+    rest = list(_block(program.body, k))
     body = [*_opening(k), *(f"{name} = {text}" for name, text in k.bases.items()), *rest]
     names = ", ".join(f'"{name}"' for name in signature.unspecialised)
     lines = [
@@ -49,7 +61,7 @@ def kernel_text(
         f"def {program.name}_kernel(",
         *(f"{INDENT}{line}" for line in signature.kernel_lines()),
         "):",
-        *(f"{INDENT}{line}" if line else "" for line in body),
+        *(part for line in body for part in wrapped(f"{INDENT}{line}")),
     ]
     helpers = "\n\n".join(TRITON_HELPERS[name] for name in sorted(k.helpers) if name in TRITON_HELPERS)
     return helpers, "\n".join(lines) + "\n"
@@ -92,18 +104,18 @@ def _opening(k: _Kernel) -> Iterator[str]:
         yield f"{w.inside(index)} = tl.arange(0, {w.block(index)})"
 
 
-def _block(body: Iterable[Statement], k: _Kernel, masked: bool) -> Iterator[str]:
+def _block(body: Iterable[Statement], k: _Kernel) -> Iterator[str]:
     for statement in body:
-        yield from _statement(statement, k, masked)
+        yield from _statement(statement, k)
 
 
-def _statement(s: Statement, k: _Kernel, masked: bool) -> Iterator[str]:
+def _statement(s: Statement, k: _Kernel) -> Iterator[str]:
     w = k.words
     match s:
         case Note(text):
             yield f"# {text}"
         case Load(target, read):
-            yield f"{w.value(target)} = {_load(target, read, k, masked)}"
+            yield f"{w.value(target)} = {_load(target, read, k)}"
         case Let(target, value):
             code = _along(_code(value, k), target.indices, k)
             yield f"{w.value(target)} = {code.text}"
@@ -114,6 +126,8 @@ def _statement(s: Statement, k: _Kernel, masked: bool) -> Iterator[str]:
             yield _dot(s, k)
         case Fold(target, op, over, value):
             yield _fold(target, op, over, value, k)
+        case Edge():
+            raise AssertionError("an edge stands in a walk only")
         case Walk():
             yield from _walk(s, k)
         case Store(output, value):
@@ -125,12 +139,10 @@ def _statement(s: Statement, k: _Kernel, masked: bool) -> Iterator[str]:
 # ---- memory ------------------------------------------------------------------------------------
 
 
-def _load(target: Tensor, read: Read, k: _Kernel, masked: bool) -> str:
+def _load(target: Tensor, read: Read, k: _Kernel) -> str:
     """Pointers are 64 bits wide up to the start of the tile, 32 inside it."""
     tensor = read.tensor
-    pointer, tests = _pointer(
-        tensor, tuple(zip(tensor.indices, read.at, strict=True)), target.indices, k, masked
-    )
+    pointer, tests = _pointer(tensor, tuple(zip(tensor.indices, read.at, strict=True)), target.indices, k)
     mask = f", mask={' & '.join(tests)}, other=0" if tests else ""
     text = f"tl.load({pointer}{mask})"
     if tensor.kind == "float" and target.name not in k.raw:
@@ -141,7 +153,7 @@ def _load(target: Tensor, read: Read, k: _Kernel, masked: bool) -> str:
 
 
 def _pointer(
-    tensor: Tensor, places: tuple[tuple[Index, Expr], ...], axes: tuple[Index, ...], k: _Kernel, masked: bool
+    tensor: Tensor, places: tuple[tuple[Index, Expr], ...], axes: tuple[Index, ...], k: _Kernel
 ) -> tuple[str, list[str]]:
     """`Q + b.to(tl.int64) * sQ_b + ... + q_in[:, None] * sQ_q`, and the tests that keep it inside."""
     w = k.words
@@ -153,7 +165,7 @@ def _pointer(
             if not feature:
                 far.append(f"{w.start(at)}.to(tl.int64) * {stride}")
             near.append(f"{_placed(w.position(at) if feature else w.inside(at), at, axes).text} * {stride}")
-            if (feature and at in k.padded) or at == k.program.rows or (masked and not feature):
+            if at in k.padded or not feature:
                 tests.append(f"({_placed(w.position(at), at, axes).text} < {w.extent(at)})")
             continue
         code = _code(at, k)
@@ -190,7 +202,7 @@ def _placed(name: str, index: Index, axes: tuple[Index, ...]) -> Code:
 
 def _store(output: Tensor, value: Expr, k: _Kernel) -> Iterator[str]:
     axes = tuple(i for i in k.axes if i in output.indices)
-    pointer, tests = _pointer(output, tuple((i, i) for i in output.indices), axes, k, masked=False)
+    pointer, tests = _pointer(output, tuple((i, i) for i in output.indices), axes, k)
     code = _along(_code(value, k), axes, k)
     name = k.words.tensor(output.name)
     yield f"tl.store({pointer}, {code.within(ATOM)}.to({name}.dtype.element_ty), mask={' & '.join(tests)})"
@@ -260,7 +272,7 @@ def _walk(s: Walk, k: _Kernel) -> Iterator[str]:
         yield f"{last} = tl.minimum({first} + {w.block(rows)}, {w.extent(rows)}) - 1"
         ranges = walk_ranges(s, first, last, w.block(s.index), lambda e, counted: _scalar(e, counted, k))
         yield from ranges.lines
-        yield from _loops(s, ranges, k)
+        yield from _loop(s, ranges, k)
 
 
 def _scalar(e: Expr, counted: frozenset[Expr], k: _Kernel) -> str:
@@ -269,21 +281,19 @@ def _scalar(e: Expr, counted: frozenset[Expr], k: _Kernel) -> str:
     return _code(e, k).text
 
 
-def _loops(s: Walk, ranges: WalkRanges, k: _Kernel) -> Iterator[str]:
+def _loop(s: Walk, ranges: WalkRanges, k: _Kernel) -> Iterator[str]:
     w = k.words
-    for body, count, tile in (
-        (s.whole, ranges.whole, ranges.whole_tile),
-        (s.partial, ranges.partial, ranges.partial_tile),
-    ):
-        if not body:
-            continue
-        masked = body is s.partial
-        yield f"# {'tiles on an edge: the predicate is tested' if masked else 'tiles seen whole'}"
-        yield f"for step in tl.range(0, {count}):"
-        where = tile if tile.startswith("tl.") or tile == "step" else f"({tile})"
-        yield f"{INDENT}{w.start(s.index)} = {where} * {w.block(s.index)}"
-        yield f"{INDENT}{w.position(s.index)} = {w.start(s.index)} + {w.inside(s.index)}"
-        yield from (f"{INDENT}{line}" for line in _block(body, k, masked))
+    yield f"# tiles seen whole, then tiles on an edge{'' if s.whole else ': all are tested'}"
+    yield f"for step in tl.range(0, {ranges.count}):"
+    where = ranges.tile if ranges.tile.startswith("tl.") or ranges.tile == "step" else f"({ranges.tile})"
+    yield f"{INDENT}{w.start(s.index)} = {where} * {w.block(s.index)}"
+    yield f"{INDENT}{w.position(s.index)} = {w.start(s.index)} + {w.inside(s.index)}"
+    for statement in s.body:
+        if isinstance(statement, Edge):
+            yield f"{INDENT}if step >= {ranges.whole}:"
+            yield from (f"{INDENT * 2}{line}" for line in _block(statement.body, k))
+        else:
+            yield from (f"{INDENT}{line}" for line in _statement(statement, k))
 
 
 # ---- expressions -------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ def generate(said: Said, cascade: Cascade, plan: Plan, spec: Specialisation) -> 
     dtypes = ", ".join(f"torch.{d}" for d in spec.dtypes)
     table = f"KINDS = ({dtypes},)\n\n"
     table += "# tiles, warps and pipeline stages by the extents of features and the bytes of an element\n"
-    table += "\n".join(tile_table(s, spec))
+    table += "\n".join(tile_table(s, spec, kernel.narrow))
     parts = [table, helpers, text, host(cascade, words, lines, _launch(cascade, s, words), spec.target)]
     imports = [
         "import contextlib",
@@ -47,19 +47,18 @@ def generate(said: Said, cascade: Cascade, plan: Plan, spec: Specialisation) -> 
         "import triton",
         "import triton.language as tl",
     ]
-    return assemble(said, cascade, plan, words, imports, parts, DEVICE, spec.extents)
+    return assemble(said, cascade, plan, words, imports, parts, DEVICE, spec)
 
 
-def tile_table(s: Signature, spec: Specialisation) -> Iterator[str]:
+def tile_table(s: Signature, spec: Specialisation, narrow: bool) -> Iterator[str]:
     """`TILES = {(64, 64, 2): {...}}`"""
     w = s.words
     yield "TILES = {"
     for point in spec.extents:
         known = dict(point)
+        widest = max((padded(known[i.name]) for i in s.features), default=16)
         for width in sorted({WIDTHS[d] for d in spec.dtypes}):
-            found = candidates(
-                nearest(spec.target), width, max((padded(known[i.name]) for i in s.features), default=16)
-            )
+            found = candidates(nearest(spec.target), width, widest, narrow)
             if not found:
                 continue
             tile = found[0]
@@ -67,21 +66,25 @@ def tile_table(s: Signature, spec: Specialisation) -> Iterator[str]:
             blocks = {w.block(s.program.rows): tile.rows}
             blocks |= {w.block(i): tile.columns for i in s.walked}
             blocks |= {w.block(i): padded(known[i.name]) for i in s.features}
-            blocks |= {"num_warps": tile.warps, "num_stages": tile.stages}
-            yield f"{INDENT}({key},): {{{', '.join(f'{n!r}: {v}' for n, v in blocks.items())}}},".replace(
-                "'", '"'
-            )
+            row = ", ".join(f'"{name}": {value}' for name, value in blocks.items())
+            yield f"{INDENT}({key}{'' if ',' in key else ','}): {{"
+            yield f"{INDENT * 2}{row},"
+            yield f'{INDENT * 2}"num_warps": {tile.warps}, "num_stages": {tile.stages},'
+            yield f"{INDENT}}},"
     yield "}"
 
 
 def _launch(cascade: Cascade, s: Signature, words: Words) -> Iterator[str]:
     first = words.tensor(cascade.inputs[0].name)
     key = ", ".join([*(words.extent(i) for i in s.fixed_extents), f"{first}.element_size()"])
-    yield f"tile = TILES.get(({key},))"
+    yield f"tile = TILES.get(({key}{'' if ',' in key else ','}))"
     yield "if tile is None:"
     names = ", ".join(f"{i.name}={{{words.extent(i)}}}" for i in s.fixed_extents)
     text = f"no tiles for {names} and {{{first}.element_size()}} bytes an element: "
-    yield f'    raise ValueError(f"{text}" + "compile the pattern with --extent")'
+    yield "    raise ValueError("
+    yield f'        f"{text}"'
+    yield '        "compile the pattern with --extent"'
+    yield "    )"
     for output in cascade.outputs:
         dtype = "" if any(i.role == "feature" for i in output.indices) else ", dtype=torch.float32"
         yield f"{words.tensor(output.name)} = {first}.new_empty({output_shape(output, words)}{dtype})"

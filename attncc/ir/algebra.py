@@ -9,7 +9,8 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
-from attncc.ir.cascade import Apply, Choose, Expr, Index, Literal, Read, Reduce, free, number
+from attncc.ir.cascade import Apply, Choose, Expr, Index, Literal, Read, Reduce, free, number, reads
+from attncc.ir.logic import product
 from attncc.ops import FUNCTIONS
 
 Leaves = dict[Expr, Any]
@@ -17,6 +18,16 @@ Leaves = dict[Expr, Any]
 
 class _Beyond(Exception):
     """The expression, or what sympy made of it, has no counterpart on the other side."""
+
+
+LARGEST = 8
+"""A power that is still written as a product."""
+
+POINTS = (1, 2, 3)
+"""Where the values that wait are fixed: a first point at which the rest is neither 0 nor undefined."""
+
+OPAQUE = ("extent", "finite", "through")
+"""Functions that mean more than their value as a number."""
 
 
 @lru_cache(maxsize=4096)
@@ -28,33 +39,35 @@ def separate(body: Expr, along: frozenset[Index], apart: frozenset[Read]) -> tup
 
     leaves: Leaves = {}
     try:
-        whole = _to_sympy(body, along, apart, leaves, sp)
+        whole = _to_sympy(body, leaves, sp)
     except _Beyond:
         return None
     varying = {s for e, s in leaves.items() if free(e) & along}
-    waiting = {leaves[read] for read in apart if read in leaves}
-    at_one = whole.subs({s: 1 for s in waiting})
-    if at_one == 0 or at_one.has(sp.nan, sp.zoo, sp.oo):
+    waiting = {s for e, s in leaves.items() if apart & set(reads(e))}
+    fixed = (whole.subs(dict.fromkeys(waiting, point)) for point in POINTS)
+    rest = next((x for x in fixed if x != 0 and not x.has(sp.nan, sp.zoo, sp.oo)), None)
+    if rest is None:
         return None
-    ratio = sp.simplify(whole / at_one)
+    ratio = sp.simplify(whole / rest)
     if ratio.free_symbols & varying:
         return None
     back = {s: e for e, s in leaves.items()}
     try:
-        return _from_sympy(at_one, back, sp), _from_sympy(ratio, back, sp)
+        return _from_sympy(rest, back, sp), _from_sympy(ratio, back, sp)
     except _Beyond:
         return None
 
 
-def _to_sympy(e: Expr, along: frozenset[Index], apart: frozenset[Read], leaves: Leaves, sp: Any) -> Any:
+def _to_sympy(e: Expr, leaves: Leaves, sp: Any) -> Any:
     match e:
         case Literal(value, kind) if kind != "bool":
             return sp.Float(value) if kind == "float" else sp.Integer(value)
-        case Apply(op, args) if op != "extent" and FUNCTIONS[op].result in ("float", "join"):
-            return FUNCTIONS[op].symbolic(sp, *(_to_sympy(a, along, apart, leaves, sp) for a in args))
-        case Read() | Index() | Apply("extent"):
-            positive = isinstance(e, Apply) or e in apart
-            return leaves.setdefault(e, sp.Symbol(f"x{len(leaves)}", real=True, positive=positive or None))
+        case Apply(op, args) if op not in OPAQUE and FUNCTIONS[op].result in ("float", "join"):
+            return FUNCTIONS[op].symbolic(sp, *(_to_sympy(a, leaves, sp) for a in args))
+        case Read() | Index() | Apply("extent" | "finite"):
+            # nothing is known of a value's sign
+            positive = True if isinstance(e, Apply) and e.op == "extent" else None
+            return leaves.setdefault(e, sp.Symbol(f"x{len(leaves)}", real=True, positive=positive))
         case Apply() | Reduce() | Choose() | Literal():
             raise _Beyond
     raise _Beyond
@@ -67,9 +80,11 @@ def _from_sympy(s: Any, back: dict[Any, Expr], sp: Any) -> Expr:
     if s.is_Integer:
         return number(int(s))
     if s.is_Rational:
-        return Apply("/", (number(int(s.p)), number(int(s.q))))
+        return number(float(s))
     if s.is_Float:
         return number(float(s))
+    if s.is_Pow and s.base != sp.E:
+        return _power(s, back, sp)
     parts = [_from_sympy(a, back, sp) for a in s.args]
     if s.is_Add or s.is_Mul or s.func in (sp.Max, sp.Min):
         op = "+" if s.is_Add else "*" if s.is_Mul else "max" if s.func is sp.Max else "min"
@@ -77,12 +92,19 @@ def _from_sympy(s: Any, back: dict[Any, Expr], sp: Any) -> Expr:
         for part in parts[1:]:
             whole = Apply(op, (whole, part))
         return whole
-    if s.is_Pow and s.exp == -1:
-        return Apply("/", (number(1.0), parts[0]))
-    if s.is_Pow and s.exp == sp.Rational(1, 2):
-        return Apply("sqrt", (parts[0],))
-    if s.is_Pow and s.exp != sp.E:
-        return Apply("**", (parts[0], parts[1]))
     if s.func in named:
         return Apply(named[s.func], (parts[0],))
     raise _Beyond
+
+
+def _power(s: Any, back: dict[Any, Expr], sp: Any) -> Expr:
+    """A whole power as a product: its base may be negative."""
+    base = _from_sympy(s.base, back, sp)
+    size = abs(s.exp) if s.exp.is_Number else s.exp
+    if size.is_Integer and size <= LARGEST:
+        raised = product([base] * int(size))
+    elif size == sp.Rational(1, 2) or (size.is_Float and size == 0.5):
+        raised = Apply("sqrt", (base,))
+    else:
+        return Apply("**", (base, _from_sympy(s.exp, back, sp)))
+    return Apply("/", (number(1.0), raised)) if s.exp.is_negative else raised

@@ -258,13 +258,18 @@ def free(e: Expr) -> frozenset[Index]:
 
 
 def substitute(e: Expr, values: dict[Index, Expr]) -> Expr:
-    """An expression with indices replaced by expressions; bound ones are left alone, none may be captured."""
+    """An expression with indices replaced by expressions; bound ones are left alone, none may be captured.
+
+    The index of a place among members stands for the member, too: it cannot be replaced.
+    """
     match e:
         case Index():
             return values.get(e, e)
         case Apply(op="extent"):
             return e
         case Reduce():
+            moved = {i for i in e.over if values.get(i, i) != i}
+            assert not (moved and REDUCTIONS[e.op].keeps), f"a place at {moved} is known by a read of it: {e}"
             inner = {i: v for i, v in values.items() if i not in e.over}
             captured = frozenset().union(*(free(v) for v in inner.values())) & set(e.over)
             assert not captured, f"{captured} captured in {e}"

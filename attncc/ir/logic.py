@@ -6,6 +6,24 @@ from collections.abc import Iterable
 
 from attncc.ir.cascade import FALSE, ONE, TRUE, ZERO, Apply, Expr, Literal, kind, number
 
+OPPOSITE = {"<": ">=", "<=": ">", ">": "<=", ">=": "<", "==": "!=", "!=": "=="}
+"""The comparison of integers that holds where another does not; of real numbers, NaN compares with none."""
+
+
+def negated(c: Expr) -> Expr:
+    """`not c`, said of its parts where that makes them comparisons."""
+    match c:
+        case Literal(value, "bool"):
+            return TRUE if value is False else FALSE
+        case Apply("not", (a,)):
+            return a
+        case Apply("or", (a, b)):
+            return Apply("and", (negated(a), negated(b)))
+        case Apply(op, args) if op in OPPOSITE and all(kind(a) == "int" for a in args):
+            return Apply(OPPOSITE[op], args)
+        case _:
+            return Apply("not", (c,))
+
 
 def conjuncts(e: Expr) -> tuple[Expr, ...]:
     """The parts of `a and b and c`, in order; none for `true`."""
@@ -25,6 +43,27 @@ def conjoin(parts: Iterable[Expr]) -> Expr:
         if part == FALSE:
             return FALSE
         result = part if result == TRUE else Apply("and", (result, part))
+    return result
+
+
+def disjuncts(e: Expr) -> tuple[Expr, ...]:
+    """The parts of `a or b or c`, in order; none for `false`."""
+    match e:
+        case Apply("or", (a, b)):
+            return disjuncts(a) + disjuncts(b)
+        case Literal(value=False, kind="bool"):
+            return ()
+        case _:
+            return (e,)
+
+
+def disjoin(parts: Iterable[Expr]) -> Expr:
+    """`a or b or c`, each part once, in order."""
+    result: Expr = FALSE
+    for part in dict.fromkeys(d for p in parts for d in disjuncts(p)):
+        if part == TRUE:
+            return TRUE
+        result = part if result == FALSE else Apply("or", (result, part))
     return result
 
 

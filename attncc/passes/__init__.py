@@ -12,4 +12,4 @@ from attncc.passes.stream import stream
 
 Pass = Callable[[Cascade], Cascade]
 
-PASSES: tuple[Pass, ...] = (expand, simplify, share, inline, simplify, share, stream, share, inline)
+PASSES: tuple[Pass, ...] = (expand, share, simplify, inline, simplify, share, stream, share, inline)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from attncc.ir.cascade import ONE, Apply, Cascade, Equation, Expr, Index, Read, Reduce, Tensor, free, rebuild
 from attncc.ir.cascade import children as parts_of
 from attncc.ir.logic import conjuncts, factors, minus, over, quotient, terms, times, total
-from attncc.passes.scaled import scaled
+from attncc.passes.scaled import Scales, scaled
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def _implies(strong: Expr, weak: Expr) -> bool:
 
 def _ratio(e: Reduce, follows: tuple[Tensor, ...]) -> Expr | None:
     """H(d') / H(d), or None where F does not separate."""
-    form = scaled(e.body, {})
+    form = scaled(e.body, Scales())
     up, down = factors(form.mantissa)
     loose_up, loose_down = _moving(up, e.over, follows), _moving(down, e.over, follows)
     signed = terms(form.exponent)

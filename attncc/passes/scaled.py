@@ -4,17 +4,33 @@
 
 Common exponents cancel, logarithms give `exponent + log(mantissa)`, and what joins a sum joins its maximum
 first, hence every exponent that is left standing in a sum is <= 0: that is the certificate. The maxima carry
-no gradient, as the value does not depend on them. (theory §0.3)
+no gradient, as the value does not depend on them (theory §0.3).
+
+An extreme of nothing is infinite, and stands for a sum that is 0. Where it would scale that sum up, it is
+`finite` instead: the 0 stays 0.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from math import log
+from dataclasses import dataclass, field
+from math import inf, log
 
-from attncc.ir.cascade import ONE, ZERO, Apply, Choose, Expr, Literal, Read, Tensor, children, number, rebuild
-from attncc.ir.logic import is_literal, minus, over, plus, times
+from attncc.ir.cascade import (
+    ONE,
+    ZERO,
+    Apply,
+    Choose,
+    Expr,
+    Literal,
+    Read,
+    Tensor,
+    children,
+    kind,
+    number,
+    rebuild,
+)
+from attncc.ir.logic import is_literal, minus, over, quotient, terms, times, total
 
 
 @dataclass(frozen=True)
@@ -29,44 +45,42 @@ class Scaled:
         return is_literal(self.exponent, 0)
 
 
-Scales = Mapping[Tensor, Scaled]
-"""Tensors known in scaled form; the indices of the form are the tensor's own."""
+@dataclass(frozen=True)
+class Scales:
+    """Tensors known in scaled form, over their own indices, and those that are maxima or minima."""
+
+    forms: Mapping[Tensor, Scaled] = field(default_factory=dict)
+    extremes: Mapping[Tensor, str] = field(default_factory=dict)
 
 
 def scaled(e: Expr, scales: Scales) -> Scaled:
     """An expression in scaled form."""
     match e:
         case Apply("exp", (x,)):
-            return Scaled(ONE, settled(x, scales))
+            return _exponential(settled(x, scales))
         case Apply("**", (Literal(base), x)) if base > 0:
             return Scaled(ONE, times(settled(x, scales), number(log(base))))
-        case Apply("*" | "/" as op, (a, b)):
-            return _multiplied(op, scaled(a, scales), scaled(b, scales))
+        case Apply("*", (a, b)):
+            left, right = scaled(a, scales), scaled(b, scales)
+            return Scaled(times(left.mantissa, right.mantissa), raised(left.exponent, right.exponent))
+        case Apply("/", (a, b)):
+            return _divided(scaled(a, scales), scaled(b, scales), scales)
         case Apply("+" | "-" | "max" | "min" as op, (a, b)):
-            left, right, scale = _joined(scaled(a, scales), scaled(b, scales))
-            return Scaled(Apply(op, (left, right)), scale)
+            mantissas, scale = _joined(scaled(a, scales), scaled(b, scales))
+            return Scaled(Apply(op, mantissas), scale)
         case Apply("log", (a,)):
             form = scaled(a, scales)
-            return Scaled(plus(form.exponent, Apply("log", (form.mantissa,))))
+            rest = ZERO if is_literal(form.mantissa, 1) else Apply("log", (form.mantissa,))
+            return Scaled(raised(form.exponent, rest))
         case Apply("neg" | "relu" | "abs" as op, (a,)):
             form = scaled(a, scales)
             return Scaled(Apply(op, (form.mantissa,)), form.exponent)
         case Choose(condition, then, other):
-            left, right, scale = _joined(scaled(then, scales), scaled(other, scales))
-            return Scaled(Choose(settled(condition, scales), left, right), scale)
-        case Read(tensor, at) if tensor in scales and at == tensor.indices:
-            return scales[tensor]
+            return _chosen(settled(condition, scales), scaled(then, scales), scaled(other, scales))
+        case Read(tensor, at) if tensor in scales.forms and at == tensor.indices:
+            return scales.forms[tensor]
         case _:
             return Scaled(rebuild(e, tuple(settled(part, scales) for part in children(e))))
-
-
-def _multiplied(op: str, x: Scaled, y: Scaled) -> Scaled:
-    if op == "*":
-        return Scaled(times(x.mantissa, y.mantissa), plus(x.exponent, y.exponent))
-    exponent = minus(x.exponent, y.exponent)
-    if is_literal(x.mantissa, 1) and is_literal(y.mantissa, 1):
-        return Scaled(ONE, exponent)
-    return Scaled(over(x.mantissa, y.mantissa), exponent)
 
 
 def settled(e: Expr, scales: Scales) -> Expr:
@@ -74,20 +88,108 @@ def settled(e: Expr, scales: Scales) -> Expr:
     match e:
         case Apply("extent"):
             return e
+        case Choose():
+            # each branch by itself: in the other, an exponent may be anything
+            return rebuild(e, tuple(settled(part, scales) for part in children(e)))
         case _:
-            form = scaled(e, scales)
-            return form.mantissa if form.plain else times(form.mantissa, Apply("exp", (form.exponent,)))
+            return value(scaled(e, scales))
 
 
-def _joined(x: Scaled, y: Scaled) -> tuple[Expr, Expr, Expr]:
+def value(form: Scaled) -> Expr:
+    """`mantissa * exp(exponent)` as an expression."""
+    return form.mantissa if form.plain else times(form.mantissa, Apply("exp", (form.exponent,)))
+
+
+def raised(a: Expr, b: Expr) -> Expr:
+    """`a + b` of exponents: what makes finite cancels what is made finite."""
+    signed = terms(a) + terms(b)
+    for sign, term in tuple(signed):
+        match term:
+            case Apply("finite", (top,)) if (-sign, top) in signed:
+                signed.remove((sign, term))
+                signed.remove((-sign, top))
+    return total(signed)
+
+
+def bounded(exponent: Expr, scales: Scales, least: bool = False) -> Expr:
+    """An exponent that is not +inf (`least`: not -inf) because an extreme is one of nothing."""
+    return total([(sign, _finite(sign, x, scales, least)) for sign, x in terms(exponent)])
+
+
+def _finite(sign: int, x: Expr, scales: Scales, least: bool) -> Expr:
+    infinite = -1 if (sign < 0) != least else 1
+    match x:
+        case Read(tensor) if tensor in scales.extremes:
+            unsafe = scales.extremes[tensor] == ("max" if infinite < 0 else "min")
+        case _:
+            unsafe = risky(x, scales)
+    if not unsafe:
+        return x
+    return Apply("finite", (x,)) if infinite < 0 else Apply("neg", (Apply("finite", (Apply("neg", (x,)),)),))
+
+
+def risky(e: Expr, scales: Scales) -> bool:
+    """Whether a value may be infinite because something in it is a reduction of nothing."""
+    match e:
+        case Literal(constant):
+            return constant in (inf, -inf)
+        case Read(tensor):
+            form = scales.forms.get(tensor)
+            inside = form is not None and (risky(form.mantissa, scales) or risky(form.exponent, scales))
+            return tensor in scales.extremes or inside
+        case Apply("finite" | "sigmoid" | "tanh"):
+            return False
+        case Apply("log" | "/" | "**"):
+            return True
+        case Choose(_, then, other):
+            return risky(then, scales) or risky(other, scales)
+        case _:
+            return kind(e) != "bool" and any(risky(part, scales) for part in children(e))
+
+
+def _exponential(x: Expr) -> Scaled:
+    """`exp(x + log(y) - log(z))` is `y / z * exp(x)`."""
+    up: list[Expr] = []
+    down: list[Expr] = []
+    rest: list[tuple[int, Expr]] = []
+    for sign, term in terms(x):
+        match term:
+            case Apply("log", (y,)):
+                (up if sign > 0 else down).append(y)
+            case _:
+                rest.append((sign, term))
+    return Scaled(quotient(up, down), total(rest))
+
+
+def _divided(x: Scaled, y: Scaled, scales: Scales) -> Scaled:
+    own = terms(x.exponent)
+    signed = terms(minus(x.exponent, y.exponent))
+    kept = total([pair for pair in signed if pair in own])
+    taken = bounded(total([pair for pair in signed if pair not in own]), scales)
+    return Scaled(over(x.mantissa, y.mantissa), raised(kept, taken))
+
+
+def _chosen(condition: Expr, x: Scaled, y: Scaled) -> Scaled:
+    """The scale of the branch taken; 0 is 0 at any scale, and at the smallest it disturbs no maximum."""
+    mantissa = Choose(condition, x.mantissa, y.mantissa)
+    if x.exponent == y.exponent:
+        return Scaled(mantissa, x.exponent)
+    first = number(-inf) if is_literal(x.mantissa, 0) else x.exponent
+    second = number(-inf) if is_literal(y.mantissa, 0) else y.exponent
+    return Scaled(mantissa, Choose(condition, first, second))
+
+
+def _joined(x: Scaled, y: Scaled) -> tuple[tuple[Expr, Expr], Expr]:
     """Two values over one scale, the larger of theirs: both mantissas, and the scale."""
     if x.exponent == y.exponent or is_literal(y.mantissa, 0):
-        return x.mantissa, y.mantissa, x.exponent
+        return (x.mantissa, y.mantissa), x.exponent
     if is_literal(x.mantissa, 0):
-        return x.mantissa, y.mantissa, y.exponent
-    scale = Apply("finite", (Apply("max", (x.exponent, y.exponent)),))
-    return _under(x, scale), _under(y, scale), scale
+        return (x.mantissa, y.mantissa), y.exponent
+    common = total([pair for pair in terms(x.exponent) if pair in terms(y.exponent)])
+    first, second = minus(x.exponent, common), minus(y.exponent, common)
+    scale = Apply("finite", (Apply("max", (first, second)),))
+    return (_under(x.mantissa, first, scale), _under(y.mantissa, second, scale)), raised(common, scale)
 
 
-def _under(x: Scaled, scale: Expr) -> Expr:
-    return times(x.mantissa, Apply("exp", (Apply("-", (x.exponent, scale)),)))
+def _under(mantissa: Expr, exponent: Expr, scale: Expr) -> Expr:
+    return times(mantissa, Apply("exp", (minus(exponent, scale),)))

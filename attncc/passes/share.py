@@ -61,7 +61,7 @@ def share(cascade: Cascade) -> Cascade:
         if holder and holder.indices == equation.tensor.indices and equation.tensor.name not in wanted:
             named.renamed[equation.tensor] = holder
             continue
-        if root:
+        if root and set(equation.tensor.indices) == free(body):
             named.holders.setdefault(body, equation.tensor)
         named.equations.append(replace(equation, body=body))
     return replace(cascade, equations=tuple(named.equations))

@@ -2,6 +2,7 @@
 
 sum(k) (if c then f else 0) * v   -->   sum(k where c) f * v
 sum(k where c) (if c then f else g)   -->   sum(k where c) f
+sum(k where c and (not c or a)) f   -->   sum(k where c and a) f
 if true then f else g   -->   f
 """
 
@@ -16,6 +17,7 @@ from attncc.ir.cascade import (
     Cascade,
     Choose,
     Expr,
+    Index,
     Literal,
     Reduce,
     children,
@@ -25,7 +27,7 @@ from attncc.ir.cascade import (
     number,
     rebuild,
 )
-from attncc.ir.logic import conjoin, conjuncts, is_literal
+from attncc.ir.logic import conjoin, conjuncts, disjoin, disjuncts, is_literal, negated
 from attncc.ops import REDUCTIONS
 
 Known = frozenset[Expr]
@@ -40,24 +42,63 @@ def simplify(cascade: Cascade) -> Cascade:
 def tidy(e: Expr, known: Known = frozenset()) -> Expr:
     """An expression with the same value wherever `known` holds."""
     match e:
-        case Choose(condition, then, other):
-            return _choose(tidy(condition, known), then, other, known)
+        case Choose():
+            result = _choose(tidy(e.condition, known), e.then, e.other, known)
         case Reduce():
             return _reduce(e, known)
+        case Apply("and"):
+            result = conjoin(_each(conjuncts(conjoin((e,))), known, negate=False))
+        case Apply("or"):
+            result = _least(_each(disjuncts(disjoin((e,))), known, negate=True))
         case Apply(op, args) if op != "extent":
-            return _apply(op, tuple(tidy(a, known) for a in args), known)
+            result = _apply(op, tuple(tidy(a, known) for a in args))
         case _:
-            return rebuild(e, tuple(tidy(part, known) for part in children(e)))
+            result = rebuild(e, tuple(tidy(part, known) for part in children(e)))
+    if result in known:
+        return TRUE
+    return FALSE if known and kind(result) == "bool" and negated(result) in known else result
+
+
+# Predicates
+
+
+def _each(parts: tuple[Expr, ...], known: Known, negate: bool) -> list[Expr]:
+    """Parts of `a and b`, each said where the others hold; of `a or b`, where they do not."""
+    kept = list(parts)
+    for place, part in enumerate(kept):
+        others = kept[:place] + kept[place + 1 :]
+        around = [c for o in others for c in conjuncts(negated(o) if negate else o)]
+        kept[place] = tidy(part, known | frozenset(around))
+    return kept
+
+
+def _least(parts: list[Expr]) -> Expr:
+    """`a or b`, without what is part of another: `a or a and b` is `a`."""
+    sets = [(frozenset(conjuncts(part)), part) for part in dict.fromkeys(parts)]
+    return disjoin(part for own, part in sets if not any(other < own for other, _ in sets))
 
 
 def _choose(condition: Expr, then: Expr, other: Expr, known: Known) -> Expr:
-    parts = conjuncts(condition)
-    if all(part in known for part in parts):
-        return tidy(then, known)
-    if condition == FALSE:
-        return tidy(other, known)
-    then, other = tidy(then, known | set(parts)), tidy(other, known)
-    return then if then == other else Choose(condition, then, other)
+    if condition in (TRUE, FALSE):
+        return tidy(then if condition == TRUE else other, known)
+    then = tidy(then, known | frozenset(conjuncts(condition)))
+    other = tidy(other, known | frozenset(conjuncts(negated(condition))))
+    if then == other:
+        return then
+    match then, other:
+        case (_, Literal(value=False, kind="bool")):
+            return conjoin((condition, then))
+        case (_, Literal(value=True, kind="bool")):
+            return disjoin((negated(condition), then))
+        case (Literal(value=True, kind="bool"), _):
+            return disjoin((condition, other))
+        case (Literal(value=False, kind="bool"), _):
+            return conjoin((negated(condition), other))
+        case _:
+            return Choose(condition, then, other)
+
+
+# Reductions
 
 
 def _reduce(e: Reduce, known: Known) -> Expr:
@@ -65,13 +106,15 @@ def _reduce(e: Reduce, known: Known) -> Expr:
     where = tidy(e.where, outside)
     body = tidy(e.body, outside | set(conjuncts(where)))
     row = REDUCTIONS[e.op]
-    monoid = not row.keeps and not row.combine.startswith("arg")
-    match body:
-        case Choose(condition, then, other) if monoid and _is_identity(other, row.identity):
-            where = conjoin((where, condition))
-            body = tidy(then, outside | set(conjuncts(where)))
-    if where == FALSE and not row.keeps:
-        return number(row.identity)
+    if not row.keeps and not row.combine.startswith("arg"):
+        match body:
+            case Choose(condition, then, other) if _is_identity(other, row.identity):
+                return _reduce(replace(e, where=conjoin((where, condition)), body=then), known)
+            case Choose(condition, then, other) if _is_identity(then, row.identity):
+                return _reduce(replace(e, where=conjoin((where, negated(condition))), body=other), known)
+    nothing = number(row.identity)
+    if where == FALSE and not row.keeps and join(nothing.kind, kind(e)) == kind(e):
+        return nothing
     return replace(e, where=where, body=body)
 
 
@@ -85,23 +128,25 @@ def _is_identity(e: Expr, identity: float) -> bool:
             return False
 
 
-def _apply(op: str, args: tuple[Expr, ...], known: Known) -> Expr:
-    whole = Apply(op, args)
-    if whole in known:
-        return TRUE
+# Arithmetic
+
+
+def _apply(op: str, args: tuple[Expr, ...]) -> Expr:
     match op, args:
-        case "and", (a, b):
-            return conjoin((a, b))
-        case "or", (a, b):
-            return _or(a, b)
-        case "not", (Apply("not", (a,)),):
-            return a
-        case "not", (Literal(value),):
-            return number(not value)
+        case "not", (a,):
+            return negated(a)
         case (("*" | "/"), (Choose(c, then, other), b)) if is_literal(other, 0):
-            return tidy(Choose(c, Apply(op, (then, b)), other), known)
+            return Choose(c, _apply(op, (then, b)), other)
         case "*", (a, Choose(c, then, other)) if is_literal(other, 0):
-            return tidy(Choose(c, Apply("*", (a, then)), other), known)
+            return Choose(c, _apply("*", (a, then)), other)
+        case "<", (Index() as i, Apply("extent", (axis,))) if i == axis:
+            return TRUE
+        case "+", (Apply("*", (Apply("//", (a, size)), by)), Apply("%", (b, whole))) if (a, size) == (
+            b,
+            whole,
+        ):
+            # a block and the place in it are the position
+            return a if by == size else Apply(op, args)
         case (("+" | "-" | "*"), (Literal(x, "int"), Literal(y, "int"))):
             return number({"+": x + y, "-": x - y, "*": x * y}[op])
         case (("+" | "-"), (a, b)) if is_literal(b, 0) and _keeps_kind(a, b):
@@ -113,15 +158,7 @@ def _apply(op: str, args: tuple[Expr, ...], known: Known) -> Expr:
         case "*", (a, b) if is_literal(a, 1) and _keeps_kind(b, a):
             return b
         case _:
-            return whole
-
-
-def _or(a: Expr, b: Expr) -> Expr:
-    if TRUE in (a, b):
-        return TRUE
-    if a in (FALSE, b):
-        return b
-    return a if b == FALSE else Apply("or", (a, b))
+            return Apply(op, args)
 
 
 def _keeps_kind(kept: Expr, dropped: Expr) -> bool:

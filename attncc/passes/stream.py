@@ -19,12 +19,15 @@ Two rewrites, both exact, for every sum over `k`:
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from math import inf
 
 from attncc.ir.algebra import separate
 from attncc.ir.cascade import (
+    ONE,
     ZERO,
     Apply,
     Cascade,
+    Choose,
     Equation,
     Expr,
     Index,
@@ -33,51 +36,75 @@ from attncc.ir.cascade import (
     Tensor,
     free,
     kind,
+    number,
     reads,
 )
 from attncc.ir.graph import recurrent
-from attncc.ir.logic import factors, plus, quotient, terms, times, total
-from attncc.passes.scaled import Scaled, scaled, settled
+from attncc.ir.logic import conjoin, conjuncts, factors, plus, quotient, terms, times, total
+from attncc.passes.expand import Presence
+from attncc.passes.inside import Inside
+from attncc.passes.scaled import Scaled, Scales, bounded, raised, risky, scaled, settled, value
 from attncc.passes.share import pruned
+
+NEVER = number(-inf)
+"""The exponent of what is 0."""
 
 
 @dataclass
 class _Made:
-    """What the pass has so far: equations, scaled forms, and over which indices each tensor waits for a
-    reduction.
+    """What the pass has so far: equations, scaled forms, extremes, what each tensor needs to have a value,
+    over which indices it waits for a reduction.
     """
 
     taken: set[str]
+    inside: Inside
     equations: list[Equation] = field(default_factory=list)
-    scales: dict[Tensor, Scaled] = field(default_factory=dict)
+    forms: dict[Tensor, Scaled] = field(default_factory=dict)
+    extremes: dict[Tensor, str] = field(default_factory=dict)
+    lacking: dict[str, tuple[Expr, ...]] = field(default_factory=dict)
+    partial: set[Tensor] = field(default_factory=set)
     waits: dict[Tensor, frozenset[Index]] = field(default_factory=dict)
     maxima: dict[Expr, Tensor] = field(default_factory=dict)
+
+    @property
+    def scales(self) -> Scales:
+        return Scales(self.forms, self.extremes)
+
+    @property
+    def presence(self) -> Presence:
+        return Presence(self.inside, self.lacking)
 
 
 def stream(cascade: Cascade) -> Cascade:
     """Divisions deferred, exponents measured from running maxima."""
     groups = {name for group in recurrent(cascade) for name in group}
-    made = _Made({t.name for t in cascade.inputs} | {e.tensor.name for e in cascade.equations})
+    taken = {t.name for t in cascade.inputs} | {e.tensor.name for e in cascade.equations}
+    made = _Made(taken, Inside(dict(cascade.lengths)))
     for equation in cascade.equations:
         made.waits[equation.tensor] = _waits_of(equation.body, made)
+        made.lacking[equation.tensor.name] = made.presence.needs(equation.body)
         if equation.tensor.name in groups:
             made.equations.append(equation)
-            continue
-        form = _form(equation, made)
-        if not isinstance(form.mantissa, Reduce):
-            made.scales[equation.tensor] = form
-        _add(replace(equation, body=_value(form)), made)
+            if made.lacking[equation.tensor.name]:
+                made.partial.add(equation.tensor)
+        elif isinstance(equation.body, Reduce):
+            form = _reduced(equation, equation.body, made)
+            if not isinstance(form.mantissa, Reduce):
+                made.forms[equation.tensor] = form
+            _add(replace(equation, body=value(form)), made)
+        else:
+            made.forms[equation.tensor] = scaled(equation.body, made.scales)
+            _add(replace(equation, body=settled(equation.body, made.scales)), made)
     return pruned(replace(cascade, equations=tuple(made.equations)))
-
-
-def _value(form: Scaled) -> Expr:
-    return form.mantissa if form.plain else times(form.mantissa, Apply("exp", (form.exponent,)))
 
 
 def _add(equation: Equation, made: _Made) -> None:
     made.equations.append(equation)
-    if isinstance(equation.body, Reduce) and equation.body.op == "max":
-        made.maxima.setdefault(equation.body, equation.tensor)
+    match equation.body:
+        case Reduce("max" | "min" as op):
+            made.extremes[equation.tensor] = op
+            if op == "max" and set(equation.tensor.indices) == free(equation.body):
+                made.maxima.setdefault(equation.body, equation.tensor)
 
 
 def _waits_of(e: Expr, made: _Made) -> frozenset[Index]:
@@ -86,47 +113,62 @@ def _waits_of(e: Expr, made: _Made) -> frozenset[Index]:
     return below | set(e.over) if isinstance(e, Reduce) else below
 
 
-def _form(equation: Equation, made: _Made) -> Scaled:
-    """The scaled form of an equation's value; equations that it needs are added on the way."""
-    match equation.body:
-        case Reduce("sum") as e:
+# Reductions
+
+
+def _reduced(equation: Equation, e: Reduce, made: _Made) -> Scaled:
+    """The scaled form of a reduction; equations that it needs are added on the way."""
+    match e.op:
+        case "sum":
             return _sum(equation, e, made)
-        case Reduce("max" | "min") as e:
+        case "max" | "min" if kind(e) == "float":
             return _extremum(equation, e, made)
-        case Reduce() as e:
+        case _:
             return Scaled(replace(e, where=settled(e.where, made.scales), body=settled(e.body, made.scales)))
-        case body:
-            return scaled(body, made.scales)
 
 
 def _sum(equation: Equation, e: Reduce, made: _Made) -> Scaled:
     where = settled(e.where, made.scales)
     form = scaled(e.body, made.scales)
     (up, down), kept = _deferred_factors(form.mantissa, e, made)
-    loose_exponent, exponent = _deferred_terms(form.exponent, e, made)
+    loose, rest = _parted_terms(form.exponent, e, made)
+    exponent = total(rest)
     scale: Expr = ZERO
     if free(exponent) & set(e.over):
         top = Reduce("max", e.over, where, exponent, e.span)
         scale = _read(_maximum(top, equation, made))
         kept = times(kept, Apply("exp", (Apply("-", (exponent, Apply("finite", (scale,)))),)))
     else:
-        loose_exponent = plus(loose_exponent, exponent)
+        loose += rest
     inner = Reduce("sum", e.over, where, kept, e.span)
-    if inner == e:
+    if not up and not down and not loose and not terms(scale):
         return Scaled(inner)
-    if not up and not down and not terms(loose_exponent) and not terms(scale):
-        return Scaled(inner)
-    tensor = _named(f"{equation.tensor.name.removesuffix('_sum')}_total", inner, equation, made)
-    return Scaled(quotient([_read(tensor), *up], down), plus(loose_exponent, scale))
+    up, down = [_present(x, ONE, inner, made) for x in up], [_present(x, ONE, inner, made) for x in down]
+    loose = [(sign, _present(x, ZERO, inner, made)) for sign, x in loose]
+    held = _read(_named(f"{equation.tensor.name.removesuffix('_sum')}_total", inner, equation, made))
+    return Scaled(_outside(held, up, down, made), bounded(raised(total(loose), scale), made.scales))
+
+
+def _outside(held: Expr, up: list[Expr], down: list[Expr], made: _Made) -> Expr:
+    """A sum times what has left it; the sum of nothing stays 0, whatever has left."""
+    whole = quotient([held, *up], down)
+    if any(risky(x, made.scales) for x in up):
+        return Choose(Apply("==", (held, ZERO)), ZERO, whole)
+    return whole
 
 
 def _extremum(equation: Equation, e: Reduce, made: _Made) -> Scaled:
     where = settled(e.where, made.scales)
-    loose, kept = _deferred_terms(settled(e.body, made.scales), e, made)
-    inner = replace(e, where=where, body=kept)
-    if not terms(loose):
-        return Scaled(inner)
-    return Scaled(plus(_read(_named(f"{equation.tensor.name}_{e.op}", inner, equation, made)), loose))
+    loose, rest = _parted_terms(settled(e.body, made.scales), e, made)
+    if not loose:
+        return Scaled(replace(e, where=where, body=total(rest)))
+    inner = replace(e, where=where, body=total(rest))
+    loose = [(sign, _present(x, ZERO, inner, made)) for sign, x in loose]
+    held = _read(_named(f"{equation.tensor.name}_{e.op}", inner, equation, made))
+    return Scaled(plus(held, bounded(total(loose), made.scales, least=e.op == "min")))
+
+
+# What leaves a reduction
 
 
 def _blocking(e: Expr, over: tuple[Index, ...], made: _Made) -> bool:
@@ -156,13 +198,49 @@ def _parted(parts: list[Expr], e: Reduce, made: _Made) -> tuple[list[Expr], list
     return [x for x in parts if _leaves(x, e, made)], [x for x in parts if not _leaves(x, e, made)]
 
 
-def _deferred_terms(exponent: Expr, e: Reduce, made: _Made) -> tuple[Expr, Expr]:
+Signed = list[tuple[int, Expr]]
+
+
+def _parted_terms(exponent: Expr, e: Reduce, made: _Made) -> tuple[Signed, Signed]:
     """The terms that leave the exponent, and those that stay."""
-    signed = terms(exponent)
-    loose = [(sign, x) for sign, x in signed if _leaves(x, e, made)]
-    if not loose:
-        return total([]), exponent
-    return total(loose), total([pair for pair in signed if pair not in loose])
+    loose: Signed = []
+    kept: Signed = []
+    for sign, x in terms(exponent):
+        if _leaves(x, e, made):
+            loose.append((sign, x))
+        elif _blocking(x, e.over, made):
+            for more, part in zip((loose, kept), _opened(x, e, made), strict=True):
+                more += [(sign * s, t) for s, t in part]
+        else:
+            kept.append((sign, x))
+    return loose, kept
+
+
+def _opened(x: Expr, e: Reduce, made: _Made) -> tuple[Signed, Signed]:
+    """The terms inside a term: `(a - b) * c` is `a * c - b * c`, and what both branches of a choice have is
+    outside of it.
+    """
+    match x:
+        case Apply("*" | "/" as op, (a, b)) if len(inside := terms(a)) > 1:
+            return _parted_terms(total([(sign, Apply(op, (t, b))) for sign, t in inside]), e, made)
+        case Apply("*", (a, b)) if len(inside := terms(b)) > 1:
+            return _parted_terms(total([(sign, Apply("*", (a, t))) for sign, t in inside]), e, made)
+        case Choose(condition, then, other):
+            (first, left), (second, right) = (_parted_terms(y, e, made) for y in (then, other))
+            if first and (first == second or (other == NEVER and not second)):
+                return first, [(1, Choose(condition, total(left), total(right)))]
+    return [], [(1, x)]
+
+
+def _present(x: Expr, nothing: Expr, e: Reduce, made: _Made) -> Expr:
+    """What has left a reduction, where it has a value; where it has none, the reduction is one of nothing."""
+    needs = list(made.presence.needs(x))
+    if any(r.tensor in made.partial for r in reads(x)):
+        needs += [c for c in conjuncts(e.where) if not free(c) & set(e.over)]
+    return Choose(conjoin(needs), x, nothing) if needs else x
+
+
+# Equations added
 
 
 def _maximum(top: Reduce, equation: Equation, made: _Made) -> Tensor:

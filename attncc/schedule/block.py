@@ -13,6 +13,7 @@ from math import log2
 from typing import assert_never
 
 from attncc.ir.cascade import (
+    ONE,
     Apply,
     Choose,
     Expr,
@@ -38,13 +39,18 @@ COSTLY = frozenset(
 
 @dataclass
 class Block:
-    """Statements under construction, and what is already held in a local; inner blocks see outer ones."""
+    """Statements under construction, and what is already held in a local; inner blocks see outer ones.
+
+    `absent` gives for a tile what is -inf where the predicate fails; `zero` are values that are 0 there.
+    """
 
     axes: tuple[Index, ...]
     outer: Block | None = None
     statements: list[Statement] = field(default_factory=list)
     held: dict[Expr | Tensor, Expr] = field(default_factory=dict)
     names: dict[str, int] = field(default_factory=dict)
+    absent: dict[Expr, Expr] = field(default_factory=dict)
+    zero: set[Expr] = field(default_factory=set)
 
     def find(self, key: Expr | Tensor) -> Expr | None:
         found = self.held.get(key)
@@ -81,7 +87,11 @@ def value_of(e: Expr, block: Block) -> Expr:
             target = block.local(tensor.name, place)
             return _hold(e, Load(target, place), target, block)
         case Apply("exp", (x,)):
-            return _named(e, Apply("exp2", (_in_base_two(value_of(x, block), block),)), block)
+            exponent, vanishes = _without_absent(_in_base_two(value_of(x, block), block), block)
+            value = _named(e, Apply("exp2", (exponent,)), block)
+            if vanishes:
+                block.zero.add(value)
+            return value
         case Apply(op, args):
             whole = Apply(op, tuple(value_of(a, block) for a in args))
             return _named(e, whole, block) if op in COSTLY else whole
@@ -108,7 +118,7 @@ def _named(e: Expr, value: Expr, block: Block) -> Expr:
 
 
 def let(e: Expr, value: Expr, block: Block) -> Expr:
-    target = block.local(_name(value), value)
+    target = block.local(name_of(value), value)
     return _hold(e, Let(target, value), target, block)
 
 
@@ -121,7 +131,7 @@ def _is_scaled(value: Expr, block: Block) -> bool:
             return False
 
 
-def _name(value: Expr) -> str:
+def name_of(value: Expr) -> str:
     """`exp(S - m)` is called `exp_S`, a masked one `exp_S_seen`."""
     words = {"exp2": "exp", "**": "power", "/": "ratio", "//": "quotient", "%": "rest"}
     match value:
@@ -143,6 +153,20 @@ def _subject(e: Expr) -> str:
 def _in_base_two(x: Expr, block: Block) -> Expr:
     """`x * log2(e)`, the constant joined to what does not vary over the tile."""
     return total([(sign, _scaled_by(term, number(LOG2E), block)) for sign, term in terms(x)])
+
+
+def _without_absent(x: Expr, block: Block) -> tuple[Expr, bool]:
+    """An exponent that is -inf where the predicate fails, if it rises with a tile of which that is known."""
+    signed = terms(x)
+    for place, (sign, term) in enumerate(signed):
+        up, down = factors(term)
+        for tile in (f for f in up if f in block.absent):
+            others = [f for f in (*up, *down) if f != tile]
+            if sign > 0 and len(others) == len(up) + len(down) - 1 and all(positive(f) for f in others):
+                up = [block.absent[f] if f == tile else f for f in up]
+                signed[place] = (sign, _scaled_by(quotient(up, down), ONE, block))
+                return total(signed), True
+    return x, False
 
 
 def _scaled_by(term: Expr, scale: Expr, block: Block) -> Expr:

@@ -69,17 +69,24 @@ class Fill:
 
 
 @dataclass(frozen=True)
-class Walk:
-    """A loop over the live tiles of an index: `whole` where nothing is masked, `partial` where the predicate
-    is tested.
+class Edge:
+    """What is done only on tiles of a walk that the predicate cuts, none of which need be seen whole."""
 
-    Every live tile is visited once. `carried` are the locals that go from tile to tile.
+    body: tuple[Statement, ...]
+
+
+@dataclass(frozen=True)
+class Walk:
+    """A loop over the live tiles of an index, each once: first those seen whole, then those on an edge.
+
+    `whole` says that there are tiles without a test; where it is false, the body itself tests every tile.
+    `carried` are the locals that go from tile to tile.
     """
 
     index: Index
     bands: tuple[Band, ...]
-    whole: tuple[Statement, ...]
-    partial: tuple[Statement, ...]
+    whole: bool
+    body: tuple[Statement, ...]
     carried: tuple[Tensor, ...]
 
 
@@ -91,7 +98,7 @@ class Store:
     value: Expr
 
 
-Statement: TypeAlias = Note | Load | Let | Dot | Fold | Fill | Walk | Store
+Statement: TypeAlias = Note | Load | Let | Dot | Fold | Fill | Edge | Walk | Store
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,8 @@ from attncc.ir.logic import conjoin, factors, plus, product, quotient, times
 from attncc.ir.show import show_expr
 from attncc.ops import REDUCTIONS
 from attncc.passes.online import before
-from attncc.schedule.block import Block, let, positive, value_of
-from attncc.schedule.loops import Dot, Fill, Fold, Let, Note, Program, Statement, Store, Walk
+from attncc.schedule.block import Block, let, name_of, positive, value_of
+from attncc.schedule.loops import Dot, Edge, Fill, Fold, Let, Note, Program, Statement, Store, Walk
 from attncc.schedule.plan import Kernel, Loop, Refused, State
 
 
@@ -177,9 +177,8 @@ def _lower_loop(loop: Loop, block: Block, kernel: Kernel) -> None:
         carried.append(target)
     for row in _row_reads(loop, kernel.rows):
         value_of(row, block)
-    whole = _tile(loop, block, kernel, masked=False) if loop.uniform else ()
-    partial = _tile(loop, block, kernel, masked=True)
-    block.statements.append(Walk(loop.index, loop.bands, whole, partial, tuple(carried)))
+    body = _tile(loop, block, kernel)
+    block.statements.append(Walk(loop.index, loop.bands, loop.uniform, body, tuple(carried)))
 
 
 def _row_reads(loop: Loop, rows: Index) -> tuple[Read, ...]:
@@ -190,18 +189,17 @@ def _row_reads(loop: Loop, rows: Index) -> tuple[Read, ...]:
     return tuple(r for r in found if r.tensor.origin in ("input", "table") and loop.index not in free(r))
 
 
-def _tile(loop: Loop, outer: Block, kernel: Kernel, masked: bool) -> tuple[Statement, ...]:
+def _tile(loop: Loop, outer: Block, kernel: Kernel) -> tuple[Statement, ...]:
     """What is done on one tile of the walked index."""
     block = Block(outer.axes, outer)
     for equation in loop.tiles:
         _define(equation, block, kernel)
     for state in loop.states:
         block.statements.append(Note(_note(state.equation)))
-        seen = _seen(state.reduce.where, loop.index, block) if masked else None
         if state.reduce.op == "sum":
-            _accumulate(state, seen, loop, block)
+            _accumulate(state, loop, block)
         else:
-            _extremum(state, seen, loop, block)
+            _extremum(state, loop, block)
     return tuple(block.statements)
 
 
@@ -220,12 +218,13 @@ def _seen(where: Expr, index: Index, block: Block) -> Expr:
     return block.held[key]
 
 
-def _extremum(state: State, seen: Expr | None, loop: Loop, block: Block) -> None:
+def _extremum(state: State, loop: Loop, block: Block) -> None:
     """`m = max(m, max(k) x)`; the value before it stays in reach, for what follows the maximum."""
     e, tensor = state.reduce, state.equation.tensor
-    scale, x = _positive_scale(value_of(e.body, block), block)
-    if seen is not None:
-        x = Choose(seen, x, number(float(REDUCTIONS[e.op].identity)))
+    scale, every = _positive_scale(value_of(e.body, block), block)
+    x = _masked(every, e.where, loop, block, float(REDUCTIONS[e.op].identity))
+    if e.op == "max":
+        block.absent[every] = x
     held = block.find(tensor)
     assert isinstance(held, Read)
     best = replace(held.tensor, name=f"{held.tensor.name}_tile")
@@ -246,7 +245,7 @@ def _positive_scale(x: Expr, block: Block) -> tuple[Expr, Expr]:
     return quotient(up_fixed, down_fixed), rest
 
 
-def _accumulate(state: State, seen: Expr | None, loop: Loop, block: Block) -> None:
+def _accumulate(state: State, loop: Loop, block: Block) -> None:
     """`y = y * correction + sum(k) term`, a matrix product where the term has features."""
     e, tensor = state.reduce, state.equation.tensor
     held = block.find(tensor)
@@ -257,7 +256,7 @@ def _accumulate(state: State, seen: Expr | None, loop: Loop, block: Block) -> No
     features = [i for i in held.tensor.indices if i.role == "feature"]
     up, down = factors(e.body)
     if not features:
-        term = _masked(value_of(e.body, block), seen, block)
+        term = _masked(value_of(e.body, block), e.where, loop, block)
         part = replace(held.tensor, name=f"{held.tensor.name}_tile")
         block.statements.append(Fold(part, "sum", loop.index, term))
         block.statements.append(Let(held.tensor, plus(start, Read(part, part.indices))))
@@ -271,7 +270,8 @@ def _accumulate(state: State, seen: Expr | None, loop: Loop, block: Block) -> No
         raise _refused(
             state.equation, "a factor depends on row, column and feature at once: not a matrix product"
         )
-    weight = _masked(value_of(quotient([f for f in up if f not in values], down), block), seen, block)
+    weight = value_of(quotient([f for f in up if f not in values], down), block)
+    weight = _masked(weight, e.where, loop, block)
     right = value_of(product(values), block)
     block.statements.append(Dot(held.tensor, weight, right, loop.index, start))
 
@@ -287,9 +287,22 @@ def _correction(correction: Expr, block: Block) -> Expr:
     return block.held[correction]
 
 
-def _masked(value: Expr, seen: Expr | None, block: Block) -> Expr:
-    if seen is None:
+def _masked(value: Expr, where: Expr, loop: Loop, block: Block, other: float = 0.0) -> Expr:
+    """The value where the predicate holds, `other` where it fails; tested on edges only, if there are any."""
+    if value in block.zero and other == 0.0:
         return value
-    masked = Choose(seen, value, number(0.0))
-    held = block.find(masked)
-    return let(masked, masked, block) if held is None else held
+    key = Choose(where, value, number(other))
+    held = block.find(key)
+    if held is not None:
+        return held
+    if not loop.uniform:
+        return let(key, Choose(_seen(where, loop.index, block), value, number(other)), block)
+    edge = Block(block.axes, block)
+    seen = _seen(where, loop.index, edge)
+    tested = Choose(seen, value, number(other))
+    target = replace(block.local(name_of(tested), tested), kind="float")
+    block.held[key] = Read(target, target.indices)
+    block.statements.append(Let(target, value))
+    last = Let(target, Choose(seen, block.held[key], number(other)))
+    block.statements.append(Edge((*edge.statements, last)))
+    return block.held[key]

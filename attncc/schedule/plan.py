@@ -74,6 +74,13 @@ class Loop:
     tiles: tuple[Equation, ...]
     states: tuple[State, ...]
 
+    @property
+    def narrow(self) -> bool:
+        """Whether no row sees more columns for being later: a band ends at a fixed column, or moves along."""
+        fixed = [any(b.direction == "flat" for b in band.highs) for band in self.bands]
+        moving = [any(b.direction == "up" for b in band.lows) for band in self.bands]
+        return all(f or m for f, m in zip(fixed, moving, strict=True))
+
 
 @dataclass(frozen=True)
 class Kernel:
@@ -86,6 +93,11 @@ class Kernel:
     loops: tuple[Loop, ...]
     epilogue: tuple[Equation, ...]
     writes: tuple[Tensor, ...]
+
+    @property
+    def narrow(self) -> bool:
+        """Whether the work of a row tile does not grow with the length."""
+        return all(loop.narrow for loop in self.loops)
 
 
 @dataclass(frozen=True)

@@ -19,38 +19,41 @@ class Tile:
     stages: int
 
 
-Row = tuple[tuple[int, int, tuple[Tile, ...]], ...]
-"""(bytes of an element at most, feature extent at most, candidates), the first line that fits counts."""
+Tiles = tuple[Tile, ...]
+Row = tuple[tuple[int, int, Tiles, Tiles], ...]
+"""(bytes of an element at most, feature extent at most, candidates, candidates for narrow walks); the first
+line that fits counts. A walk is narrow when the tiles of a row do not grow with the length: smaller tiles
+waste less on its edges."""
 
 HOPPER: Row = (
-    (2, 64, (Tile(128, 64, 4, 3), Tile(128, 64, 8, 3), Tile(64, 64, 4, 3))),
-    (2, 128, (Tile(128, 64, 8, 3), Tile(64, 64, 4, 2), Tile(128, 128, 8, 2))),
-    (2, 256, (Tile(128, 32, 8, 2), Tile(64, 32, 4, 2))),
-    (4, 64, (Tile(64, 32, 4, 2), Tile(32, 32, 4, 2))),
-    (4, 128, (Tile(32, 32, 4, 2), Tile(64, 16, 4, 2))),
-    (4, 256, (Tile(32, 16, 4, 1),)),
+    (2, 64, (Tile(128, 64, 4, 3), Tile(64, 64, 4, 3)), (Tile(64, 64, 4, 3), Tile(128, 64, 4, 3))),
+    (2, 128, (Tile(128, 64, 8, 3), Tile(64, 64, 4, 3)), (Tile(64, 64, 4, 3), Tile(128, 64, 8, 3))),
+    (2, 256, (Tile(128, 32, 8, 2), Tile(64, 32, 4, 2)), (Tile(64, 32, 4, 2),)),
+    (4, 64, (Tile(64, 32, 4, 2),), (Tile(64, 32, 4, 2),)),
+    (4, 128, (Tile(32, 32, 4, 2),), (Tile(32, 32, 4, 2),)),
+    (4, 256, (Tile(32, 16, 4, 1),), (Tile(32, 16, 4, 1),)),
 )
 BLACKWELL: Row = (
-    (2, 64, (Tile(128, 64, 8, 3), Tile(64, 64, 4, 3))),
+    (2, 64, (Tile(128, 64, 8, 3), Tile(64, 64, 4, 3)), (Tile(64, 64, 4, 3),)),
     *HOPPER[1:],
 )
 AMPERE: Row = (
-    (2, 64, (Tile(128, 64, 4, 2), Tile(64, 64, 4, 2))),
-    (2, 128, (Tile(128, 32, 4, 2), Tile(64, 64, 4, 2))),
-    (2, 256, (Tile(64, 32, 4, 1),)),
-    (4, 64, (Tile(64, 32, 4, 1),)),
-    (4, 128, (Tile(32, 32, 4, 1),)),
-    (4, 256, (Tile(16, 16, 4, 1),)),
+    (2, 64, (Tile(128, 64, 4, 2), Tile(64, 64, 4, 2)), (Tile(64, 64, 4, 2),)),
+    (2, 128, (Tile(128, 32, 4, 2), Tile(64, 64, 4, 2)), (Tile(64, 32, 4, 2),)),
+    (2, 256, (Tile(64, 32, 4, 1),), (Tile(64, 32, 4, 1),)),
+    (4, 64, (Tile(64, 32, 4, 1),), (Tile(64, 32, 4, 1),)),
+    (4, 128, (Tile(32, 32, 4, 1),), (Tile(32, 32, 4, 1),)),
+    (4, 256, (Tile(16, 16, 4, 1),), (Tile(16, 16, 4, 1),)),
 )
 CDNA: Row = (
-    (2, 64, (Tile(128, 64, 4, 1), Tile(64, 64, 4, 1))),
-    (2, 128, (Tile(128, 32, 4, 1), Tile(64, 32, 4, 1))),
-    (2, 256, (Tile(64, 16, 4, 1),)),
-    (4, 64, (Tile(64, 32, 4, 1),)),
-    (4, 128, (Tile(32, 16, 4, 1),)),
-    (4, 256, (Tile(16, 16, 4, 1),)),
+    (2, 64, (Tile(128, 64, 4, 1), Tile(64, 64, 4, 1)), (Tile(64, 64, 4, 1),)),
+    (2, 128, (Tile(128, 32, 4, 1), Tile(64, 32, 4, 1)), (Tile(64, 32, 4, 1),)),
+    (2, 256, (Tile(64, 16, 4, 1),), (Tile(64, 16, 4, 1),)),
+    (4, 64, (Tile(64, 32, 4, 1),), (Tile(64, 32, 4, 1),)),
+    (4, 128, (Tile(32, 16, 4, 1),), (Tile(32, 16, 4, 1),)),
+    (4, 256, (Tile(16, 16, 4, 1),), (Tile(16, 16, 4, 1),)),
 )
-HOST: Row = ((8, 1 << 30, (Tile(128, 128, 1, 1),)),)
+HOST: Row = ((8, 1 << 30, (Tile(128, 128, 1, 1),), (Tile(128, 128, 1, 1),)),)
 
 TARGETS: dict[str, Row] = {
     "cuda:80": AMPERE,
@@ -67,12 +70,12 @@ WIDEST = 256
 """The largest feature extent a kernel takes."""
 
 
-def candidates(target: str, width: int, extent: int) -> tuple[Tile, ...]:
-    """Tiles for elements of `width` bytes and the largest feature extent of a kernel, the default first; none
-    if too wide.
-    """
-    row = TARGETS[target]
-    return next((tiles for bytes_, reach, tiles in row if width <= bytes_ and extent <= reach), ())
+def candidates(target: str, width: int, extent: int, narrow: bool = False) -> Tiles:
+    """Tiles for elements of `width` bytes and a feature extent, the default first; none where it is wider."""
+    for bytes_, reach, wide_tiles, narrow_tiles in TARGETS[target]:
+        if width <= bytes_ and extent <= reach:
+            return narrow_tiles if narrow else wide_tiles
+    return ()
 
 
 def nearest(target: str) -> str:
