@@ -230,7 +230,9 @@ def _blocks(page: Page) -> Known:
     if page.odds(3):
         S = page.at(page.one([k for k in page.made.values() if k.own == ("q", "k")] or [_scores(page)]))
         assert isinstance(S, ast.Subscript)
-        inner = page.define("qni", page.reduced("softmax", "i", read(S.tensor, "q", "n", "i"), page.where("n")))
+        inner = page.define(
+            "qni", page.reduced("softmax", "i", read(S.tensor, "q", "n", "i"), page.where("n"))
+        )
         gate = page.define("qn", page.reduced("softmax", "n", page.at(R), page.predicate("qn", 1)))
         block, rest = (binary(op, name("k"), page.block) for op in ("//", "%"))
         share = binary("*", page.at(gate, "q", block), page.at(inner, "q", block, rest))
@@ -260,7 +262,9 @@ def _ranked(page: Page) -> Known:
 
 def _columns(page: Page) -> Known:
     """What a key receives from all queries."""
-    return page.define("k", page.reduced(page.one(("sum", "mean")), "q", page.value("qk", 1), page.predicate("qk")))
+    return page.define(
+        "k", page.reduced(page.one(("sum", "mean")), "q", page.value("qk", 1), page.predicate("qk"))
+    )
 
 
 PLAIN = (_attended, _attended, _followed, _summed, _row, _output_of_rows, _gated, _pointwise)
@@ -301,7 +305,8 @@ def patterns(draw: st.DrawFn, plain: bool = False) -> Drawn:
 
 def _pattern(page: Page, outputs: list[Known], start: Known | None) -> ast.Pattern:
     params: list[ast.TensorParam | ast.ScalarParam] = [
-        ast.TensorParam(k.name, _named([*_batched(k, page), *k.own]), sort) for k, sort in page.params.values()
+        ast.TensorParam(k.name, _named([*_batched(k, page), *k.own]), sort)
+        for k, sort in page.params.values()
     ]
     params += [ast.ScalarParam(word, "int", value) for word, value in page.scalars.items()]
     return ast.Pattern(

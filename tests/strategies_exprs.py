@@ -15,6 +15,7 @@ from attncc.syntax import ast
 
 T = TypeVar("T")
 
+
 def name(word: str) -> ast.Name:
     return ast.Name(word)
 

@@ -95,8 +95,12 @@ class Bounds:
                 return e
 
     def positive(self, index: Index) -> bool:
-        """Whether an index surely has a position, all those that the inputs show having one."""
+        """Whether an index surely has a position, as features that inputs show have; a sequence may be
+        empty.
+        """
         match self.lengths.get(index):
+            case None if index.role == "sequence":
+                return False
             case None | Apply("extent") | Read():
                 return True
             case Apply("//", (a, b)):

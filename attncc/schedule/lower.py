@@ -222,6 +222,11 @@ def _extremum(state: State, loop: Loop, block: Block) -> None:
     """`m = max(m, max(k) x)`; the value before it stays in reach, for what follows the maximum."""
     e, tensor = state.reduce, state.equation.tensor
     scale, every = _positive_scale(value_of(e.body, block), block)
+    if scale == ONE and not isinstance(every, Read):
+        # what follows the maximum reads the same formula, and finds it here
+        target = replace(block.local("exponent", every), kind="float")
+        block.statements.append(Let(target, every))
+        every = block.held[e.body] = Read(target, target.indices)
     x = _masked(every, e.where, loop, block, float(REDUCTIONS[e.op].identity))
     if e.op == "max":
         block.absent[every] = x

@@ -45,7 +45,9 @@ def kernel_gives(drawn: Drawn) -> None:
         event(f"refused: {refused.diagnostics[0].code}")
         return
     event("planned")
-    module: Any = load(generate(cascade, source, Specialisation("torch", "cpu", KINDS["torch"], ((),))), "drawn")
+    module: Any = load(
+        generate(cascade, source, Specialisation("torch", "cpu", KINDS["torch"], ((),))), "drawn"
+    )
     for name in vars(module):
         if name.startswith("BLOCK_"):
             setattr(module, name, TILE)
