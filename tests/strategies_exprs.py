@@ -63,8 +63,8 @@ class Known:
 class Page:
     """A pattern while it is written. `heads` are its batched indices, `plain` keeps to what one kernel does.
 
-    `sizes` are the extents of indices, `block` that of blocks, `scalars` numbers with a default, `touched` the
-    batched indices that the present equation depends on.
+    `sizes` are the extents of indices, `block` that of blocks, `scalars` numbers with a default, and `touched`
+    the batched indices that the present equation depends on.
     """
 
     draw: st.DrawFn

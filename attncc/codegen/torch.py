@@ -85,7 +85,10 @@ def _statement(s: Statement, k: Body) -> Iterator[str]:
         case Load(target, read):
             yield from _load(target, read, k)
         case Let(target, value):
-            yield f"{w.value(target)} = {code_of(value, k).text}"
+            code = code_of(value, k)
+            if target.indices:
+                code = _along(real(value, code, k) if target.kind == "float" else code, target.indices, k)
+            yield f"{w.value(target)} = {code.text}"
         case Fill(target, value):
             shape = ", ".join(
                 [*(w.extent(i) for i in k.program.batch), *(_width(i, k) for i in target.indices)]

@@ -91,7 +91,8 @@ def _choose(e: Choose, k: Body) -> Code:
     a, b = _alike((e.then, e.other), (a, b), k)
     axes = union((c, a, b), k.axes)
     parts = ", ".join(spread(p, axes).text for p in (c, a, b))
-    return Code(f"torch.where({parts})", ATOM, axes, c.lead or a.lead or b.lead)
+    cast = ".to(kind)" if kind(e) == "float" and _plain(e.then, k) and _plain(e.other, k) else ""
+    return Code(f"torch.where({parts}){cast}", ATOM, axes, c.lead or a.lead or b.lead)
 
 
 def _alike(args: tuple[Expr, ...], parts: Sequence[Code], k: Body, always: bool = False) -> list[Code]:

@@ -1,4 +1,4 @@
-"""Tile by tile in plain PyTorch: right row by row, at odd shapes and strides; and what must not change a result."""
+"""Tile by tile in plain PyTorch: right row by row at odd shapes and strides, and what must change nothing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ALIGNED = tuple(n for n in ALL if n not in ("dense", "cross", "sigmoid"))
 """Patterns in which no query sees a later key, and the last query is the last key."""
 
 DOUBLE = 2.0**-42
-"""What float64 may lose: no judge is better than the reference in float64, and nothing on the way is float32."""
+"""What float64 may lose against a reference that is no better; float32 anywhere on the way loses more."""
 
 
 @pytest.fixture(autouse=True)

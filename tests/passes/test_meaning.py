@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
 import pytest
-import torch
 from hypothesis import event, given, settings
 
 from attncc.diagnostics import PatternError
 from attncc.ir.verify import verified
 from attncc.passes import PASSES
-from attncc.pipeline import generate, planned
-from attncc.runtime.module import load
-from attncc.schedule.spec import KINDS, Specialisation
 from attncc.source import Source
 from attncc.syntax.parser import parse
 from attncc.syntax.printer import show
-from tests.passes.meanings import meant, results, same
+from tests.passes.meanings import kernel, meant, results, same
 from tests.strategies import Drawn, patterns
 
 TILE = 2
@@ -37,25 +30,14 @@ def passes_keep_the_meaning(drawn: Drawn) -> None:
 
 
 def kernel_gives(drawn: Drawn) -> None:
-    source = Source("test.attn", drawn.text)
     cascade = meant(drawn.text)
     try:
-        planned(cascade, source)
+        found = kernel(drawn.text, drawn.values, TILE)
     except PatternError as refused:
         event(f"refused: {refused.diagnostics[0].code}")
         return
     event("planned")
-    module: Any = load(
-        generate(cascade, source, Specialisation("torch", "cpu", KINDS["torch"], ((),))), "drawn"
-    )
-    for name in vars(module):
-        if name.startswith("BLOCK_"):
-            setattr(module, name, TILE)
-    values = {k: torch.tensor(v) if isinstance(v, np.ndarray) else v for k, v in drawn.values.items()}
-    found = module.drawn(**values)
-    found = found if isinstance(found, tuple) else (found,)
-    named = {t.name: x.numpy() for t, x in zip(cascade.outputs, found, strict=True)}
-    same(named, results(cascade, drawn.values))
+    same(found, results(cascade, drawn.values))
 
 
 @given(patterns())
