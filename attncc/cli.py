@@ -278,7 +278,10 @@ def compiled(source: Source, target: str, extents: dict[str, int], dtype: str | 
     backend = "torch" if target == "cpu" else "triton"
     dtypes = KINDS[backend] if dtype is None else (SHORT[dtype],)
     chosen = (tuple(sorted(extents.items())),) if extents else ()
-    return pipeline.compile(source, Specialisation(backend, target, dtypes, chosen))
+    try:
+        return pipeline.compile(source, Specialisation(backend, target, dtypes, chosen))
+    except pipeline.Unfit as error:
+        raise click.UsageError(str(error)) from None
 
 
 def explained(cascade: Cascade, length: int) -> Explanation:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from attncc.ir.brief import briefly, one_place
@@ -28,7 +28,9 @@ BYTES = 2
 
 @dataclass(frozen=True)
 class Explanation:
-    """What a pattern costs for one head at one length; `tiles` is None where it depends on data."""
+    """What a pattern costs for one head at one length; `tiles` is None where no kernel is, or where they
+    depend on what `depends` names.
+    """
 
     cascade: Cascade
     streamed: Cascade
@@ -70,6 +72,7 @@ class Explanation:
                 "skipped": self.tiles.skipped,
                 "cells": self.tiles.cells,
             },
+            "depends": self.depends,
             "flops": self.flops,
             "bytes": self.bytes,
         }
@@ -170,6 +173,8 @@ def _counted(cascade: Cascade, plan: Plan, length: int, tile: Tile) -> tuple[Til
             env = _env(cascade, length)
             env |= {kernel.rows.name: 0, loop.index.name: 0}
             one = count(loop.bands, predicate, env, length, length, tile.rows, tile.columns)
+            if not loop.uniform:  # no tile goes untested
+                one = replace(one, full=0, partial=one.live)
             total = TileCounts(
                 *(
                     getattr(total, f) + getattr(one, f)

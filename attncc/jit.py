@@ -65,6 +65,8 @@ class Attention:
         except TypeError as error:
             raise TypeError(f"{self.__name__}{self.__signature__}: {error}") from None
         names = (outputs,) if isinstance(outputs, str) else tuple(outputs or ())
+        if len(set(names)) < len(names):
+            raise ValueError(f"an output is asked for twice in {', '.join(names)}")
         if names not in self._cascades:
             self._cascades[names] = meaning(self.source, names)
         said = dict(zip(self.__signature__.parameters, self.cascade.inputs, strict=True))

@@ -13,11 +13,16 @@ from attncc.ir.verify import verified
 from attncc.passes import PASSES
 from attncc.passes.share import pruned
 from attncc.schedule.plan import Plan, Refused, partition
-from attncc.schedule.spec import Points, Specialisation
+from attncc.schedule.spec import KINDS, Points, Specialisation
+from attncc.schedule.tiles import WIDEST
 from attncc.source import Source
 from attncc.syntax.ast import Equate, Notes
 from attncc.syntax.parser import parse
 from attncc.syntax.printer import show_statement
+
+
+class Unfit(ValueError):
+    """A specialisation that a pattern, or any kernel, cannot have."""
 
 
 def meaning(source: Source, outputs: tuple[str, ...] = ()) -> Cascade:
@@ -61,16 +66,27 @@ def said(source: Source) -> Said:
 
 def compile(source: Source, spec: Specialisation, outputs: tuple[str, ...] = ()) -> str:
     """A pattern → the text of a standalone module. Feature extents that `spec` leaves open are written as 64
-    and 128.
+    and 128. Unfit if there are no kernels for what `spec` asks.
     """
     cascade = meaning(source, outputs)
+    _check(spec)
     return generate(cascade, source, replace(spec, extents=_points(cascade, spec.extents)))
+
+
+def _check(spec: Specialisation) -> None:
+    kinds = KINDS[spec.backend]
+    strange = [kind for kind in spec.dtypes if kind not in kinds]
+    if strange:
+        raise Unfit(f"no kernels in {', '.join(strange)} for {spec.target}: {', '.join(kinds)}")
+    wide = [f"|{name}| = {n}" for point in spec.extents for name, n in point if n > WIDEST]
+    if wide and spec.backend == "triton":
+        raise Unfit(f"{', '.join(wide)}: a kernel takes feature extents up to {WIDEST}")
 
 
 def _points(cascade: Cascade, given: Points) -> Points:
     features = sorted({i.name for t in cascade.inputs for i in t.indices if i.role == "feature"})
     unknown = sorted({name for point in given for name, _ in point} - set(features))
     if unknown:
-        raise ValueError(f"no feature index {', '.join(unknown)}: {cascade.name} has {', '.join(features)}")
+        raise Unfit(f"no feature index {', '.join(unknown)}: {cascade.name} has {', '.join(features)}")
     points = [dict.fromkeys(features, size) | dict(point) for point in given or ((),) for size in (64, 128)]
     return tuple(dict.fromkeys(tuple(sorted(point.items())) for point in points))

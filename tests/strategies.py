@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
+from attncc.ops import Kind
 from attncc.syntax import ast
 from attncc.syntax.printer import show
 from tests.strategies_exprs import Known, Page, binary, call, name, num, read
@@ -122,7 +123,7 @@ def _row(page: Page) -> Known:
     if op in ("any", "all"):
         return page.define("q", page.reduced(op, "k", page.predicate("qk", 1), where), "bool")
     body = page.value("qk") if op != "argmax" else _score(page)
-    kind = "int" if op == "argmax" else "float"
+    kind: Kind = "int" if op == "argmax" else "float"
     # a row's number may be said of every feature, too
     left = "qe" if not page.plain and page.odds(8) else "q"
     tame = op not in ("max", "min", "logsumexp", "prod")
@@ -228,7 +229,7 @@ def _blocks(page: Page) -> Known:
     M = page.define("nd", page.reduced(page.one(("mean", "sum")), "i", page.at(K, "n", "i", "d")))
     R = page.define("qn", page.reduced("sum", "d", binary("*", page.at(Q, "q", "d"), page.at(M, "n", "d"))))
     if page.odds(3):
-        S = page.at(page.one([k for k in page.made.values() if k.own == ("q", "k")] or [_scores(page)]))
+        S = _score(page)
         assert isinstance(S, ast.Subscript)
         inner = page.define(
             "qni", page.reduced("softmax", "i", read(S.tensor, "q", "n", "i"), page.where("n"))
@@ -267,10 +268,22 @@ def _columns(page: Page) -> Known:
     )
 
 
+def _shared(page: Page) -> Known:
+    """What the heads of a group have in common: heads split into groups and places in them."""
+    known = [k for k in page.made.values() if "h" in k.batch and k.kind == "float" and k.own[:1] == ("q",)]
+    if not known:
+        return _attended(page)
+    page.grouped = True
+    one = page.one(known)
+    op = page.one(("sum", "mean", "max"))
+    page.touched |= (one.batch - {"h"}) | {"g"}
+    return page.define("g" + "".join(one.own), page.reduced(op, "r", read(one.name, "g", "r", *one.own)))
+
+
 PLAIN = (_attended, _attended, _followed, _summed, _row, _output_of_rows, _gated, _pointwise)
 """What one kernel can do."""
 
-EVERY = (*PLAIN, _scan, _recurrence, _blocks, _ranked, _columns)
+EVERY = (*PLAIN, _scan, _recurrence, _blocks, _ranked, _columns, _shared)
 
 
 # Whole patterns
@@ -291,6 +304,7 @@ def patterns(draw: st.DrawFn, plain: bool = False) -> Drawn:
         page.params[word] = (Known(word, tuple(own), batch), "float")
     forms = [f for f in (PLAIN if plain else EVERY) if blocks or f is not _blocks]
     forms = [f for f in forms if aligned or f not in (_scan, _recurrence)]
+    forms = [f for f in forms if "g" in heads or f is not _shared]
     for _ in range(draw(st.integers(1, 3))):
         made = page.one(forms)(page)
         page.touched.clear()
@@ -322,8 +336,11 @@ def _statements(page: Page, start: Known | None) -> list[ast.Statement]:
     said: list[ast.Statement] = []
     shared = binary("//", name("h"), binary("//", ast.Extent("h"), ast.Extent("g")))
     if page.heads:
-        derived = ((name("g"), shared),) if "g" in page.heads else ()
+        derived = ((name("g"), shared),) if "g" in page.heads and not page.grouped else ()
         said.append(ast.OverStatement(_named([i for i in page.heads if i != "g"]), derived))
+    if page.grouped:
+        size = binary("//", ast.Extent("h"), ast.Extent("g"))
+        said.append(ast.Split(name("h"), name("g"), name("r"), size))
     if page.aligned:
         said.append(ast.Align(name("q"), name("k"), name(start.name) if start else None))
     else:

@@ -63,8 +63,8 @@ class Known:
 class Page:
     """A pattern while it is written. `heads` are its batched indices, `plain` keeps to what one kernel does.
 
-    `sizes` are the extents of indices, `block` that of blocks, `scalars` numbers with a default, and `touched`
-    the batched indices that the present equation depends on.
+    `sizes` are the extents of indices, `block` that of blocks, `scalars` numbers with a default.
+    `touched` are the batched indices on which the present equation depends.
     """
 
     draw: st.DrawFn
@@ -80,6 +80,7 @@ class Page:
     equations: list[ast.Equate] = field(default_factory=list)
     touched: set[str] = field(default_factory=set)
     scans: bool = False
+    grouped: bool = False
 
     def one(self, options: Sequence[T]) -> T:
         """One of some options."""
@@ -114,7 +115,8 @@ class Page:
         word = f"{'BCDEFGHIJKLMNOPRSTUW'[len(self.equations)]}{len(self.equations)}"
         if "h" in self.touched:
             self.touched.discard("g")
-        known = Known(word, tuple(left), frozenset(self.touched), kind, tame)
+        own = tuple(i for i in left if i not in self.heads)
+        known = Known(word, own, frozenset(self.touched), kind, tame)
         self.made[word] = known
         self.equations.append(ast.Equate(name(word), tuple(map(name, left)), body))
         self.touched.clear()
@@ -174,7 +176,7 @@ class Page:
 
     def value(self, scope: str, depth: int = 2) -> ast.Expr:
         """A number of modest size, smooth in the inputs it depends on; it may lack a value somewhere."""
-        again = lambda: self.value(scope, depth - 1)  # noqa: E731
+        again = partial(self.value, scope, depth - 1)
         match self.draw(st.integers(0, 11 if depth > 0 else 3)):
             case 0:
                 return num(self.one((0.5, 1.5, 2, 0.3)))
@@ -241,7 +243,7 @@ class Page:
 
     def predicate(self, scope: str, depth: int = 2) -> ast.Expr:
         """True or false, and where a read has no value, neither."""
-        again = lambda: self.predicate(scope, depth - 1)  # noqa: E731
+        again = partial(self.predicate, scope, depth - 1)
         match self.draw(st.integers(0, 8 if depth > 0 else 4)):
             case 0 | 1 | 2:
                 return self.where(scope)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from attncc.codegen.lines import said
 from attncc.codegen.words import Words
 from attncc.ir.cascade import Apply, Cascade, Expr, Index, Literal, Read, Tensor, walk
 
@@ -85,8 +86,8 @@ def spelled(value: int | float | bool) -> str:
     return f"{'-' if value < 0 else ''}math.inf" if infinite else repr(value)
 
 
-def checks(cascade: Cascade, words: Words, dtypes: str) -> Iterator[str]:
-    """Lines that check the arguments and name the extents."""
+def checks(cascade: Cascade, words: Words, dtypes: str, body: Sequence[str]) -> Iterator[str]:
+    """Lines that check the arguments and name the extents that they and the body read."""
     tensors = [t for t in cascade.inputs if t.origin in ("input", "table")]
     rows = [
         f'("{t.name}", "{" ".join(i.name for i in t.indices)}", {words.tensor(t.name)}),' for t in tensors
@@ -103,10 +104,15 @@ def checks(cascade: Cascade, words: Words, dtypes: str) -> Iterator[str]:
         if tensor.origin in ("scalar", "static"):
             yield f'check_number("{tensor.name}", {words.tensor(tensor.name)}, {tensor.kind})'
     known = tuple(dict.fromkeys(i for t in tensors for i in t.indices))
-    names = ", ".join(words.extent(i) for i in known)
-    yield f"{names} = ({', '.join(f'sizes[{_quoted(i)}]' for i in known)})"
-    for index, length in cascade.lengths:
-        yield f"{words.extent(index)} = {number_text(length, words)}"
+    rest = [f"{words.extent(index)} = {number_text(length, words)}" for index, length in cascade.lengths]
+    rest += _divisions(cascade, words)
+    read = [i for i in known if said(words.extent(i), (*rest, *body))]
+    names = ", ".join(words.extent(i) for i in read)
+    yield f"{names} = ({', '.join(f'sizes[{_quoted(i)}]' for i in read)}{',' if len(read) == 1 else ''})"
+    yield from rest
+
+
+def _divisions(cascade: Cascade, words: Words) -> Iterator[str]:
     for many, few in _groups(cascade):
         yield f"if {words.extent(few)} == 0 or {words.extent(many)} % {words.extent(few)}:"
         text = (

@@ -104,7 +104,6 @@ def assemble(
     dense = reference(cascade)
     numbers = any(t.origin in ("scalar", "static") for t in cascade.inputs)
     pieces = [
-        docstring(said, plan) + "\n" + "\n".join(imports),
         EXTENTS,
         KINDS,
         *([NUMBERS] if numbers else []),
@@ -113,7 +112,10 @@ def assemble(
         dense.function,
         folded(main(cascade, words, device, spec)),
     ]
-    return "\n\n\n".join(piece.strip("\n") for piece in pieces if piece.strip()) + "\n"
+    text = "\n\n\n".join(piece.strip("\n") for piece in pieces if piece.strip()) + "\n"
+    wanted = [line for line in imports if line != "import math" or "math." in text]
+    head = "\n".join(wanted).strip("\n")
+    return f"{docstring(said, plan)}\n{head}\n\n\n{text}"
 
 
 def main(cascade: Cascade, words: Words, device: str, spec: Specialisation) -> str:

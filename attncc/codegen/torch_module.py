@@ -31,12 +31,12 @@ def generate(said: Said, cascade: Cascade, plan: Plan, spec: Specialisation) -> 
     table = f"KINDS = ({dtypes}{',' if len(spec.dtypes) == 1 else ''})\n\n"
     table += f"# rows and columns of a tile\n{words.block(program.rows)} = {tile.rows}\n"
     table += "".join(f"{words.block(i)} = {tile.columns}\n" for i in s.walked)
-    before = [*checks(cascade, words, "KINDS"), *positive_checks(positives, words)]
     body = [
         *_outputs(cascade, words),
         *lines,
         f"return {', '.join(words.tensor(t.name) for t in cascade.outputs)}",
     ]
+    before = [*checks(cascade, words, "KINDS", body), *positive_checks(positives, words)]
     parts = [table, helpers, host(cascade, words, before, body, "any device")]
     return assemble(said, cascade, plan, words, ["import math", "", "import torch"], parts, '"cpu"', spec)
 

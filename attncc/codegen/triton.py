@@ -17,8 +17,8 @@ from attncc.codegen.code import (
     binary,
     spread,
     union,
-    wrapped,
 )
+from attncc.codegen.lines import needed
 from attncc.codegen.ranges import WalkRanges, scalar, walk_ranges
 from attncc.codegen.signature import Signature, statements
 from attncc.codegen.spell import TRITON, TRITON_HELPERS
@@ -61,7 +61,7 @@ def kernel_text(
         f"def {program.name}_kernel(",
         *(f"{INDENT}{line}" for line in signature.kernel_lines()),
         "):",
-        *(part for line in body for part in wrapped(f"{INDENT}{line}")),
+        *(f"{INDENT}{line}" for line in body),
     ]
     helpers = "\n\n".join(TRITON_HELPERS[name] for name in sorted(k.helpers) if name in TRITON_HELPERS)
     return helpers, "\n".join(lines) + "\n"
@@ -269,10 +269,11 @@ def _walk(s: Walk, k: _Kernel) -> Iterator[str]:
     rows = k.program.rows
     first, last = w.start(rows), w.free("last")
     if s.bands:
-        yield f"{last} = tl.minimum({first} + {w.block(rows)}, {w.extent(rows)}) - 1"
+        end = f"{last} = tl.minimum({first} + {w.block(rows)}, {w.extent(rows)}) - 1"
         ranges = walk_ranges(s, first, last, w.block(s.index), lambda e, counted: _scalar(e, counted, k))
-        yield from ranges.lines
-        yield from _loop(s, ranges, k)
+        loop = list(_loop(s, ranges, k))
+        yield from needed([end, *ranges.lines], loop)
+        yield from loop
 
 
 def _scalar(e: Expr, counted: frozenset[Expr], k: _Kernel) -> str:

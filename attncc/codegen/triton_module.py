@@ -33,12 +33,13 @@ def generate(said: Said, cascade: Cascade, plan: Plan, spec: Specialisation) -> 
     positives = tuple(
         dict.fromkeys(e for w in s.walks for band in w.bands for e in sorted(band.plane.positive, key=str))
     )
-    lines = [*checks(cascade, words, "KINDS"), *positive_checks(positives, words)]
+    launch = list(_launch(cascade, s, words))
+    lines = [*checks(cascade, words, "KINDS", launch), *positive_checks(positives, words)]
     dtypes = ", ".join(f"torch.{d}" for d in spec.dtypes)
     table = f"KINDS = ({dtypes},)\n\n"
     table += "# tiles, warps and pipeline stages by the extents of features and the bytes of an element\n"
     table += "\n".join(tile_table(s, spec, kernel.narrow))
-    parts = [table, helpers, text, host(cascade, words, lines, _launch(cascade, s, words), spec.target)]
+    parts = [table, helpers, text, host(cascade, words, lines, launch, spec.target)]
     imports = [
         "import contextlib",
         "import math",

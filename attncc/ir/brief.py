@@ -27,7 +27,9 @@ def briefly(cascade: Cascade) -> list[str]:
 def predicates(cascade: Cascade) -> dict[Expr, str]:
     """Long predicates of reductions, each with a name: `seen`, or `seen1`, `seen2`..."""
     taken = {t.name for t in cascade.inputs} | {e.tensor.name for e in cascade.equations}
-    word = "seen" if "seen" not in taken else "seen_"
+    word = "seen"
+    while any(name.startswith(word) for name in taken):
+        word += "_"
     wheres = [x.where for e in cascade.equations for x in walk(e.body) if isinstance(x, Reduce)]
     long = [w for w in dict.fromkeys(wheres) if w != TRUE and len(show_expr(one_place(w))) > LONG]
     return {w: word if len(long) == 1 else f"{word}{n}" for n, w in enumerate(long, 1)}

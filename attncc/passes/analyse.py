@@ -2,7 +2,8 @@
 
 A pass over `k` visits every position of it once. A reduction over `k` that waits for another one over `k`
 needs one pass more, unless it can be corrected while the other still runs (`passes.online`). A tensor read
-along `k` at the same position rides in the pass that makes it; read anywhere else, it has to be complete.
+along `k` at the same position rides in the pass that makes it, and so does a recurrence read at an earlier
+one, as its walk has an order; read anywhere else, a tensor has to be complete.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 
 from attncc.ir.cascade import Cascade, Equation, Expr, Index, Read, Reduce, children, free
 from attncc.ir.graph import recurrent
+from attncc.ir.linear import added, linear
 
 
 @dataclass(frozen=True)
@@ -50,24 +52,24 @@ def analyse(cascade: Cascade, index: Index, corrected: Corrected = never) -> Pas
     edges: list[Edge] = []
     for equation in cascade.equations:
         name = equation.tensor.name
-        need, blame = 0, ""
-        for tensor, along in _reads(equation.body, index):
+        waits = [(0, "")]
+        for read in _reads(equation.body):
+            tensor = read.tensor.name
             if tensor in groups.get(name, ()) or corrected(equation, tensor):
                 continue
-            wait = (
-                streams[tensor] - 1
-                if along and tensor in streams
-                else complete.get(tensor, streams.get(tensor, 0))
-            )
-            if wait > need:
-                need, blame = wait, tensor
+            if tensor in streams and _rides(read, index, tensor in groups):
+                waits.append((streams[tensor] - 1, ""))
+            else:
+                waits.append((complete.get(tensor, streams.get(tensor, 0)), tensor))
+        need = max(wait for wait, _ in waits)
+        blame = next((tensor for wait, tensor in waits if tensor and wait == need > 0), "")
         if index not in free(equation.body) and not _iterates(equation.body, index):
             complete[name] = need
             continue
         own = need + 1
         of.append((name, own))
         (streams if index in equation.tensor.indices else complete)[name] = own
-        if need > 0:
+        if blame:
             edges.append(Edge(blame, name))
     return Passes(index, max((n for _, n in of), default=0), tuple(of), tuple(edges))
 
@@ -77,15 +79,19 @@ def _iterates(e: Expr, index: Index) -> bool:
     return inside or any(_iterates(part, index) for part in children(e))
 
 
-def _reads(e: Expr, index: Index) -> list[tuple[str, bool]]:
-    """Tensors read, each with whether it is read along the index at the same position."""
-    match e:
-        case Read(tensor, at):
-            along = any(s == index == axis for s, axis in zip(at, tensor.indices, strict=True))
-            inside = [pair for s in at for pair in _reads(s, index)]
-            return [(tensor.name, along), *inside]
-        case _:
-            return [pair for part in children(e) for pair in _reads(part, index)]
+def _reads(e: Expr) -> list[Read]:
+    """Reads, those inside their subscripts after them."""
+    own = [e] if isinstance(e, Read) else []
+    return own + [read for part in children(e) for read in _reads(part)]
+
+
+def _rides(read: Read, index: Index, ordered: bool) -> bool:
+    """Whether a tensor is read along the index at the same position; if it is walked in order, or before."""
+    for s, axis in zip(read.at, read.tensor.indices, strict=True):
+        if axis == index:
+            terms, distance = added(linear(s), linear(axis), -1)
+            return s == axis or (ordered and not terms and distance <= 0)
+    return False
 
 
 def walked(cascade: Cascade) -> tuple[Index, ...]:

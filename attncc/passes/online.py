@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from attncc.ir.cascade import ONE, Apply, Cascade, Equation, Expr, Index, Read, Reduce, Tensor, free, rebuild
 from attncc.ir.cascade import children as parts_of
-from attncc.ir.logic import conjuncts, factors, minus, over, quotient, terms, times, total
+from attncc.ir.logic import conjuncts, factors, minus, quotient, terms, times, total
 from attncc.passes.scaled import Scales, scaled
 
 
@@ -80,10 +80,11 @@ def _ratio(e: Reduce, follows: tuple[Tensor, ...]) -> Expr | None:
     rest += [term for sign, term in signed if (sign, term) not in loose]
     if any(t in follows for x in rest for t in _tensors(x)):
         return None
-    new, old = quotient(loose_up, loose_down), _old(quotient(loose_up, loose_down), follows)
+    past_up, past_down = ([_old(x, follows) for x in side] for side in (loose_up, loose_down))
+    ratio = quotient([*loose_up, *past_down], [*loose_down, *past_up])
     shift = minus(total(loose), _old(total(loose), follows))
     growth = ONE if not terms(shift) else Apply("exp", (shift,))
-    return times(ONE if new == old else over(new, old), growth)
+    return times(ratio, growth)
 
 
 def _shift(e: Reduce, follows: tuple[Tensor, ...]) -> Expr | None:

@@ -3,6 +3,7 @@
 sum(k) (if c then f else 0) * v   -->   sum(k where c) f * v
 sum(k where c) (if c then f else g)   -->   sum(k where c) f
 sum(k where c and (not c or a)) f   -->   sum(k where c and a) f
+sum(k) 1   -->   |k|
 if true then f else g   -->   f
 """
 
@@ -12,6 +13,7 @@ from dataclasses import replace
 
 from attncc.ir.cascade import (
     FALSE,
+    ONE,
     TRUE,
     Apply,
     Cascade,
@@ -21,13 +23,14 @@ from attncc.ir.cascade import (
     Literal,
     Reduce,
     children,
+    extent,
     free,
     join,
     kind,
     number,
     rebuild,
 )
-from attncc.ir.logic import conjoin, conjuncts, disjoin, disjuncts, is_literal, negated
+from attncc.ir.logic import conjoin, conjuncts, disjoin, disjuncts, is_literal, negated, product
 from attncc.ops import REDUCTIONS
 
 Known = frozenset[Expr]
@@ -112,6 +115,8 @@ def _reduce(e: Reduce, known: Known) -> Expr:
                 return _reduce(replace(e, where=conjoin((where, condition)), body=then), known)
             case Choose(condition, then, other) if _is_identity(then, row.identity):
                 return _reduce(replace(e, where=conjoin((where, negated(condition))), body=other), known)
+    if e.op == "sum" and where == TRUE and body == ONE:
+        return product(map(extent, e.over))
     nothing = number(row.identity)
     if where == FALSE and not row.keeps and join(nothing.kind, kind(e)) == kind(e):
         return nothing

@@ -40,7 +40,7 @@ from attncc.ir.cascade import (
     reads,
 )
 from attncc.ir.graph import recurrent
-from attncc.ir.logic import conjoin, conjuncts, factors, plus, quotient, terms, times, total
+from attncc.ir.logic import conjoin, conjuncts, is_literal, over, plus, quotient, terms, times, total
 from attncc.passes.expand import Presence
 from attncc.passes.inside import Inside
 from attncc.passes.scaled import Scaled, Scales, bounded, raised, risky, scaled, settled, value
@@ -130,7 +130,8 @@ def _reduced(equation: Equation, e: Reduce, made: _Made) -> Scaled:
 def _sum(equation: Equation, e: Reduce, made: _Made) -> Scaled:
     where = settled(e.where, made.scales)
     form = scaled(e.body, made.scales)
-    (up, down), kept = _deferred_factors(form.mantissa, e, made)
+    apart = _deferred_factors(form.mantissa, e, made)
+    kept = apart.kept
     loose, rest = _parted_terms(form.exponent, e, made)
     exponent = total(rest)
     scale: Expr = ZERO
@@ -141,9 +142,9 @@ def _sum(equation: Equation, e: Reduce, made: _Made) -> Scaled:
     else:
         loose += rest
     inner = Reduce("sum", e.over, where, kept, e.span)
-    if not up and not down and not loose and not terms(scale):
+    if apart.loose == ((), ()) and not loose and not terms(scale):
         return Scaled(inner)
-    up, down = [_present(x, ONE, inner, made) for x in up], [_present(x, ONE, inner, made) for x in down]
+    up, down = ([_present(x, ONE, inner, made) for x in side] for side in apart.loose)
     loose = [(sign, _present(x, ZERO, inner, made)) for sign, x in loose]
     held = _read(_named(f"{equation.tensor.name.removesuffix('_sum')}_total", inner, equation, made))
     return Scaled(_outside(held, up, down, made), bounded(raised(total(loose), scale), made.scales))
@@ -180,22 +181,53 @@ def _leaves(e: Expr, reduce: Reduce, made: _Made) -> bool:
     return _blocking(e, reduce.over, made) and not free(e) & set(reduce.over)
 
 
-def _deferred_factors(mantissa: Expr, e: Reduce, made: _Made) -> tuple[tuple[list[Expr], list[Expr]], Expr]:
-    """The factors and divisors that leave the sum, and what stays."""
-    up, down = factors(mantissa)
-    loose_up, up = _parted(up, e, made)
-    loose_down, down = _parted(down, e, made)
-    kept = quotient(up, down)
-    if _blocking(kept, e.over, made):
-        apart = separate(kept, frozenset(e.over), frozenset(r for r in reads(kept) if _leaves(r, e, made)))
-        if apart is not None:
-            kept, more = apart
-            loose_up.append(more)
-    return (loose_up, loose_down), kept
+@dataclass(frozen=True)
+class _Apart:
+    """`up / down * kept`: the factors and divisors that leave a sum, and what stays."""
+
+    kept: Expr
+    up: tuple[Expr, ...] = ()
+    down: tuple[Expr, ...] = ()
+
+    @property
+    def loose(self) -> tuple[tuple[Expr, ...], tuple[Expr, ...]]:
+        return self.up, self.down
 
 
-def _parted(parts: list[Expr], e: Reduce, made: _Made) -> tuple[list[Expr], list[Expr]]:
-    return [x for x in parts if _leaves(x, e, made)], [x for x in parts if not _leaves(x, e, made)]
+def _deferred_factors(mantissa: Expr, e: Reduce, made: _Made) -> _Apart:
+    found = _apart(mantissa, e, made)
+    if not _blocking(found.kept, e.over, made):
+        return found
+    waiting = frozenset(r for r in reads(found.kept) if _leaves(r, e, made))
+    split = separate(found.kept, frozenset(e.over), waiting)
+    return found if split is None else replace(found, kept=split[0], up=(*found.up, split[1]))
+
+
+def _apart(x: Expr, e: Reduce, made: _Made) -> _Apart:
+    """The factors that wait and do not vary: of a product, and of a sum or a choice what both sides have."""
+    if not _blocking(x, e.over, made):
+        return _Apart(x)
+    match x:
+        case Apply("*", (a, b)):
+            first, second = _apart(a, e, made), _apart(b, e, made)
+            return _Apart(times(first.kept, second.kept), first.up + second.up, first.down + second.down)
+        case Apply("/", (a, b)):
+            first, second = _apart(a, e, made), _apart(b, e, made)
+            return _Apart(over(first.kept, second.kept), first.up + second.down, first.down + second.up)
+        case _ if _leaves(x, e, made):
+            return _Apart(ONE, (x,))
+        case Apply("neg", (a,)):
+            first = _apart(a, e, made)
+            return replace(first, kept=Apply("neg", (first.kept,)))
+        case Apply("+" | "-" as op, (a, b)):
+            first, second = _apart(a, e, made), _apart(b, e, made)
+            if first.loose == second.loose:
+                return replace(first, kept=Apply(op, (first.kept, second.kept)))
+        case Choose(condition, a, b):
+            first, second = _apart(a, e, made), _apart(b, e, made)
+            if first.loose == second.loose or is_literal(b, 0):
+                return replace(first, kept=Choose(condition, first.kept, second.kept))
+    return _Apart(x)
 
 
 Signed = list[tuple[int, Expr]]

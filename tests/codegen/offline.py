@@ -5,97 +5,131 @@ from __future__ import annotations
 import re
 import subprocess
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-from attncc.runtime.module import load
+import torch
 
-POINTERS = {"float16": "*fp16", "bfloat16": "*bf16", "float32": "*fp32"}
+from attncc.ir.cascade import Cascade
+from attncc.runtime.module import load
+from tests.shapes import Shape, arguments
+
+WIDTHS = {torch.float16: 2, torch.bfloat16: 2, torch.float32: 4}
+POINTERS = {
+    torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.float32: "*fp32",
+    torch.int32: "*i32", torch.int64: "*i64", torch.bool: "*i1",
+}  # fmt: skip
+SHARED = {"cuda:80": 166_912, "cuda:90": 232_448, "cuda:100": 232_448, "hip:gfx942": 65_536}
+"""Bytes of shared memory that a program may have."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """Registers and stack bytes of a thread, shared memory bytes of a program; the matrix instructions in the
-    text.
-    """
+    """Registers and stack bytes of a thread, shared memory bytes of a program; its matrix instructions."""
 
+    tile: Mapping[str, int]
     registers: int
     stack: int
     shared: int
     matrix: int
 
 
-def compiled(text: str, name: str, target: str, dtype: str, tile: int = 0) -> list[Report]:
-    """Every tile row of a module that fits the element type, compiled for `cuda:90` or `hip:gfx942`."""
-    module = load(text, name)
-    kernel = getattr(module, f"{name}_kernel")
-    width = 4 if dtype == "float32" else 2
-    rows = {key: row for key, row in module.TILES.items() if key[-1] == width}
-    return [_compile(module, kernel, key, row, target, dtype) for key, row in rows.items()]
+@dataclass
+class _Recorder:
+    """Stands in for a kernel and keeps what it is launched with."""
+
+    call: tuple[tuple[Any, ...], dict[str, int]] | None = field(default=None)
+
+    def __getitem__(self, grid: object) -> _Recorder:
+        return self
+
+    def __call__(self, *arguments: Any, **tile: int) -> None:
+        self.call = arguments, tile
 
 
-def _compile(
-    module: ModuleType, kernel: Any, key: tuple[int, ...], row: dict[str, int], target: str, dtype: str
-) -> Report:
+def compiled(
+    text: str, cascade: Cascade, target: str, dtype: torch.dtype, tile: Mapping[str, int] | None = None
+) -> dict[tuple[int, ...], Report]:
+    """Every row of a module's TILES that takes an element type, by its key, compiled for such as `cuda:90`.
+
+    The module's own host function says with which arguments; `tile` are sizes that replace the row's.
+    """
+    module = load(text, cascade.name)
+    name = f"{cascade.name}_kernel"
+    kernel, recorder = getattr(module, name), _Recorder()
+    setattr(module, name, recorder)
+    made = {}
+    for key in [k for k in module.TILES if k[-1] == WIDTHS[dtype]]:
+        shape = Shape(1, 2, 2, 300, 400, *(key[:-1] * 2)[:2], {"cap": 20.0, "bias": -3.0})
+        getattr(module, cascade.name)(**arguments(cascade, shape, dtype, "cpu"))
+        assert recorder.call is not None, "the host function launched nothing"
+        values, row = recorder.call
+        made[key] = _compile(kernel, values, {**row, **(tile or {})}, target)
+    return made
+
+
+def _compile(kernel: Any, values: tuple[Any, ...], row: Mapping[str, int], target: str) -> Report:
+    """As Triton would compile for such a launch: a stride of 1 is known, multiples of 16 are known to be."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
     options = {n: row[n] for n in ("num_warps", "num_stages")}
-    blocks = {n: v for n, v in row.items() if n not in options}
-    names = kernel.arg_names
-    fixed = [p.name for p in kernel.params if p.is_constexpr]
-    free = [n for n in fixed if n not in blocks]
-    constants = {**dict(zip(free, key, strict=False)), **blocks}
-    strides = [n for n in names if re.fullmatch(r"s[A-Za-z_]\w*_\w+", n) and n not in constants]
-    outputs = {"lse": "*fp32"}
-    kinds = {}
-    for n in names:
-        if n in constants:
-            kinds[n] = "constexpr"
-        elif any(s.startswith(f"s{n}_") for s in strides):
-            kinds[n] = outputs.get(n, POINTERS[dtype])
-        else:
-            kinds[n] = "fp32" if n in FLOATS else "i32"
-    # a contiguous last axis, everything else a multiple of 16
-    last = {s for s in strides if re.search(r"_[de]$", s)}
-    constants |= {s: 1 for s in last}
-    kinds |= {s: "constexpr" for s in last}
-    aligned = [n for n in names if kinds[n].startswith("*") or (n in strides and n not in last)]
-    loose = set(getattr(kernel, "do_not_specialize", ()))
-    attrs = {(names.index(n),): [["tt.divisibility", 16]] for n in aligned if n not in loose}
+    given = dict(zip(kernel.arg_names, values, strict=False)) | {
+        n: v for n, v in row.items() if n not in options
+    }
+    fixed = {p.name for p in kernel.params if p.is_constexpr}
+    loose = {p.name for p in kernel.params if p.do_not_specialize}
+    fixed |= {n for n, v in given.items() if type(v) is int and v == 1 and n not in loose}
+    kinds = {n: "constexpr" if n in fixed else _kind(v) for n, v in given.items()}
+    aligned = [
+        n
+        for n, v in given.items()
+        if n not in fixed | loose and (torch.is_tensor(v) or (type(v) is int and v % 16 == 0))
+    ]
+    source = ASTSource(
+        fn=kernel,
+        signature=kinds,
+        constexprs={n: given[n] for n in fixed},
+        attrs={(kernel.arg_names.index(n),): [["tt.divisibility", 16]] for n in aligned},
+    )
     backend, _, arch = target.partition(":")
     gpu = GPUTarget("cuda", int(arch), 32) if backend == "cuda" else GPUTarget("hip", arch, 64)
-    source = ASTSource(fn=kernel, signature=kinds, constexprs=constants, attrs=attrs)
-    made = triton.compile(source, target=gpu, options={**options, "enable_fp_fusion": True})
-    return _amd(made) if backend == "hip" else _nvidia(made)
+    made = triton.compile(source, target=gpu, options=options)
+    return _amd(made, row) if backend == "hip" else _nvidia(made, row)
 
 
-FLOATS = frozenset(("cap", "bias", "scale"))
-"""Run-time numbers of patterns that are real."""
+def _kind(value: Any) -> str:
+    if torch.is_tensor(value):
+        return POINTERS[value.dtype]
+    return "i1" if isinstance(value, bool) else "i32" if isinstance(value, int) else "fp32"
 
 
-def _nvidia(made: Any) -> Report:
+def _nvidia(made: Any, row: Mapping[str, int]) -> Report:
     from triton import knobs
 
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "k.cubin"
         cubin.write_bytes(made.asm["cubin"])
         tool = knobs.nvidia.cuobjdump.path
-        out = subprocess.run(
-            [tool, "--dump-resource-usage", cubin], capture_output=True, text=True, check=True
-        ).stdout
-    registers, stack = (int(re.search(rf"{word}:(\d+)", out)[1]) for word in ("REG", "STACK"))  # type: ignore[index]
+        usage = [tool, "--dump-resource-usage", cubin]
+        out = subprocess.run(usage, capture_output=True, text=True, check=True).stdout
+    registers, stack = (_number(rf"{word}:(\d+)", out) for word in ("REG", "STACK"))
     matrix = len(re.findall(r"wgmma\.mma_async|mma\.sync|tcgen05\.mma", made.asm["ptx"]))
-    return Report(registers, stack, made.metadata.shared, matrix)
+    return Report(row, registers, stack, made.metadata.shared, matrix)
 
 
-def _amd(made: Any) -> Report:
+def _amd(made: Any, row: Mapping[str, int]) -> Report:
     text = made.asm["amdgcn"]
     registers, stack = (
-        int(re.search(rf"\.{word}:\s+(\d+)", text)[1])  # type: ignore[index]
-        for word in ("vgpr_count", "private_segment_fixed_size")
+        _number(rf"\.{word}:\s+(\d+)", text) for word in ("vgpr_count", "private_segment_fixed_size")
     )
-    return Report(registers, stack, made.metadata.shared, len(re.findall(r"v_mfma", text)))
+    return Report(row, registers, stack, made.metadata.shared, len(re.findall(r"v_mfma", text)))
+
+
+def _number(pattern: str, text: str) -> int:
+    found = re.search(pattern, text)
+    assert found is not None, f"no {pattern} in {text[:300]}"
+    return int(found[1])

@@ -1,0 +1,94 @@
+"""Kernels compile for GPUs that are not there, within their shared memory, and use their matrix units."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import attncc
+from attncc.pipeline import compile
+from attncc.schedule.spec import Specialisation
+from attncc.schedule.tiles import TARGETS, Tile
+from attncc.source import Source
+from tests.codegen.offline import SHARED, WIDTHS, Report, compiled
+from tests.shapes import KERNELS, MORE
+
+PATTERNS = Path(__file__).parents[2] / "patterns"
+NO_STACK = ("cuda:90", "cuda:100")
+"""Where a spill would cost what the matrix units gain."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> object:
+    """Compiled here and now, not taken from a cache of the machine."""
+    from triton import knobs
+
+    before = knobs.cache.dir
+    knobs.cache.dir = str(tmp_path_factory.mktemp("triton"))
+    yield
+    knobs.cache.dir = before
+
+
+def made(
+    name: str, target: str, dtype: torch.dtype, extent: int | None = None, tile: dict[str, int] | None = None
+) -> dict[tuple[int, ...], Report]:
+    """A pattern's kernels at its default extents, or at one for all features."""
+    path = PATTERNS / f"{name}.attn"
+    cascade = attncc.load(path).cascade
+    point = ((("d", extent), ("e", extent)),) if extent else ()
+    spec = Specialisation("triton", target, (str(dtype)[6:],), point)
+    return compiled(compile(Source.read(path), spec), cascade, target, dtype, tile)
+
+
+def wrong(report: Report, target: str, dtype: torch.dtype, extent: int) -> list[str]:
+    """The limits of its GPU that a kernel passes. Float32 is multiplied exactly, not by every matrix unit."""
+    found = [f"{report.shared} bytes of shared memory"] if report.shared > SHARED[target] else []
+    found += ["no matrix instructions"] if report.matrix == 0 and dtype != torch.float32 else []
+    spilled = report.stack > 0 and target in NO_STACK and extent <= 128
+    return [*found, f"{report.stack} bytes of stack"] if spilled else found
+
+
+def check(name: str, target: str, dtype: torch.dtype) -> None:
+    found = made(name, target, dtype)
+    assert len(found) == 2
+    assert not {key: w for key, r in found.items() if (w := wrong(r, target, dtype, max(key[:-1])))}
+
+
+@pytest.mark.parametrize("target", SHARED)
+@pytest.mark.parametrize("name", ["streaming", "dense"])
+def test_short_kinds(name: str, target: str) -> None:
+    check(name, target, torch.bfloat16)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", WIDTHS, ids=str)
+@pytest.mark.parametrize("target", SHARED)
+@pytest.mark.parametrize("name", [*KERNELS, *MORE])
+def test_all(name: str, target: str, dtype: torch.dtype) -> None:
+    check(name, target, dtype)
+
+
+ROWS = [
+    (target, width, extent, name, tile)
+    for target in SHARED
+    for width, extent, wide, narrow in TARGETS[target]
+    for name, tiles in (("dense", wide), ("streaming", narrow))
+    for tile in tiles
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("target", "width", "extent", "name", "tile"), ROWS, ids=str)
+def test_every_tile(target: str, width: int, extent: int, name: str, tile: Tile) -> None:
+    """Candidates that no default text has, too."""
+    sizes = {
+        "BLOCK_Q": tile.rows,
+        "BLOCK_K": tile.columns,
+        "num_warps": tile.warps,
+        "num_stages": tile.stages,
+    }
+    dtype = torch.float32 if width == 4 else torch.bfloat16
+    (report,) = made(name, target, dtype, extent, sizes).values()
+    assert not wrong(report, target, dtype, extent)

@@ -1,0 +1,159 @@
+"""What a pattern is said to cost: passes, state, work and traffic, and tiles as they are counted by hand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from attncc import cli
+from tests.test_pipeline import NAMES, REFUSED
+
+PATTERNS = Path(__file__).parents[1] / "patterns"
+KEYS = [
+    "pattern", "length", "features", "equations", "streamed", "passes", "written", "blocking", "corrections",
+    "state", "kernel", "refused", "tiles", "depends", "flops", "bytes",
+]  # fmt: skip
+
+
+def explained(name: str, length: int = 8192, text: str | None = None) -> dict[str, Any]:
+    """`attncc explain --json`, of a pattern's file or of a text."""
+    file = str(PATTERNS / f"{name}.attn") if text is None else "-"
+    result = CliRunner().invoke(cli.main, ["explain", file, "--length", str(length), "--json"], input=text)
+    assert result.exit_code == 0, result.stderr
+    return dict(json.loads(result.stdout))
+
+
+def words(name: str, text: str | None = None) -> str:
+    file = str(PATTERNS / f"{name}.attn") if text is None else "-"
+    result = CliRunner().invoke(cli.main, ["explain", file], input=text)
+    assert result.exit_code == 0, result.stderr
+    return result.stdout
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_keys(name: str) -> None:
+    said = explained(name, 1000)
+    assert list(said) == KEYS
+    assert said["pattern"] == name
+    assert said["kernel"] == (name not in REFUSED)
+    assert bool(said["refused"]) == (name in REFUSED)
+    assert (said["tiles"] is None) == (said["flops"] is None) == (name in REFUSED)
+    assert said["bytes"] > 0
+
+
+def test_passes() -> None:
+    said = explained("streaming")
+    assert (said["written"], said["passes"]) == ({"k": 3}, {"k": 1})
+    assert said["blocking"] == {"k": []}
+    assert said["state"] == ["P_max[q]", "P_total[q]", "O_total[q,e]"]
+    assert list(said["corrections"]) == ["P_total", "O_total"]
+    plain = explained("sigmoid")
+    assert (plain["written"], plain["passes"]) == ({"k": 1}, {"k": 1})
+    assert (plain["state"], plain["corrections"]) == (["O[q,e]"], {})
+
+
+MASKS: dict[str, Callable[[Any, Any], Any]] = {
+    "dense": lambda q, k: (q >= 0) & (k >= 0),
+    "causal": lambda q, k: k <= q,
+    "window": lambda q, k: (k <= q) & (q - k < 4096),
+    "streaming": lambda q, k: (k <= q) & ((q - k < 1024) | (k < 4)),
+}
+
+
+def counted(mask: Any, rows: int, columns: int) -> dict[str, int]:
+    """A tile is live if any cell of it is seen, and whole if all of them are and it does not overrun."""
+    found = {"live": 0, "full": 0, "partial": 0, "skipped": 0}
+    for top in range(0, len(mask), rows):
+        for left in range(0, len(mask), columns):
+            tile = mask[top : top + rows, left : left + columns]
+            full = bool(tile.all()) and left + columns <= len(mask)
+            found["live"] += bool(tile.any())
+            found["full"] += full
+            found["partial"] += bool(tile.any()) and not full
+            found["skipped"] += not tile.any()
+    return found
+
+
+@pytest.mark.parametrize("length", [1, 63, 64, 130, 1000, 1500])
+@pytest.mark.parametrize("name", MASKS)
+def test_tiles(name: str, length: int) -> None:
+    said = explained(name, length)["tiles"]
+    mask = MASKS[name](np.arange(length)[:, None], np.arange(length))
+    assert said["cells"] == mask.sum()
+    assert {n: said[n] for n in ("live", "full", "partial", "skipped")} == counted(
+        mask, said["rows"], said["columns"]
+    )
+
+
+@pytest.mark.parametrize("length", [130, 1500])
+def test_tiles_between_stripes(length: int) -> None:
+    """A remainder is tested cell by cell: tiles between its blocks are visited, and never called whole."""
+    said = explained("s2", length)["tiles"]
+    q, k = np.arange(length)[:, None], np.arange(length)
+    mask = (k <= q) & ((q // 64 - k // 64 < 16) | (k // 64 % 8 == 0))
+    exact = counted(mask, said["rows"], said["columns"])
+    assert said["cells"] == mask.sum()
+    assert said["live"] >= exact["live"] and said["full"] <= exact["full"]
+    assert said["live"] + said["skipped"] == exact["live"] + exact["skipped"]
+
+
+NARROW = """
+pattern narrow(Q[b,h,q,d], K[b,h,k,d], V[b,h,k,e]{more}) -> O[b,h,q,e]:
+    over b, h
+    align q to k
+    S[q,k] = sum(d) Q[q,d] * K[k,d]
+    O[q,e] = sum(k where {where}) S[q,k] * V[k,e]
+"""
+
+
+def test_work_and_traffic() -> None:
+    """Two products of 128 features a cell; every tensor moved once, at two bytes an element."""
+    said = explained("causal", 1000)
+    assert said["flops"] == 2 * 2 * 128 * (1000 * 1001 // 2)
+    assert said["bytes"] == 2 * 4 * 1000 * 128
+    few = explained("", 8192, NARROW.format(more="", where="k <= q and q - k < 16"))
+    assert few["tiles"]["cells"] == 8192 * 16 - 120
+    assert few["tiles"]["live"] <= 3 * -(-8192 // few["tiles"]["rows"])
+
+
+def test_sums_over_different_keys() -> None:
+    """Where no tile is whole for all of them, every tile is tested."""
+    tiles = explained("based_window", 1000)["tiles"]
+    assert (tiles["full"], tiles["partial"]) == (0, tiles["live"])
+
+
+@pytest.mark.parametrize(
+    ("more", "where", "what"),
+    [
+        (", reach: int", "q - k < reach", "`reach`"),
+        (", doc[b,k]: int", "doc[q] == doc[k] and k <= q", "`doc`"),
+        (", reach: int, doc[b,k]: int", "doc[q] == doc[k] and q - k < reach", "`doc`, `reach`"),
+        ("", "S[q,k] > 0", "`S`"),
+    ],
+)
+def test_tiles_that_depend_on_data_or_on_a_number(more: str, where: str, what: str) -> None:
+    text = NARROW.format(more=more, where=where)
+    said = explained("", text=text)
+    assert (said["kernel"], said["tiles"], said["flops"], said["depends"]) == (True, None, None, what)
+    assert f"the tiles visited depend on {what}." in words("", text)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_patterns_without_kernels(name: str) -> None:
+    said = explained(name)
+    assert said["refused"].startswith("no kernel plan")
+    assert (said["tiles"], said["depends"], said["state"]) == (None, "", [])
+    assert f"No kernel: {said['refused']}" in words(name)
+
+
+def test_in_words() -> None:
+    text = words("causal")
+    assert "Passes over k: 3 as written, 1 as it runs." in text
+    assert "State of a row: P_max[q], P_total[q], O_total[q,e]." in text
+    assert "One head at length 8,192, tiles of 128 x 64: 4,160 of 8,192 visited," in text

@@ -1,0 +1,149 @@
+"""The compiler from end to end: what patterns become, what may be asked of it, and files from `compile`."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from attncc import cli
+from attncc.diagnostics import PatternError
+from attncc.pipeline import Unfit, compile, meaning, planned, said, streamed
+from attncc.schedule.spec import KINDS, Points, Specialisation
+from attncc.source import Source
+from tests.shapes import KERNELS, MORE
+
+PATTERNS = Path(__file__).parents[1] / "patterns"
+NAMES = sorted(p.stem for p in PATTERNS.glob("*.attn") if p.stem != "std")
+REFUSED = {
+    "moba": "plan-selection",
+    "nsa": "plan-selection",
+    "h2o": "plan-rows",
+    "gla": "plan-recurrence",
+    "gated_delta": "plan-recurrence",
+    "landmark": "plan-earlier-kernel",
+    "neighborhood2d": "plan-walk",
+}
+"""Patterns without kernels, and the rule that says so."""
+
+
+def source(name: str) -> Source:
+    return Source.read(PATTERNS / f"{name}.attn")
+
+
+def table(text: str, name: str) -> object:
+    """A literal that a module assigns."""
+    (node,) = (
+        n for n in ast.parse(text).body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == name
+    )
+    return ast.literal_eval(node.value)
+
+
+def compiled(name: str, target: str, *dtypes: str, extents: Points = ()) -> str:
+    backend = "torch" if target == "cpu" else "triton"
+    return compile(source(name), Specialisation(backend, target, dtypes or KINDS[backend], extents))
+
+
+def test_every_pattern_has_kernels_or_a_reason() -> None:
+    assert sorted((*KERNELS, *MORE, *REFUSED)) == NAMES
+
+
+@pytest.mark.parametrize("name", [*KERNELS, *MORE])
+def test_kernels(name: str) -> None:
+    (kernel,) = planned(meaning(source(name)), source(name)).kernels
+    assert [i.name for i in (kernel.rows, *(loop.index for loop in kernel.loops))] == ["q", "k"]
+
+
+@pytest.mark.parametrize(("name", "rule"), REFUSED.items())
+def test_refusals(name: str, rule: str) -> None:
+    """The rule, the equation where it applies, and what to do."""
+    with pytest.raises(PatternError) as refused:
+        compiled(name, "cpu")
+    (diagnostic,) = refused.value.diagnostics
+    (label,) = diagnostic.labels
+    assert diagnostic.code == rule
+    assert 'backend="reference"' in diagnostic.help
+    assert "=" in source(name).line(source(name).position(label.span.start)[0])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_passes_keep_inputs_and_outputs(name: str) -> None:
+    before = meaning(source(name))
+    after = streamed(before)
+    assert (after.inputs, after.outputs, after.defaults) == (before.inputs, before.outputs, before.defaults)
+
+
+def test_what_was_said() -> None:
+    words = said(source("window"))
+    assert words.name == "window"
+    assert words.doc.startswith("Sliding-window attention")
+    assert words.equations[1] == "P[q,k] = softmax(k where k <= q and q - k < window) S[q,k]"
+    assert len(words.equations) == 4
+
+
+def test_extents_that_are_left_open() -> None:
+    def keys(*points: tuple[tuple[str, int], ...]) -> list[object]:
+        tiles = table(compiled("causal", "cuda:90", "bfloat16", extents=points), "TILES")
+        assert isinstance(tiles, dict)
+        return list(tiles)
+
+    assert keys() == [(64, 64, 2), (128, 128, 2)]
+    assert keys((("d", 80),)) == [(80, 64, 2), (80, 128, 2)]
+    assert keys((("d", 80), ("e", 96))) == [(80, 96, 2)]
+    assert keys((("d", 16), ("e", 16)), (("d", 256), ("e", 256))) == [(16, 16, 2), (256, 256, 2)]
+
+
+@pytest.mark.parametrize(
+    ("target", "dtypes", "extents", "why"),
+    [
+        ("cuda:90", ("bfloat16",), ((("z", 64),),), "no feature index z: causal has d, e"),
+        ("cuda:90", ("bfloat16",), ((("q", 64),),), "no feature index q"),
+        ("cuda:90", ("bfloat16",), ((("d", 512),),), "|d| = 512: a kernel takes feature extents up to 256"),
+        ("cuda:90", ("float64",), (), "no kernels in float64 for cuda:90: float16, bfloat16, float32"),
+    ],
+)
+def test_what_no_kernel_can_have(target: str, dtypes: tuple[str, ...], extents: Points, why: str) -> None:
+    with pytest.raises(Unfit, match=why.replace("|", r"\|")):
+        compiled("causal", target, *dtypes, extents=extents)
+
+
+# ---- the command -------------------------------------------------------------------------------
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(cli.main, ["compile", str(PATTERNS / "streaming.attn"), *arguments])
+
+
+def test_compiled_file_runs_alone(tmp_path: Path) -> None:
+    out = tmp_path / "streaming.py"
+    assert run("-o", str(out), "--target", "cpu", "--extent", "d=24", "--dtype", "fp64").exit_code == 0
+    done = subprocess.run([sys.executable, "-I", out], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("O: the worst row is")
+
+
+def test_compiled_for_a_gpu() -> None:
+    result = run(
+        "-o", "-", "--target", "hip:gfx942", "--extent", "d=64", "--extent", "e=64", "--dtype", "fp16"
+    )
+    assert result.exit_code == 0
+    tiles = table(result.stdout, "TILES")
+    assert isinstance(tiles, dict) and list(tiles) == [(64, 64, 2)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["--extent", "z=3"], "no feature index z"),
+        (["--extent", "e=257"], "feature extents up to 256"),
+        (["--dtype", "fp64"], "no kernels in float64"),
+    ],
+)
+def test_what_cannot_be_compiled_is_a_usage_error(arguments: list[str], why: str) -> None:
+    result = run("-o", "-", *arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert why in result.stderr
