@@ -28,8 +28,8 @@ BYTES = 2
 
 @dataclass(frozen=True)
 class Explanation:
-    """What a pattern costs for one head at one length; `tiles` is None where no kernel is, or where they
-    depend on what `depends` names.
+    """What a pattern costs for one head at one length; `tiles` is None where there is no kernel, or where it
+    depends on what `depends` names.
     """
 
     cascade: Cascade

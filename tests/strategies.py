@@ -310,7 +310,8 @@ def patterns(draw: st.DrawFn, plain: bool = False) -> Drawn:
         page.touched.clear()
     chosen = [made, *(k for k in page.made.values() if k.own[:1] == ("q",) and page.odds(6))]
     if plain:
-        chosen = [k for k in chosen if "k" not in k.own and k.kind == "float"] or [_attended(page)]
+        # the first output reads all there is to read, the others what they like
+        chosen = [_attended(page), *(k for k in chosen if "k" not in k.own and k.kind == "float")]
     outputs = list(dict.fromkeys(chosen))
     seed = draw(st.integers(0, 2**16))
     start = page.param("", "int", frozenset()) if aligned and page.odds(8) else None

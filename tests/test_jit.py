@@ -236,9 +236,7 @@ def test_mistakes_come_when_it_is_loaded() -> None:
 def test_gradients_are_refused_where_there_are_none(streaming: attncc.Attention) -> None:
     q, k, v = tensors()
     k.requires_grad_()
-    with pytest.raises(
-        NotImplementedError, match="`K` requires grad, and this kernel has no backward"
-    ):
+    with pytest.raises(NotImplementedError, match="`K` requires grad, and this kernel has no backward"):
         streaming(q, k, v)
     with torch.no_grad():
         assert torch.equal(streaming(q, k, v), streaming(q, k.detach(), v))

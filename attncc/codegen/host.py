@@ -107,8 +107,9 @@ def checks(cascade: Cascade, words: Words, dtypes: str, body: Sequence[str]) -> 
     rest = [f"{words.extent(index)} = {number_text(length, words)}" for index, length in cascade.lengths]
     rest += _divisions(cascade, words)
     read = [i for i in known if said(words.extent(i), (*rest, *body))]
-    names = ", ".join(words.extent(i) for i in read)
-    yield f"{names} = ({', '.join(f'sizes[{_quoted(i)}]' for i in read)}{',' if len(read) == 1 else ''})"
+    if read:
+        names = ", ".join(words.extent(i) for i in read)
+        yield f"{names} = {', '.join(f'sizes[{_quoted(i)}]' for i in read)}"
     yield from rest
 
 

@@ -65,11 +65,12 @@ def _comment(code: str, pad: str) -> list[str]:
 
 
 def _statement(code: str, pad: str) -> list[str]:
-    """`x = a + b`: the sum is put in brackets; a call, a display or a header is broken in its last ones."""
+    """`x = a + b`, `x, y = a, b`: the value is put in brackets; anything else is broken in those it has."""
     if code.endswith(","):
         return _body(code, pad)
     target, equals, value = code.partition(" = ")
-    if equals and not re.search(r"[(\[\"]", target) and _operators(value):
+    whole = bool(_operators(value)) or len(_cut(value, (", ",))) > 1
+    if equals and whole and not re.search(r"[(\[\"]", target):
         return [f"{pad}{target} = (", *_body(value, f"{pad}    "), f"{pad})"]
     return list(_bracketed(code, pad))
 

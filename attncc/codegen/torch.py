@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import assert_never
 
-from attncc.codegen.code import ATOM, PRODUCT, Code, spread
+from attncc.codegen.code import AND, ATOM, PRODUCT, Code, spread
 from attncc.codegen.lines import needed, said
 from attncc.codegen.ranges import scalar
 from attncc.codegen.signature import Signature
@@ -86,8 +86,15 @@ def _statement(s: Statement, k: Body) -> Iterator[str]:
             yield from _load(target, read, k)
         case Let(target, value):
             code = code_of(value, k)
-            if target.indices:
-                code = _along(real(value, code, k) if target.kind == "float" else code, target.indices, k)
+            if target.indices and target.kind == "float":
+                code = _along(real(value, code, k), target.indices, k)
+            elif target.kind == "bool" and not all(said(w.position(i), [code.text]) for i in target.indices):
+                # a test that does not name an index is one column wide along it
+                shape = ", ".join(_width(i, k) for i in target.indices)
+                every = f"torch.ones([{shape}], device=device, dtype=torch.bool)"
+                code = Code(
+                    f"({spread(code, target.indices).text}) & {every}", AND, target.indices, code.lead
+                )
             yield f"{w.value(target)} = {code.text}"
         case Fill(target, value):
             shape = ", ".join(

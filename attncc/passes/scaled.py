@@ -32,6 +32,9 @@ from attncc.ir.cascade import (
 )
 from attncc.ir.logic import is_literal, minus, over, quotient, terms, times, total
 
+NEVER = number(-inf)
+"""The exponent of what is 0."""
+
 
 @dataclass(frozen=True)
 class Scaled:
@@ -97,7 +100,13 @@ def settled(e: Expr, scales: Scales) -> Expr:
 
 def value(form: Scaled) -> Expr:
     """`mantissa * exp(exponent)` as an expression."""
-    return form.mantissa if form.plain else times(form.mantissa, Apply("exp", (form.exponent,)))
+    if form.plain:
+        return form.mantissa
+    match form.mantissa:
+        case Apply("/", (one, below)) if is_literal(one, 1):
+            return over(Apply("exp", (form.exponent,)), below)
+        case _:
+            return times(form.mantissa, Apply("exp", (form.exponent,)))
 
 
 def raised(a: Expr, b: Expr) -> Expr:
@@ -174,8 +183,8 @@ def _chosen(condition: Expr, x: Scaled, y: Scaled) -> Scaled:
     mantissa = Choose(condition, x.mantissa, y.mantissa)
     if x.exponent == y.exponent:
         return Scaled(mantissa, x.exponent)
-    first = number(-inf) if is_literal(x.mantissa, 0) else x.exponent
-    second = number(-inf) if is_literal(y.mantissa, 0) else y.exponent
+    first = NEVER if is_literal(x.mantissa, 0) else x.exponent
+    second = NEVER if is_literal(y.mantissa, 0) else y.exponent
     return Scaled(mantissa, Choose(condition, first, second))
 
 

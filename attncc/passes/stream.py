@@ -10,7 +10,7 @@ Two rewrites, both exact, for every sum over `k`:
 
 * *deferral*: a factor that waits for a reduction over `k` and does not vary along `k` leaves the sum,
   `sum(k) d * x[k] --> d * sum(k) x[k]`, and meets it again in the epilogue. So does `exp(d)` out of `exp(x[k]
-  + d)`. What is not such a factor as it stands may become one: the factor test of `ir.algebra` (theory §A.4).
+  + d)` (`passes.deferred`).
 * *stabiliser*: an exponent that varies along `k` is measured from its maximum over the same terms,
   `sum(k) exp(E) * G --> exp(m) * sum(k) exp(E - m) * G,  m = max(k) E`, and `exp(m)` meets the epilogue as a
   scale (`passes.scaled`, theory §0.3). It is the same text whether the pattern subtracted a maximum or not.
@@ -19,9 +19,7 @@ Two rewrites, both exact, for every sum over `k`:
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from math import inf
 
-from attncc.ir.algebra import separate
 from attncc.ir.cascade import (
     ONE,
     ZERO,
@@ -36,18 +34,15 @@ from attncc.ir.cascade import (
     Tensor,
     free,
     kind,
-    number,
     reads,
 )
 from attncc.ir.graph import recurrent
-from attncc.ir.logic import conjoin, conjuncts, is_literal, over, plus, quotient, terms, times, total
+from attncc.ir.logic import conjoin, conjuncts, plus, quotient, terms, times, total
+from attncc.passes.deferred import Waiting, deferred_factors, deferred_terms
 from attncc.passes.expand import Presence
 from attncc.passes.inside import Inside
 from attncc.passes.scaled import Scaled, Scales, bounded, raised, risky, scaled, settled, value
 from attncc.passes.share import pruned
-
-NEVER = number(-inf)
-"""The exponent of what is 0."""
 
 
 @dataclass
@@ -130,9 +125,10 @@ def _reduced(equation: Equation, e: Reduce, made: _Made) -> Scaled:
 def _sum(equation: Equation, e: Reduce, made: _Made) -> Scaled:
     where = settled(e.where, made.scales)
     form = scaled(e.body, made.scales)
-    apart = _deferred_factors(form.mantissa, e, made)
+    waiting = Waiting(e, made.waits)
+    apart = deferred_factors(form.mantissa, waiting)
     kept = apart.kept
-    loose, rest = _parted_terms(form.exponent, e, made)
+    loose, rest = deferred_terms(form.exponent, waiting)
     exponent = total(rest)
     scale: Expr = ZERO
     if free(exponent) & set(e.over):
@@ -160,108 +156,13 @@ def _outside(held: Expr, up: list[Expr], down: list[Expr], made: _Made) -> Expr:
 
 def _extremum(equation: Equation, e: Reduce, made: _Made) -> Scaled:
     where = settled(e.where, made.scales)
-    loose, rest = _parted_terms(settled(e.body, made.scales), e, made)
+    loose, rest = deferred_terms(settled(e.body, made.scales), Waiting(e, made.waits))
     if not loose:
         return Scaled(replace(e, where=where, body=total(rest)))
     inner = replace(e, where=where, body=total(rest))
     loose = [(sign, _present(x, ZERO, inner, made)) for sign, x in loose]
     held = _read(_named(f"{equation.tensor.name}_{e.op}", inner, equation, made))
     return Scaled(plus(held, bounded(total(loose), made.scales, least=e.op == "min")))
-
-
-# What leaves a reduction
-
-
-def _blocking(e: Expr, over: tuple[Index, ...], made: _Made) -> bool:
-    """Whether an expression waits for a reduction over one of these indices."""
-    return any(made.waits.get(r.tensor, frozenset()) & set(over) for r in reads(e))
-
-
-def _leaves(e: Expr, reduce: Reduce, made: _Made) -> bool:
-    return _blocking(e, reduce.over, made) and not free(e) & set(reduce.over)
-
-
-@dataclass(frozen=True)
-class _Apart:
-    """`up / down * kept`: the factors and divisors that leave a sum, and what stays."""
-
-    kept: Expr
-    up: tuple[Expr, ...] = ()
-    down: tuple[Expr, ...] = ()
-
-    @property
-    def loose(self) -> tuple[tuple[Expr, ...], tuple[Expr, ...]]:
-        return self.up, self.down
-
-
-def _deferred_factors(mantissa: Expr, e: Reduce, made: _Made) -> _Apart:
-    found = _apart(mantissa, e, made)
-    if not _blocking(found.kept, e.over, made):
-        return found
-    waiting = frozenset(r for r in reads(found.kept) if _leaves(r, e, made))
-    split = separate(found.kept, frozenset(e.over), waiting)
-    return found if split is None else replace(found, kept=split[0], up=(*found.up, split[1]))
-
-
-def _apart(x: Expr, e: Reduce, made: _Made) -> _Apart:
-    """The factors that wait and do not vary: of a product, and of a sum or a choice what both sides have."""
-    if not _blocking(x, e.over, made):
-        return _Apart(x)
-    match x:
-        case Apply("*", (a, b)):
-            first, second = _apart(a, e, made), _apart(b, e, made)
-            return _Apart(times(first.kept, second.kept), first.up + second.up, first.down + second.down)
-        case Apply("/", (a, b)):
-            first, second = _apart(a, e, made), _apart(b, e, made)
-            return _Apart(over(first.kept, second.kept), first.up + second.down, first.down + second.up)
-        case _ if _leaves(x, e, made):
-            return _Apart(ONE, (x,))
-        case Apply("neg", (a,)):
-            first = _apart(a, e, made)
-            return replace(first, kept=Apply("neg", (first.kept,)))
-        case Apply("+" | "-" as op, (a, b)):
-            first, second = _apart(a, e, made), _apart(b, e, made)
-            if first.loose == second.loose:
-                return replace(first, kept=Apply(op, (first.kept, second.kept)))
-        case Choose(condition, a, b):
-            first, second = _apart(a, e, made), _apart(b, e, made)
-            if first.loose == second.loose or is_literal(b, 0):
-                return replace(first, kept=Choose(condition, first.kept, second.kept))
-    return _Apart(x)
-
-
-Signed = list[tuple[int, Expr]]
-
-
-def _parted_terms(exponent: Expr, e: Reduce, made: _Made) -> tuple[Signed, Signed]:
-    """The terms that leave the exponent, and those that stay."""
-    loose: Signed = []
-    kept: Signed = []
-    for sign, x in terms(exponent):
-        if _leaves(x, e, made):
-            loose.append((sign, x))
-        elif _blocking(x, e.over, made):
-            for more, part in zip((loose, kept), _opened(x, e, made), strict=True):
-                more += [(sign * s, t) for s, t in part]
-        else:
-            kept.append((sign, x))
-    return loose, kept
-
-
-def _opened(x: Expr, e: Reduce, made: _Made) -> tuple[Signed, Signed]:
-    """The terms inside a term: `(a - b) * c` is `a * c - b * c`, and what both branches of a choice have is
-    outside of it.
-    """
-    match x:
-        case Apply("*" | "/" as op, (a, b)) if len(inside := terms(a)) > 1:
-            return _parted_terms(total([(sign, Apply(op, (t, b))) for sign, t in inside]), e, made)
-        case Apply("*", (a, b)) if len(inside := terms(b)) > 1:
-            return _parted_terms(total([(sign, Apply("*", (a, t))) for sign, t in inside]), e, made)
-        case Choose(condition, then, other):
-            (first, left), (second, right) = (_parted_terms(y, e, made) for y in (then, other))
-            if first and (first == second or (other == NEVER and not second)):
-                return first, [(1, Choose(condition, total(left), total(right)))]
-    return [], [(1, x)]
 
 
 def _present(x: Expr, nothing: Expr, e: Reduce, made: _Made) -> Expr:

@@ -14,6 +14,7 @@ from typing import assert_never
 
 from attncc.ir.cascade import (
     ONE,
+    TRUE,
     Apply,
     Choose,
     Expr,
@@ -41,7 +42,8 @@ COSTLY = frozenset(
 class Block:
     """Statements under construction, and what is already held in a local; inner blocks see outer ones.
 
-    `absent` gives for a tile what is -inf where the predicate fails; `zero` are values that are 0 there.
+    `where` is the predicate of the state being written. Under it, `absent` gives for a tile what is -inf
+    where the predicate fails, and `zero` for an exponential what is 0 there.
     """
 
     axes: tuple[Index, ...]
@@ -49,8 +51,9 @@ class Block:
     statements: list[Statement] = field(default_factory=list)
     held: dict[Expr | Tensor, Expr] = field(default_factory=dict)
     names: dict[str, int] = field(default_factory=dict)
-    absent: dict[Expr, Expr] = field(default_factory=dict)
-    zero: set[Expr] = field(default_factory=set)
+    where: Expr = TRUE
+    absent: dict[tuple[Expr, Expr], Expr] = field(default_factory=dict)
+    zero: dict[tuple[Expr, Expr], Expr] = field(default_factory=dict)
 
     def find(self, key: Expr | Tensor) -> Expr | None:
         found = self.held.get(key)
@@ -62,6 +65,10 @@ class Block:
         count = self._count(name) + 1
         self.names[name] = count
         return Tensor(name if count == 1 else f"{name}{count}", own, kind(e), "equation")
+
+    def rename(self, old: Expr, new: Expr) -> None:
+        """What is held in one local is held in another."""
+        self.held.update({key: new for key, value in self.held.items() if value == old})
 
     def _count(self, name: str) -> int:
         above = self.outer._count(name) if self.outer else 0
@@ -87,10 +94,14 @@ def value_of(e: Expr, block: Block) -> Expr:
             target = block.local(tensor.name, place)
             return _hold(e, Load(target, place), target, block)
         case Apply("exp", (x,)):
+            zero = block.zero.get((e, block.where))
+            if zero is not None:
+                return zero
             exponent, vanishes = _without_absent(_in_base_two(value_of(x, block), block), block)
             value = _named(e, Apply("exp2", (exponent,)), block)
             if vanishes:
-                block.zero.add(value)
+                block.held.pop(e, None)  # another predicate leaves other terms
+                block.zero[e, block.where] = value
             return value
         case Apply(op, args):
             whole = Apply(op, tuple(value_of(a, block) for a in args))
@@ -160,10 +171,10 @@ def _without_absent(x: Expr, block: Block) -> tuple[Expr, bool]:
     signed = terms(x)
     for place, (sign, term) in enumerate(signed):
         up, down = factors(term)
-        for tile in (f for f in up if f in block.absent):
+        for tile in (f for f in up if (f, block.where) in block.absent):
             others = [f for f in (*up, *down) if f != tile]
             if sign > 0 and len(others) == len(up) + len(down) - 1 and all(positive(f) for f in others):
-                up = [block.absent[f] if f == tile else f for f in up]
+                up = [block.absent[f, block.where] if f == tile else f for f in up]
                 signed[place] = (sign, _scaled_by(quotient(up, down), ONE, block))
                 return total(signed), True
     return x, False

@@ -78,8 +78,13 @@ def _define(equation: Equation, block: Block, kernel: Kernel) -> None:
             value = value_of(body, block)
             last = block.statements[-1]
             if isinstance(last, Let) and isinstance(value, Read) and last.target == value.tensor:
-                value = last.value  # the equation's own name is the better one
+                # the equation's own name is the better one, also for whoever reads the same formula later
                 block.statements.pop()
+                target = block.local(equation.tensor.name, last.value)
+                block.statements.append(Let(target, last.value))
+                block.rename(value, Read(target, target.indices))
+                block.held[equation.tensor] = Read(target, target.indices)
+                return
             if not free(value) & set(block.axes) or isinstance(value, Read):
                 block.held[equation.tensor] = value
                 return
@@ -196,6 +201,7 @@ def _tile(loop: Loop, outer: Block, kernel: Kernel) -> tuple[Statement, ...]:
         _define(equation, block, kernel)
     for state in loop.states:
         block.statements.append(Note(_note(state.equation)))
+        block.where = state.reduce.where
         if state.reduce.op == "sum":
             _accumulate(state, loop, block)
         else:
@@ -222,14 +228,14 @@ def _extremum(state: State, loop: Loop, block: Block) -> None:
     """`m = max(m, max(k) x)`; the value before it stays in reach, for what follows the maximum."""
     e, tensor = state.reduce, state.equation.tensor
     scale, every = _positive_scale(value_of(e.body, block), block)
-    if scale == ONE and not isinstance(every, Read):
+    if scale == ONE and not isinstance(every, Read) and free(every) & set(block.axes):
         # what follows the maximum reads the same formula, and finds it here
         target = replace(block.local("exponent", every), kind="float")
         block.statements.append(Let(target, every))
         every = block.held[e.body] = Read(target, target.indices)
     x = _masked(every, e.where, loop, block, float(REDUCTIONS[e.op].identity))
     if e.op == "max":
-        block.absent[every] = x
+        block.absent[every, e.where] = x
     held = block.find(tensor)
     assert isinstance(held, Read)
     best = replace(held.tensor, name=f"{held.tensor.name}_tile")
@@ -294,7 +300,7 @@ def _correction(correction: Expr, block: Block) -> Expr:
 
 def _masked(value: Expr, where: Expr, loop: Loop, block: Block, other: float = 0.0) -> Expr:
     """The value where the predicate holds, `other` where it fails; tested on edges only, if there are any."""
-    if value in block.zero and other == 0.0:
+    if other == 0.0 and value in (z for (_, w), z in block.zero.items() if w == where):
         return value
     key = Choose(where, value, number(other))
     held = block.find(key)

@@ -118,3 +118,62 @@ def test_names(turn: int) -> None:
     tensors = [given[name] for name in "QKVc"]
     usual, other = (attncc.compile(NAMED.format(*n), backend="torch")(*tensors) for n in (USUAL, names))
     assert torch.equal(usual[0], other[0]) and torch.equal(usual[1], other[1])
+
+
+LAYOUTS = {
+    "rows before heads": ("b q h d", "b k h d", "k b e h", "b q h e", "q h b"),
+    "features first": ("d q h", "h d k", "e h k", "e q h", "h q"),
+    "no batch": ("q d", "d k", "k e", "q e", "q"),
+    "batch in the middle": ("b q h t d", "t k b h d", "b h k e", "t b q h e", "b q h t"),
+    "long names": (
+        "batch row head d",
+        "head key batch d",
+        "e key batch head",
+        "row e batch head",
+        "head batch row",
+    ),
+}
+"""The indices of Q, K, V, O and lse, in order."""
+SIZES = {
+    "b": 2,
+    "h": 3,
+    "t": 2,
+    "q": 150,
+    "k": 150,
+    "d": 4,
+    "e": 5,
+    "batch": 2,
+    "head": 3,
+    "row": 150,
+    "key": 150,
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_layouts(layout: tuple[str, ...]) -> None:
+    """Tensors in any order of their indices, with any batch or none."""
+    q, k = ("row", "key") if "row" in layout[0] else ("q", "k")
+    every = [indices.split() for indices in layout]
+    batch = sorted({i for indices in every for i in indices} - {q, k, "d", "e"})
+    names = ("Q", "K", "V", "O", "lse")
+    tensors = [f"{name}[{','.join(i)}]" for name, i in zip(names, every, strict=True)]
+    reads = [
+        f"{name}[{','.join(j for j in i if j not in batch)}]" for name, i in zip(names, every, strict=True)
+    ]
+    text = f"""
+pattern p({", ".join(tensors[:3])}) -> {", ".join(tensors[3:])}:
+    {"over " + ", ".join(batch) if batch else ""}
+    align {q} to {k}
+    S[{q},{k}] = sum(d) {reads[0]} * {reads[1]}
+    P[{q},{k}] = softmax({k} where {k} <= {q}) S[{q},{k}]
+    O[{q},e] = sum({k}) P[{q},{k}] * {reads[2]}
+    lse[{q}] = logsumexp({k} where {k} <= {q}) S[{q},{k}]
+"""
+    made = torch.Generator().manual_seed(0)
+    given = [
+        torch.randn([SIZES[i] for i in indices.split()], generator=made, dtype=torch.float64)
+        for indices in layout[:3]
+    ]
+    kernel, plain = attncc.compile(text, backend="torch"), attncc.compile(text, backend="reference")
+    for x, y in zip(kernel(*given), plain(*given), strict=True):
+        torch.testing.assert_close(x, y, rtol=1e-11, atol=1e-11)

@@ -189,7 +189,7 @@ def based(Q, K, V):
         ("V", "b h k e", V),
     )
     check_kinds([("Q", Q), ("K", K), ("V", V)], [], [], KINDS)
-    NB, NH, NQ, D, NK, E = (sizes["b"], sizes["h"], sizes["q"], sizes["d"], sizes["k"], sizes["e"])
+    NB, NH, NQ, D, NK, E = sizes["b"], sizes["h"], sizes["q"], sizes["d"], sizes["k"], sizes["e"]
     tile = TILES.get((D, E, Q.element_size()))
     if tile is None:
         raise ValueError(

@@ -104,7 +104,7 @@ def based(Q, K, V):
         ("V", "b h k e", V),
     )
     check_kinds([("Q", Q), ("K", K), ("V", V)], [], [], KINDS)
-    NB, NH, NQ, D, NK, E = (sizes["b"], sizes["h"], sizes["q"], sizes["d"], sizes["k"], sizes["e"])
+    NB, NH, NQ, D, NK, E = sizes["b"], sizes["h"], sizes["q"], sizes["d"], sizes["k"], sizes["e"]
     O = Q.new_empty((NB, NH, NQ, E))
     device, kind = Q.device, accumulator(Q)
     for q0 in range(0, NQ, BLOCK_Q):

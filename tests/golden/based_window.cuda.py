@@ -274,7 +274,7 @@ def based_window(Q, K, V, window=64):
     )
     check_kinds([("Q", Q), ("K", K), ("V", V)], [], [], KINDS)
     check_number("window", window, int)
-    NB, NH, NQ, D, NK, E = (sizes["b"], sizes["h"], sizes["q"], sizes["d"], sizes["k"], sizes["e"])
+    NB, NH, NQ, D, NK, E = sizes["b"], sizes["h"], sizes["q"], sizes["d"], sizes["k"], sizes["e"]
     tile = TILES.get((D, E, Q.element_size()))
     if tile is None:
         raise ValueError(

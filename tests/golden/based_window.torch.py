@@ -141,7 +141,7 @@ def based_window(Q, K, V, window=64):
     )
     check_kinds([("Q", Q), ("K", K), ("V", V)], [], [], KINDS)
     check_number("window", window, int)
-    NB, NH, NQ, D, NK, E = (sizes["b"], sizes["h"], sizes["q"], sizes["d"], sizes["k"], sizes["e"])
+    NB, NH, NQ, D, NK, E = sizes["b"], sizes["h"], sizes["q"], sizes["d"], sizes["k"], sizes["e"]
     O = Q.new_empty((NB, NH, NQ, E))
     device, kind = Q.device, accumulator(Q)
     for q0 in range(0, NQ, BLOCK_Q):

@@ -209,7 +209,7 @@ def lightning(Q, K, V, slope):
         ("slope", "h", slope),
     )
     check_kinds([("Q", Q), ("K", K), ("V", V), ("slope", slope)], [], [], KINDS)
-    NB, NH, NQ, D, NK, E = (sizes["b"], sizes["h"], sizes["q"], sizes["d"], sizes["k"], sizes["e"])
+    NB, NH, NQ, D, NK, E = sizes["b"], sizes["h"], sizes["q"], sizes["d"], sizes["k"], sizes["e"]
     tile = TILES.get((D, E, Q.element_size()))
     if tile is None:
         raise ValueError(

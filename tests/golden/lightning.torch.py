@@ -104,7 +104,7 @@ def lightning(Q, K, V, slope):
         ("slope", "h", slope),
     )
     check_kinds([("Q", Q), ("K", K), ("V", V), ("slope", slope)], [], [], KINDS)
-    NB, NH, NQ, NK, E = (sizes["b"], sizes["h"], sizes["q"], sizes["k"], sizes["e"])
+    NB, NH, NQ, NK, E = sizes["b"], sizes["h"], sizes["q"], sizes["k"], sizes["e"]
     O = Q.new_empty((NB, NH, NQ, E))
     device, kind = Q.device, accumulator(Q)
     for q0 in range(0, NQ, BLOCK_Q):
