@@ -210,7 +210,8 @@ class Page:
 
     def position(self, scope: str) -> ast.Expr:
         """A number that says where one is."""
-        known = [i for i in scope if i in "qkjn"]
+        # positions of sequences that have nothing to do with one another are not subtracted
+        known = [i for i in scope if i in ("qkjn" if self.aligned else "kn")]
         if not known:
             return num(1)
         i = name(self.one(known))

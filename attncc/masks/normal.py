@@ -72,12 +72,21 @@ def pushed(e: Expr, holds: bool = True) -> Expr:
 def total(e: Expr) -> Expr:
     """A predicate that says itself where it has no value, and reads nothing out of range.
 
-    A term whose predicate has no value is absent, whatever an `or` around the read says; of an `if`, only the
-    branch taken is asked. Subscripts made of batched indices alone are in range by construction. A reduction
-    answers for its own body.
+    A comparison without a value fails, and so does its negation; what an `or` beside it says still holds.
+    Subscripts made of batched indices alone are in range by construction. A reduction answers for its own body.
     """
     value, present = _clamped(e)
-    return both(present, value)
+    return value if present == TRUE else _guarded(pushed(e))
+
+
+def _guarded(e: Expr) -> Expr:
+    """A predicate with negations at its atoms, each atom asked only where it has a value."""
+    match e:
+        case Apply(op="and" | "or" as op, args=(a, b)):
+            return (both if op == "and" else either)(_guarded(a), _guarded(b))
+        case _:
+            value, present = _clamped(e)
+            return both(present, value)
 
 
 def _clamped(e: Expr) -> tuple[Expr, Expr]:

@@ -29,11 +29,13 @@ from attncc.ir.cascade import (
     Equation,
     Expr,
     Index,
+    Literal,
     Read,
     Reduce,
     Tensor,
     free,
     kind,
+    number,
     reads,
 )
 from attncc.ir.graph import recurrent
@@ -129,7 +131,7 @@ def _sum(equation: Equation, e: Reduce, made: _Made) -> Scaled:
     apart = deferred_factors(form.mantissa, waiting)
     kept = apart.kept
     loose, rest = deferred_terms(form.exponent, waiting)
-    exponent = total(rest)
+    exponent = _real(total(rest))
     scale: Expr = ZERO
     if free(exponent) & set(e.over):
         top = Reduce("max", e.over, where, exponent, e.span)
@@ -146,6 +148,15 @@ def _sum(equation: Equation, e: Reduce, made: _Made) -> Scaled:
     return Scaled(_outside(held, up, down, made), bounded(raised(total(loose), scale), made.scales))
 
 
+def _real(e: Expr) -> Expr:
+    """A number as a real one: integers have no infinity for an extreme of nothing."""
+    match e:
+        case Literal(value, "int"):
+            return number(float(value))
+        case _:
+            return Apply("*", (e, number(1.0))) if kind(e) == "int" else e
+
+
 def _outside(held: Expr, up: list[Expr], down: list[Expr], made: _Made) -> Expr:
     """A sum times what has left it; the sum of nothing stays 0, whatever has left."""
     whole = quotient([held, *up], down)
@@ -157,9 +168,9 @@ def _outside(held: Expr, up: list[Expr], down: list[Expr], made: _Made) -> Expr:
 def _extremum(equation: Equation, e: Reduce, made: _Made) -> Scaled:
     where = settled(e.where, made.scales)
     loose, rest = deferred_terms(settled(e.body, made.scales), Waiting(e, made.waits))
+    inner = replace(e, where=where, body=_real(total(rest)))
     if not loose:
-        return Scaled(replace(e, where=where, body=total(rest)))
-    inner = replace(e, where=where, body=total(rest))
+        return Scaled(inner)
     loose = [(sign, _present(x, ZERO, inner, made)) for sign, x in loose]
     held = _read(_named(f"{equation.tensor.name}_{e.op}", inner, equation, made))
     return Scaled(plus(held, bounded(total(loose), made.scales, least=e.op == "min")))

@@ -156,10 +156,12 @@ def _rows(cascade: Cascade) -> Index:
     """The one sequence index that every output is over."""
     places = {i for t in cascade.outputs for i in t.indices if i.role == "batch"}
     for tensor in cascade.outputs:
-        missing = places - set(cascade.equation(tensor.name).tensor.indices)
+        missing = (places | set(tensor.indices)) - set(cascade.equation(tensor.name).tensor.indices)
         if missing:
             names = ", ".join(f"`{i.name}`" for i in sorted(missing, key=lambda i: i.name))
-            message = f"no kernel plan for `{tensor.name}`: other outputs are over {names}, and it is not"
+            message = (
+                f"no kernel plan for `{tensor.name}`: the kernel's outputs are over {names}, and it is not"
+            )
             span = cascade.equation(tensor.name).span
             raise _refuse("plan-rows", message, span, "its rows are another kernel's", _REFERENCE)
         own = [i for i in tensor.indices if i.role == "sequence"]

@@ -164,13 +164,13 @@ def test_what_is_taken_for_positive() -> None:
     assert band.plane.positive == {scalar("size").e, block.e}
 
 
-def test_a_read_out_of_range_hides_its_cell() -> None:
-    """`doc[k + 1] == 0 or k <= q`: the last column has no predicate at all."""
+def test_a_read_out_of_range_fails_alone() -> None:
+    """`doc[k + 1] == 0 or k <= q`: in the last column only the second half can hold."""
     mask = table("doc", K, k + 1).equals(0) | (k <= q)
     env: dict[str, Any] = {"|q|": 4, "|k|": 4, "doc": np.zeros(4, int)}
-    assert cells(mask, env).sum(0).tolist() == [4, 4, 4, 0]
+    assert cells(mask, env).sum(0).tolist() == [4, 4, 4, 1]
     found = bands(mask.e, Q, K)
-    assert max(hi for _, hi, _, _ in segments(found, 0, 3, 1, env)) == 3
+    assert max(hi for _, hi, _, _ in segments(found, 0, 3, 1, env)) == 4
 
 
 def test_too_many_bands_become_a_test() -> None:
