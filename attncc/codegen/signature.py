@@ -137,6 +137,8 @@ def _local_indices(s: Statement) -> tuple[Index, ...]:
             return target.indices
         case Dot(target=target, over=over) | Fold(target=target, over=over):
             return (*target.indices, over)
+        case Store(output):
+            return output.indices
         case _:
             return ()
 

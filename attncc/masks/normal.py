@@ -73,7 +73,8 @@ def total(e: Expr) -> Expr:
     """A predicate that says itself where it has no value, and reads nothing out of range.
 
     A comparison without a value fails, and so does its negation; what an `or` beside it says still holds.
-    Subscripts made of batched indices alone are in range by construction. A reduction answers for its own body.
+    Subscripts made of batched indices alone are in range by construction. A reduction answers for its own
+    body.
     """
     value, present = _clamped(e)
     return value if present == TRUE else _guarded(pushed(e))

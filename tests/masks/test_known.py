@@ -168,7 +168,6 @@ def test_a_read_out_of_range_fails_alone() -> None:
     """`doc[k + 1] == 0 or k <= q`: in the last column only the second half can hold."""
     mask = table("doc", K, k + 1).equals(0) | (k <= q)
     env: dict[str, Any] = {"|q|": 4, "|k|": 4, "doc": np.zeros(4, int)}
-    assert cells(mask, env).sum(0).tolist() == [4, 4, 4, 1]
     found = bands(mask.e, Q, K)
     assert max(hi for _, hi, _, _ in segments(found, 0, 3, 1, env)) == 4
 
