@@ -87,12 +87,11 @@ def scaled(e: Expr, scales: Scales) -> Scaled:
 
 
 def settled(e: Expr, scales: Scales) -> Expr:
-    """The value itself, with no scale left outside."""
+    """The value itself, with no scale left outside; what is added up needs no common one."""
     match e:
         case Apply("extent"):
             return e
-        case Choose():
-            # each branch by itself: in the other, an exponent may be anything
+        case Choose() | Apply("+" | "-" | "max" | "min" | "neg" | "relu" | "abs"):
             return rebuild(e, tuple(settled(part, scales) for part in children(e)))
         case _:
             return value(scaled(e, scales))

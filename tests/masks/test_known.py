@@ -20,7 +20,6 @@ from tests.masks.pairs import (
     Pair,
     Q,
     aligned,
-    cells,
     choose,
     h,
     k,
