@@ -91,7 +91,7 @@ def settled(e: Expr, scales: Scales) -> Expr:
     match e:
         case Apply("extent"):
             return e
-        case Choose() | Apply("+" | "-" | "max" | "min" | "neg" | "relu" | "abs"):
+        case Choose() | Apply("+" | "-" | "max" | "min" | "neg" | "relu" | "abs" | "**"):
             return rebuild(e, tuple(settled(part, scales) for part in children(e)))
         case _:
             return value(scaled(e, scales))
