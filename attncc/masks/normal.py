@@ -76,18 +76,25 @@ def total(e: Expr) -> Expr:
     Subscripts made of batched indices alone are in range by construction. A reduction answers for its own
     body.
     """
+    return _guarded(e, True)
+
+
+def _guarded(e: Expr, holds: bool) -> Expr:
+    """A predicate, or its negation, each comparison asked only where it has a value."""
     value, present = _clamped(e)
-    return value if present == TRUE else _guarded(pushed(e))
-
-
-def _guarded(e: Expr) -> Expr:
-    """A predicate with negations at its atoms, each atom asked only where it has a value."""
+    if present == TRUE:
+        return value if holds else pushed(value, False)
     match e:
-        case Apply(op="and" | "or" as op, args=(a, b)):
-            return (both if op == "and" else either)(_guarded(a), _guarded(b))
+        case Apply(op="not", args=(a,)):
+            return _guarded(a, not holds)
+        case Apply(op="and" | "or", args=(a, b)):
+            join = both if (e.op == "and") == holds else either
+            return join(_guarded(a, holds), _guarded(b, holds))
+        case Choose(condition=c, then=a, other=b):
+            taken = both(_guarded(c, True), _guarded(a, holds))
+            return either(taken, both(_guarded(c, False), _guarded(b, holds)))
         case _:
-            value, present = _clamped(e)
-            return both(present, value)
+            return both(present, pushed(value, holds))
 
 
 def _clamped(e: Expr) -> tuple[Expr, Expr]:

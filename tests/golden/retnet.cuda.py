@@ -10,10 +10,8 @@ Queries and keys come rotated; norm and gate stay outside.
 As it runs:
 
     A_sum[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
-    O[q,e] = sum(k where k <= q + (|k| - |q|)) A_sum[q,k] * ((exp(-finite(max(0, (-5 - h) *
-        0.6931471805599453))) - exp((-5 - h) * 0.6931471805599453 - finite(max(0, (-5 - h) *
-        0.6931471805599453)))) * exp(finite(max(0, (-5 - h) * 0.6931471805599453)))) ** (q + (|k| -
-        |q|) - k) * V[k,e]
+    O[q,e] = sum(k where k <= q + (|k| - |q|)) A_sum[q,k] * (1 - 2 ** (-5 - h)) ** (q + (|k| - |q|)
+        - k) * V[k,e]
 
 One pass over k for every tile of rows q,
 over one range of tiles that its predicate leaves live.
@@ -96,12 +94,6 @@ TILES = {
 
 
 @triton.jit
-def finite(m):
-    """A maximum as a scale: that of nothing, -inf, scales by 0."""
-    return tl.where(m == float("-inf"), 0.0, m)
-
-
-@triton.jit
 def power(x, y):
     """x ** y for x >= 0"""
     return tl.where(x == 0, tl.where(y == 0, 1.0, 0.0), tl.exp2(y * tl.log2(x * 1.0)))
@@ -133,10 +125,8 @@ def retnet_kernel(
     K_here = K + b.to(tl.int64) * sK_b + h.to(tl.int64) * sK_h
     V_here = V + b.to(tl.int64) * sV_b + h.to(tl.int64) * sV_h
     O_here = O + b.to(tl.int64) * sO_b + h.to(tl.int64) * sO_h
-    # state of O[q,e] = sum(k where seen) A_sum[q,k] * ((exp(-finite(max(0, (-5 - h) *
-    #     0.6931471805599453))) - exp((-5 - h) * 0.6931471805599453 - finite(max(0, (-5 - h) *
-    #     0.6931471805599453)))) * exp(finite(max(0, (-5 - h) * 0.6931471805599453)))) ** (q + (|k|
-    #     - |q|) - k) * V[k,e]
+    # state of O[q,e] = sum(k where seen) A_sum[q,k] * (1 - 2 ** (-5 - h)) ** (q + (|k| - |q|) - k)
+    #     * V[k,e]
     O_qe = tl.full([BLOCK_Q, BLOCK_E], 0.0, tl.float32)
     Q_qd = tl.load(
         Q_here + q0.to(tl.int64) * sQ_q + q_in[:, None] * sQ_q + d[None, :] * sQ_d,
@@ -161,23 +151,9 @@ def retnet_kernel(
             other=0,
         )
         A_sum_qk = tl.dot(Q_qd, tl.trans(K_kd), input_precision="ieee")
-        # O[q,e] = sum(k where seen) A_sum[q,k] * ((exp(-finite(max(0, (-5 - h) *
-        #     0.6931471805599453))) - exp((-5 - h) * 0.6931471805599453 - finite(max(0, (-5 - h) *
-        #     0.6931471805599453)))) * exp(finite(max(0, (-5 - h) * 0.6931471805599453)))) ** (q +
-        #     (|k| - |q|) - k) * V[k,e]
-        power_tile_qk = power(
-            (
-                tl.exp2(
-                    -(1.4426950408889634 * finite(tl.maximum(0, (-5 - h) * 0.6931471805599453)))
-                )
-                - tl.exp2(
-                    1.4426950408889634 * (-5 - h) * 0.6931471805599453
-                    - 1.4426950408889634 * finite(tl.maximum(0, (-5 - h) * 0.6931471805599453))
-                )
-            )
-            * tl.exp2(1.4426950408889634 * finite(tl.maximum(0, (-5 - h) * 0.6931471805599453))),
-            (q + (NK - NQ))[:, None] - k[None, :],
-        )
+        # O[q,e] = sum(k where seen) A_sum[q,k] * (1 - 2 ** (-5 - h)) ** (q + (|k| - |q|) - k) *
+        #     V[k,e]
+        power_tile_qk = power(1 - power(2, -5 - h), (q + (NK - NQ))[:, None] - k[None, :])
         A_sum_seen_qk = A_sum_qk * (1 / D ** 0.5) * power_tile_qk
         if step >= k_whole:
             # seen: k < |k| and k <= q + (|k| - |q|)

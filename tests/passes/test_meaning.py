@@ -46,6 +46,7 @@ def test_passes_keep_the_meaning(drawn: Drawn) -> None:
     passes_keep_the_meaning(drawn)
 
 
+@pytest.mark.nightly
 @given(patterns(plain=True))
 @settings(max_examples=100)
 def test_a_kernel_gives_the_meaning(drawn: Drawn) -> None:
