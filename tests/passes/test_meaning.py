@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import event, given, settings
 
@@ -46,11 +47,23 @@ def test_passes_keep_the_meaning(drawn: Drawn) -> None:
     passes_keep_the_meaning(drawn)
 
 
-@pytest.mark.nightly
 @given(patterns(plain=True))
-@settings(max_examples=100)
+@settings(max_examples=80)
 def test_a_kernel_gives_the_meaning(drawn: Drawn) -> None:
     kernel_gives(drawn)
+
+
+CONSTANTS = """pattern constants(Q[q,d], K[k,d]) -> D[q]:
+    along q, k
+    s[q,k] = sum(d) Q[q,d] * K[k,d]
+    D[q] = max(k) (if s[q,k] > 0 then 0.3 else 1.1)
+"""
+
+
+@pytest.mark.xfail(strict=True, reason="the torch backend chooses between two constants in float32")
+def test_constants_are_exact() -> None:
+    values = {"Q": np.ones((3, 2)), "K": np.ones((4, 2))}
+    same(kernel(CONSTANTS, values, TILE), results(meant(CONSTANTS), values))
 
 
 @given(patterns())
