@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -170,7 +171,7 @@ def _counted(cascade: Cascade, plan: Plan, length: int, tile: Tile) -> tuple[Til
             unknown = _unknown(loop, defaults)
             if unknown:
                 return None, ", ".join(unknown)
-            env = _env(cascade, length)
+            env = environment(cascade, length)
             env |= {kernel.rows.name: 0, loop.index.name: 0}
             one = count(loop.bands, predicate, env, length, length, tile.rows, tile.columns)
             if not loop.uniform:  # no tile goes untested
@@ -184,8 +185,13 @@ def _counted(cascade: Cascade, plan: Plan, length: int, tile: Tile) -> tuple[Til
     return total, ""
 
 
-def _env(cascade: Cascade, length: int) -> dict[str, Any]:
-    env: dict[str, Any] = dict(cascade.defaults)
+def environment(
+    cascade: Cascade, length: int, numbers: Mapping[str, int | float | bool] | None = None
+) -> dict[str, Any]:
+    """What the names of a predicate stand for in the first head, every sequence having one length; `numbers`
+    stand for the pattern's where the defaults do not.
+    """
+    env: dict[str, Any] = dict(cascade.defaults) | dict(numbers or {})
     for index in {i for t in (*cascade.inputs, *cascade.outputs) for i in t.indices}:
         env[f"|{index.name}|"] = {"sequence": length, "feature": FEATURES, "batch": 1}[index.role]
         if index.role == "batch":

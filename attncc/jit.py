@@ -42,6 +42,8 @@ class Attention:
         self.__name__ = self.cascade.name
         self.__doc__ = self.cascade.doc
         self.__signature__ = _signature(self.cascade)
+        names = (t.name for t in self.cascade.inputs)
+        self._inputs = dict(zip(self.__signature__.parameters, names, strict=True))
 
     @property
     def cascade(self) -> Cascade:
@@ -69,8 +71,7 @@ class Attention:
             raise ValueError(f"an output is asked for twice in {', '.join(names)}")
         if names not in self._cascades:
             self._cascades[names] = meaning(self.source, names)
-        said = dict(zip(self.__signature__.parameters, self.cascade.inputs, strict=True))
-        arguments = {said[name].name: value for name, value in bound.arguments.items()}
+        arguments = {self._inputs[name]: value for name, value in bound.arguments.items()}
         function, parameters = self._function(self._cascades[names], names, arguments)
         return function(**{parameters[name]: value for name, value in arguments.items()})
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from attncc.explain import environment
 from attncc.ir.cascade import Cascade
 from attncc.masks.integers import values
 from attncc.masks.normal import total
@@ -31,7 +32,7 @@ def picture(
     """
     (kernel,) = partition(streamed(cascade)).kernels
     loop = kernel.loops[0]
-    env = _env(cascade, length, {**dict(cascade.defaults), **(numbers or {})})
+    env = environment(cascade, length, numbers)
     body = [*_tiles(loop, env, length, tile), *_cells(loop, env, kernel.rows.name, length)]
     size, margin = length * SIDE, 24
     words = ", ".join(f"{name} = {env[name]}" for name, _ in cascade.defaults)
@@ -56,17 +57,6 @@ def picture(
         "</svg>",
     ]
     return "\n".join(lines) + "\n"
-
-
-def _env(cascade: Cascade, length: int, numbers: dict[str, Any]) -> dict[str, Any]:
-    env = dict(numbers)
-    for index in {i for t in (*cascade.inputs, *cascade.outputs) for i in t.indices}:
-        env[f"|{index.name}|"] = {"sequence": length, "feature": 64, "batch": 1}[index.role]
-        if index.role == "batch":
-            env[index.name] = 0
-    for index, formula in cascade.lengths:
-        env[f"|{index.name}|"] = values(formula, env)
-    return env
 
 
 def _tiles(loop: Loop, env: dict[str, Any], length: int, tile: int) -> Iterator[str]:

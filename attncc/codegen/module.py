@@ -41,6 +41,12 @@ def words_of(*cascades: Cascade) -> Words:
     return Words(frozenset(taken), tuple(sorted(indices, key=lambda i: i.name)))
 
 
+def element_types(spec: Specialisation) -> str:
+    """`KINDS = (torch.bfloat16, torch.float32)`"""
+    names = [f"torch.{name}" for name in spec.dtypes]
+    return f"KINDS = ({', '.join(names)}{',' if len(names) == 1 else ''})\n\n"
+
+
 def docstring(said: Said, plan: Plan) -> str:
     """The pattern, numbered; then what was made of it."""
     lines = [said.doc.strip() or said.name, ""]

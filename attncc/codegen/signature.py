@@ -85,6 +85,12 @@ class Signature:
         """Indices that are cut into tiles."""
         return (self.program.rows, *self.walked, *self.features)
 
+    @cached_property
+    def positives(self) -> tuple[Expr, ...]:
+        """What the ranges of tiles take for positive, for the host to check."""
+        planes = [band.plane for walk in self.walks for band in walk.bands]
+        return tuple(dict.fromkeys(e for plane in planes for e in sorted(plane.positive, key=str)))
+
     @property
     def unspecialised(self) -> list[str]:
         """Arguments whose value, 1 or a multiple of 16, must not lead to another compilation."""

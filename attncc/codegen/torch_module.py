@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from attncc.codegen.host import checks, output_shape, positive_checks
-from attncc.codegen.module import Said, assemble, host, words_of
+from attncc.codegen.module import Said, assemble, element_types, host, words_of
 from attncc.codegen.signature import Signature
 from attncc.codegen.torch import body_lines
 from attncc.codegen.words import Words
@@ -23,12 +23,8 @@ def generate(said: Said, cascade: Cascade, plan: Plan, spec: Specialisation) -> 
     words = words_of(cascade, plan.cascade)
     s = Signature(program, plan.cascade, words)
     helpers, lines = body_lines(program, words, s)
-    positives = tuple(
-        dict.fromkeys(e for w in s.walks for band in w.bands for e in sorted(band.plane.positive, key=str))
-    )
-    dtypes = ", ".join(f"torch.{d}" for d in spec.dtypes)
     (tile,) = candidates("cpu", 8, 1)
-    table = f"KINDS = ({dtypes}{',' if len(spec.dtypes) == 1 else ''})\n\n"
+    table = element_types(spec)
     table += f"# rows and columns of a tile\n{words.block(program.rows)} = {tile.rows}\n"
     table += "".join(f"{words.block(i)} = {tile.columns}\n" for i in s.walked)
     body = [
@@ -36,7 +32,7 @@ def generate(said: Said, cascade: Cascade, plan: Plan, spec: Specialisation) -> 
         *lines,
         f"return {', '.join(words.tensor(t.name) for t in cascade.outputs)}",
     ]
-    before = [*checks(cascade, words, "KINDS", body), *positive_checks(positives, words)]
+    before = [*checks(cascade, words, "KINDS", body), *positive_checks(s.positives, words)]
     parts = [table, helpers, host(cascade, words, before, body, "any device")]
     return assemble(said, cascade, plan, words, ["import math", "", "import torch"], parts, '"cpu"', spec)
 

@@ -340,7 +340,7 @@ def _apply(op: str, args: tuple[Expr, ...], k: _Kernel) -> Code:
     parts = [_code(a, k) for a in args]
     axes = union(parts, k.axes)
     parts = [spread(p, axes) if p.axes else p for p in parts]
-    whole = _tensors_only(op, args)
+    whole = all(kind(a) == "int" for a in args)
     match op:
         case "sqrt" if _fixed(args[0]):
             return Code(f"{parts[0].within(ATOM)} ** 0.5", POWER)
@@ -375,10 +375,6 @@ def _fixed(e: Expr) -> bool:
             return all(_fixed(a) for a in args)
         case _:
             return False
-
-
-def _tensors_only(op: str, args: tuple[Expr, ...]) -> bool:
-    return all(kind(a) == "int" for a in args)
 
 
 def _bracketed(code: Code) -> Code:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from attncc.codegen.host import checks, output_shape, positive_checks
-from attncc.codegen.module import INDENT, Said, assemble, host, words_of
+from attncc.codegen.module import INDENT, Said, assemble, element_types, host, words_of
 from attncc.codegen.signature import Signature
 from attncc.codegen.triton import kernel_text
 from attncc.codegen.words import Words
@@ -30,13 +30,9 @@ def generate(said: Said, cascade: Cascade, plan: Plan, spec: Specialisation) -> 
         if any(padded(dict(point)[i.name]) != dict(point)[i.name] for point in spec.extents)
     )
     helpers, text = kernel_text(program, words, s, ragged)
-    positives = tuple(
-        dict.fromkeys(e for w in s.walks for band in w.bands for e in sorted(band.plane.positive, key=str))
-    )
     launch = list(_launch(cascade, s, words))
-    lines = [*checks(cascade, words, "KINDS", launch), *positive_checks(positives, words)]
-    dtypes = ", ".join(f"torch.{d}" for d in spec.dtypes)
-    table = f"KINDS = ({dtypes},)\n\n"
+    lines = [*checks(cascade, words, "KINDS", launch), *positive_checks(s.positives, words)]
+    table = element_types(spec)
     table += "# tiles, warps and pipeline stages by the extents of features and the bytes of an element\n"
     table += "\n".join(tile_table(s, spec, kernel.narrow))
     parts = [table, helpers, text, host(cascade, words, lines, launch, spec.target)]

@@ -30,11 +30,9 @@ from attncc.ir.cascade import (
     kind,
     rebuild,
 )
+from attncc.ir.logic import OPPOSITE
 from attncc.masks.intervals import at_most, nonnegative
 from attncc.masks.sums import canonical
-
-OPPOSITE = {"<": ">=", "<=": ">", ">": "<=", ">=": "<", "==": "!=", "!=": "=="}
-"""The comparison that holds where another does not."""
 
 
 def both(a: Expr, b: Expr) -> Expr:

@@ -79,7 +79,7 @@ def _extract(e: Expr, host: Equation, named: _Named) -> Expr:
     tensor = named.holders.get(e)
     if tensor is None:
         tensor = Tensor(
-            _fresh(f"{host.tensor.name}_{e.op}", named.taken), _order(e, host), kind(e), "equation"
+            fresh(f"{host.tensor.name}_{e.op}", named.taken), _order(e, host), kind(e), "equation"
         )
         named.taken.add(tensor.name)
         named.holders[e] = tensor
@@ -87,7 +87,7 @@ def _extract(e: Expr, host: Equation, named: _Named) -> Expr:
     return Read(tensor, tensor.indices)
 
 
-def _fresh(name: str, taken: set[str]) -> str:
+def fresh(name: str, taken: set[str]) -> str:
     """The name itself, or with the first number that is free."""
     candidates = (name if n == 1 else f"{name}{n}" for n in range(1, len(taken) + 2))
     return next(c for c in candidates if c not in taken)

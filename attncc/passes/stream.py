@@ -44,7 +44,7 @@ from attncc.passes.deferred import Waiting, deferred_factors, deferred_terms
 from attncc.passes.expand import Presence
 from attncc.passes.inside import Inside
 from attncc.passes.scaled import Scaled, Scales, bounded, raised, risky, scaled, settled, value
-from attncc.passes.share import pruned
+from attncc.passes.share import fresh, pruned
 
 
 @dataclass
@@ -198,8 +198,7 @@ def _maximum(top: Reduce, equation: Equation, made: _Made) -> Tensor:
 
 def _named(name: str, body: Reduce, host: Equation, made: _Made) -> Tensor:
     """A new equation for a reduction that its host reads."""
-    numbered = (name if n == 1 else f"{name}{n}" for n in range(1, len(made.taken) + 2))
-    name = next(n for n in numbered if n not in made.taken)
+    name = fresh(name, made.taken)
     loose = free(body)
     indices = tuple(i for i in host.tensor.indices if i in loose)
     tensor = Tensor(name, indices, kind(body), "equation")

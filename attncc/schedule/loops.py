@@ -80,14 +80,12 @@ class Walk:
     """A loop over the live tiles of an index, each once: first those seen whole, then those on an edge.
 
     `whole` says that there are tiles without a test; where it is false, the body itself tests every tile.
-    `carried` are the locals that go from tile to tile.
     """
 
     index: Index
     bands: tuple[Band, ...]
     whole: bool
     body: tuple[Statement, ...]
-    carried: tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)

@@ -81,14 +81,13 @@ def _define(equation: Equation, block: Block, kernel: Kernel) -> None:
                 # the equation's own name is the better one, also for whoever reads the same formula later
                 block.statements.pop()
                 target = block.local(equation.tensor.name, last.value)
-                block.statements.append(Let(target, last.value))
                 block.rename(value, Read(target, target.indices))
-                block.held[equation.tensor] = Read(target, target.indices)
-                return
-            if not free(value) & set(block.axes) or isinstance(value, Read):
+                value = last.value
+            elif not free(value) & set(block.axes) or isinstance(value, Read):
                 block.held[equation.tensor] = value
                 return
-            target = block.local(equation.tensor.name, value)
+            else:
+                target = block.local(equation.tensor.name, value)
             block.statements.append(Let(target, value))
             block.held[equation.tensor] = Read(target, target.indices)
 
@@ -171,7 +170,6 @@ def _fold_features(equation: Equation, e: Reduce, block: Block) -> Expr:
 
 
 def _lower_loop(loop: Loop, block: Block, kernel: Kernel) -> None:
-    carried = []
     for state in loop.states:
         identity = REDUCTIONS[state.reduce.op].identity
         indices = tuple(i for i in block.axes if i in state.equation.tensor.indices)
@@ -179,11 +177,10 @@ def _lower_loop(loop: Loop, block: Block, kernel: Kernel) -> None:
         block.statements.append(Note(f"state of {_note(state.equation)}"))
         block.statements.append(Fill(target, number(float(identity))))
         block.held[state.equation.tensor] = Read(target, target.indices)
-        carried.append(target)
     for row in _row_reads(loop, kernel.rows):
         value_of(row, block)
     body = _tile(loop, block, kernel)
-    block.statements.append(Walk(loop.index, loop.bands, loop.uniform, body, tuple(carried)))
+    block.statements.append(Walk(loop.index, loop.bands, loop.uniform, body))
 
 
 def _row_reads(loop: Loop, rows: Index) -> tuple[Read, ...]:

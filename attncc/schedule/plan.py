@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 
 from attncc.diagnostics import Diagnostic, Label
 from attncc.ir.cascade import (
+    TRUE,
+    Apply,
     Cascade,
     Equation,
     Expr,
@@ -32,6 +34,7 @@ from attncc.masks.bands import Band, bands
 from attncc.ops import REDUCTIONS
 from attncc.passes.analyse import analyse
 from attncc.passes.online import Updater, corrected, updaters
+from attncc.passes.share import replace_reads
 from attncc.source import Span
 
 
@@ -201,8 +204,6 @@ def _at_grid(cascade: Cascade, batch: tuple[Index, ...]) -> Cascade:
 
 
 def _moved(cascade: Cascade, equation: Equation, moved: Tensor, value: dict[Index, Expr]) -> Cascade:
-    from attncc.passes.share import replace_reads
-
     old = equation.tensor
 
     def new(read: Read) -> Read | None:
@@ -284,8 +285,6 @@ def _loop(
 
 
 def _either(a: Expr, b: Expr) -> Expr:
-    from attncc.ir.cascade import TRUE, Apply
-
     return TRUE if TRUE in (a, b) else Apply("or", (a, b))
 
 

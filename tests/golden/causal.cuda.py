@@ -72,7 +72,7 @@ def check_kinds(floats, integers, booleans, allowed):
             raise TypeError(f"`{name}` is a table of truth values, not {str(tensor.dtype)[6:]}")
 
 
-KINDS = (torch.float16, torch.bfloat16, torch.float32,)
+KINDS = (torch.float16, torch.bfloat16, torch.float32)
 
 # tiles, warps and pipeline stages by the extents of features and the bytes of an element
 TILES = {

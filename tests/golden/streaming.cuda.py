@@ -85,7 +85,7 @@ def check_number(name, value, kind):
         raise TypeError(f"`{name}` is a number, not {value!r}")
 
 
-KINDS = (torch.float16, torch.bfloat16, torch.float32,)
+KINDS = (torch.float16, torch.bfloat16, torch.float32)
 
 # tiles, warps and pipeline stages by the extents of features and the bytes of an element
 TILES = {

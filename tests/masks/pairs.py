@@ -64,10 +64,10 @@ class Pair:
         return pair("!=", lambda a, b: a != b, self, other)
 
     def __and__(self, other: Pair) -> Pair:
-        return pair("and", np.logical_and, self, other)
+        return joined("and", self, other)
 
     def __or__(self, other: Pair) -> Pair:
-        return pair("or", np.logical_or, self, other)
+        return joined("or", self, other)
 
     def __invert__(self) -> Pair:
         return pair("not", np.logical_not, self)
@@ -85,6 +85,20 @@ def pair(op: str, meaning: Callable[..., Any], *args: Pair | int) -> Pair:
         return meaning(*(value for value, _ in found)), present
 
     return Pair(Apply(op, tuple(p.e for p in parts)), both)
+
+
+def joined(op: str, a: Pair, b: Pair) -> Pair:
+    """`and` or `or` of three-valued logic: one side without a value leaves what the other settles."""
+
+    def meaning(env: Mapping[str, Any]) -> tuple[Any, Any]:
+        (a_, left), (b_, right) = a.meaning(env), b.meaning(env)
+        settles = op == "or"
+        settled = np.logical_or(
+            np.logical_and(left, np.equal(a_, settles)), np.logical_and(right, np.equal(b_, settles))
+        )
+        return np.where(settled, settles, not settles), np.logical_or(settled, np.logical_and(left, right))
+
+    return Pair(Apply(op, (a.e, b.e)), meaning)
 
 
 def const(value: int | bool) -> Pair:

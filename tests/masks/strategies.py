@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from random import Random
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from hypothesis import strategies as st
@@ -29,6 +31,8 @@ from tests.masks.pairs import (
     table,
 )
 
+T = TypeVar("T")
+
 SORTED = frozenset({"start", "limit"})
 """Tables that never fall."""
 
@@ -43,29 +47,68 @@ class Case:
     block_k: int
 
 
+class Pick(Protocol):
+    """Where a random mask's numbers come from: Hypothesis, which shrinks, or a seed, which repeats."""
+
+    def integer(self, low: int, high: int) -> int: ...
+
+    def one(self, of: Sequence[T]) -> T: ...
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """From Hypothesis, whose draws depend on the modules a process has loaded: no sample for a statistic."""
+
+    draw: st.DrawFn
+
+    def integer(self, low: int, high: int) -> int:
+        return self.draw(st.integers(low, high))
+
+    def one(self, of: Sequence[T]) -> T:
+        return self.draw(st.sampled_from(of))
+
+
+@dataclass(frozen=True)
+class Seeded:
+    """From a seed."""
+
+    random: Random
+
+    def integer(self, low: int, high: int) -> int:
+        return self.random.randint(low, high)
+
+    def one(self, of: Sequence[T]) -> T:
+        return self.random.choice(of)
+
+
 @st.composite
 def cases(draw: st.DrawFn, tests: bool = True, largest: int = 200) -> Case:
     """A random mask of random size; without element tests if not `tests`."""
-    columns = draw(st.integers(1, largest))
-    rows = draw(st.one_of(st.just(columns), st.integers(1, largest)))
-    env: dict[str, Any] = {"|q|": rows, "|k|": columns, "|h|": 4, "h": draw(st.integers(0, 3))}
-    random = np.random.default_rng(draw(st.integers(0, 2**32)))
+    return case(Drawn(draw), tests, largest)
+
+
+def case(pick: Pick, tests: bool = True, largest: int = 200) -> Case:
+    """The same, from any source of numbers."""
+    columns = pick.integer(1, largest)
+    rows = columns if pick.one((True, False)) else pick.integer(1, largest)
+    env: dict[str, Any] = {"|q|": rows, "|k|": columns, "|h|": 4, "h": pick.integer(0, 3)}
+    random = np.random.default_rng(pick.integer(0, 2**32))
     env["start"] = np.sort(random.integers(0, columns + 1, rows))
     env["limit"] = np.sort(random.integers(-5, columns + 9, columns))
     env["span"] = random.integers(0, 60, 4)
     env["doc"] = np.sort(random.integers(0, 5, columns))
-    mask = _predicate(draw, env, tests, draw(st.sampled_from((1, 0, 0, 1, 2, 2, 3))))
-    return Case(mask, env, draw(st.integers(5, 40)), draw(st.integers(5, 40)))
+    mask = _predicate(pick, env, tests, pick.one((1, 0, 0, 1, 2, 2, 3)))
+    return Case(mask, env, pick.integer(5, 40), pick.integer(5, 40))
 
 
-def _predicate(draw: st.DrawFn, env: dict[str, Any], tests: bool, depth: int) -> Pair:
+def _predicate(pick: Pick, env: dict[str, Any], tests: bool, depth: int) -> Pair:
     if depth == 0:
-        return _atom(draw, env, tests)
+        return _atom(pick, env, tests)
 
     def part() -> Pair:
-        return _predicate(draw, env, tests, depth - 1)
+        return _predicate(pick, env, tests, depth - 1)
 
-    match draw(st.sampled_from(("and", "and", "or", "or", "not", "if head", "if"))):
+    match pick.one(("and", "and", "or", "or", "not", "if head", "if")):
         case "and":
             return part() & part()
         case "or":
@@ -73,14 +116,14 @@ def _predicate(draw: st.DrawFn, env: dict[str, Any], tests: bool, depth: int) ->
         case "not":
             return ~part()
         case "if head":
-            return choose(h < draw(st.integers(0, 4)), part(), part())
+            return choose(h < pick.integer(0, 4), part(), part())
         case _:
             return choose(part(), part(), part())
 
 
-def _number(draw: st.DrawFn, env: dict[str, Any], low: int, high: int) -> Pair:
+def _number(pick: Pick, env: dict[str, Any], low: int, high: int) -> Pair:
     """A number in the text, or one known at run time, or when the kernel is compiled."""
-    value, form = draw(st.integers(low, high)), draw(st.sampled_from(("literal", "scalar", "static")))
+    value, form = pick.integer(low, high), pick.one(("literal", "scalar", "static"))
     if form == "literal":
         return const(value)
     name = f"n{len(env)}"
@@ -88,13 +131,13 @@ def _number(draw: st.DrawFn, env: dict[str, Any], low: int, high: int) -> Pair:
     return scalar(name, static=form == "static" and value > 0)
 
 
-def _atom(draw: st.DrawFn, env: dict[str, Any], tests: bool) -> Pair:
+def _atom(pick: Pick, env: dict[str, Any], tests: bool) -> Pair:
     def n(low: int, high: int) -> Pair:
-        return _number(draw, env, low, high)
+        return _number(pick, env, low, high)
 
-    row = draw(st.sampled_from((aligned, aligned, q)))
+    row = pick.one((aligned, aligned, q))
     kinds = BOUNDS + TESTS if tests else BOUNDS
-    match draw(st.sampled_from(kinds)):
+    match pick.one(kinds):
         case "causal":
             return k <= row + n(-30, 30)
         case "strict":
@@ -119,7 +162,7 @@ def _atom(draw: st.DrawFn, env: dict[str, Any], tests: bool) -> Pair:
         case "strided":
             return k * n(1, 5) + n(-3, 9) <= row
         case "slanted":
-            return k <= row // n(1, 4) * draw(st.integers(0, 3)) + n(-9, 9)
+            return k <= row // n(1, 4) * pick.integer(0, 3) + n(-9, 9)
         case "falling":
             return k + row < n(0, 250)
         case "rows":
@@ -141,7 +184,7 @@ def _atom(draw: st.DrawFn, env: dict[str, Any], tests: bool) -> Pair:
         case "document":
             return k >= table("start", Q, q)
         case "limit":
-            return k < table("limit", K, row + draw(st.integers(-2, 2)))
+            return k < table("limit", K, row + pick.integer(-2, 2))
         case "head":
             return h >= n(0, 4)
         case "head window":
