@@ -179,9 +179,7 @@ class Page:
         again = partial(self.value, scope, depth - 1)
         match self.draw(st.integers(0, 11 if depth > 0 else 3)):
             case 0:
-                # kernels hold two bare constants in float32: test_meaning.test_constants_are_exact
-                constant = num(self.one((0.5, 1.5, 2, 0.3)))
-                return binary("*", constant, self.leaf(scope)) if self.plain else constant
+                return num(self.one((0.5, 1.5, 2, 0.3)))
             case 1 | 2:
                 return self.leaf(scope)
             case 3:

@@ -88,11 +88,12 @@ def _choose(e: Choose, k: Body) -> Code:
         axes = union((a, b), k.axes)
         text = f"{a.within(LOOSE - 1)} if {c.within(LOOSE - 1)} else {b.within(LOOSE - 1)}"
         return Code(text, LOOSE, axes, a.lead or b.lead)
+    if kind(e) == "float" and _plain(e.then, k) and _plain(e.other, k):
+        a = Code(_tensor(a))
     a, b = _alike((e.then, e.other), (a, b), k)
     axes = union((c, a, b), k.axes)
     parts = ", ".join(spread(p, axes).text for p in (c, a, b))
-    cast = ".to(kind)" if kind(e) == "float" and _plain(e.then, k) and _plain(e.other, k) else ""
-    return Code(f"torch.where({parts}){cast}", ATOM, axes, c.lead or a.lead or b.lead)
+    return Code(f"torch.where({parts})", ATOM, axes, c.lead or a.lead or b.lead)
 
 
 def _alike(args: tuple[Expr, ...], parts: Sequence[Code], k: Body, always: bool = False) -> list[Code]:
