@@ -14,7 +14,7 @@ from attncc.passes import PASSES
 from attncc.passes.share import pruned
 from attncc.schedule.plan import Plan, Refused, partition
 from attncc.schedule.spec import KINDS, Points, Specialisation
-from attncc.schedule.tiles import WIDEST
+from attncc.schedule.tiles import OLDEST, WIDEST
 from attncc.source import Source
 from attncc.syntax.ast import Equate, Notes
 from attncc.syntax.parser import parse
@@ -78,6 +78,10 @@ def _check(spec: Specialisation) -> None:
     strange = [kind for kind in spec.dtypes if kind not in kinds]
     if strange:
         raise Unfit(f"no kernels in {', '.join(strange)} for {spec.target}: {', '.join(kinds)}")
+    vendor, _, generation = spec.target.partition(":")
+    if vendor == "cuda" and generation.isdigit() and int(generation) < OLDEST:
+        help = 'the torch backend runs anywhere: `attncc.load(path, backend="torch")`'
+        raise Unfit(f"no kernels for {spec.target}, which is older than cuda:{OLDEST}; {help}")
     wide = [f"|{name}| = {n}" for point in spec.extents for name, n in point if n > WIDEST]
     if wide and spec.backend == "triton":
         raise Unfit(f"{', '.join(wide)}: a kernel takes feature extents up to {WIDEST}")

@@ -147,3 +147,20 @@ def test_what_cannot_be_compiled_is_a_usage_error(arguments: list[str], why: str
     result = run("-o", "-", *arguments)
     assert (result.exit_code, result.stdout) == (2, "")
     assert why in result.stderr
+
+
+INTEGERS = """pattern integers(near[q,k]: int) -> O[q]:
+    along q, k
+    O[q] = sum(k) near[q,k]
+"""
+
+
+def test_a_kernel_follows_a_real_tensor() -> None:
+    with pytest.raises(PatternError) as refused:
+        compile(Source("integers.attn", INTEGERS), Specialisation("torch", "cpu", KINDS["torch"], ()))
+    assert [d.code for d in refused.value.diagnostics] == ["plan-inputs"]
+
+
+def test_older_gpus_are_refused() -> None:
+    with pytest.raises(Unfit, match=r"older than cuda:80; the torch backend runs anywhere"):
+        compiled("causal", "cuda:75")

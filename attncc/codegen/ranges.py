@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from attncc.codegen.words import Words
 from attncc.ir.cascade import Expr, Read, Tensor
 from attncc.masks.ranges import union
 from attncc.schedule.loops import Walk
@@ -21,14 +22,14 @@ class WalkRanges:
 
 
 def walk_ranges(
-    walk: Walk, first: str, last: str, block: str, spell: Callable[[Expr, frozenset[Expr]], str]
+    walk: Walk, first: str, last: str, words: Words, spell: Callable[[Expr, frozenset[Expr]], str]
 ) -> WalkRanges:
-    """The ranges of a walk; `first` and `last` name the rows of the tile, `block` the width of a column tile.
+    """The ranges of a walk; `first` and `last` name the rows of the tile.
 
     `spell` writes a number, given those that are never negative.
     """
     prefix = f"{walk.index.name}_"
-    ranges = union(walk.bands, scalar(first), scalar(last), scalar(block), prefix)
+    ranges = union(walk.bands, scalar(first), scalar(last), scalar(words.block(walk.index)), prefix)
 
     def code(e: Expr) -> str:
         return spell(e, ranges.counted)
@@ -43,9 +44,9 @@ def walk_ranges(
     edges.sort(
         key=lambda piece: not whole or piece[0] != whole[-1][1]
     )  # so that a range goes on where it can
-    count = f"{prefix}whole"
+    count = words.free(f"{prefix}whole")
     total = " + ".join(_span(*piece) for piece in whole) or "0"
-    tile_lines, steps, tile = _steps(_joined([*whole, *edges]), f"{prefix}steps")
+    tile_lines, steps, tile = _steps(_joined([*whole, *edges]), f"{prefix}steps", words)
     return WalkRanges((*lines, f"{count} = {total}", *tile_lines), count, steps, tile)
 
 
@@ -69,12 +70,12 @@ def _joined(pieces: list[tuple[str, str]]) -> list[tuple[str, str]]:
     return result
 
 
-def _steps(pieces: list[tuple[str, str]], name: str) -> tuple[list[str], str, str]:
+def _steps(pieces: list[tuple[str, str]], name: str, words: Words) -> tuple[list[str], str, str]:
     """Ranges of tiles joined end to end: the lines that count them, the count, and the tile of one step."""
     lines: list[str] = []
     done, tiles = "", []
     for n, (lo, hi) in enumerate(pieces):
-        end = f"{name}{n}" if len(pieces) > 1 else name
+        end = words.free(f"{name}{n}" if len(pieces) > 1 else name)
         lines.append(f"{end} = {f'{done} + ' if done else ''}{_span(lo, hi)}")
         behind = f"{lo} + step - {done}" if done else f"{lo} + step"
         tiles.append((end, "step" if lo == "0" and not done else behind))

@@ -122,11 +122,16 @@ class Signature:
         strided = [t for t in self.tensors if t.indices]
         yield ", ".join(f"*{w.tensor(t.name)}.stride()" for t in strided) + ","
         if self.scalars:
-            yield ", ".join(w.tensor(t.name) for t in self.scalars) + ","
+            yield ", ".join(self._passed(t) for t in self.scalars) + ","
         yield ", ".join(w.extent(i) for i in self.extents) + ","
         fixed = [w.tensor(t.name) for t in self.statics] + [w.extent(i) for i in self.fixed_extents]
         if fixed:
             yield ", ".join(fixed) + ","
+
+    def _passed(self, number: Tensor) -> str:
+        """A truth value travels as an integer, which all of Triton takes."""
+        name = self.words.tensor(number.name)
+        return f"int({name})" if number.kind == "bool" else name
 
 
 def statements(body: Iterable[Statement]) -> Iterator[Statement]:

@@ -27,7 +27,8 @@ def body_lines(program: Program, words: Words, signature: Signature) -> tuple[st
     """
     k = Body(program, words, (program.rows, *signature.walked, *signature.features))
     inner = list(_block(program.body, k))
-    lines = [f"device, kind = {words.tensor(program.inputs[0].name)}.device, accumulator({_first(k)})"]
+    leading = words.tensor(program.leading.name)
+    lines = [f"device, kind = {leading}.device, accumulator({leading})"]
     lines += _numbers(signature)
     lines += _positions(inner, k)
     rows, first, stop = program.rows, words.start(program.rows), words.stop(program.rows)
@@ -66,10 +67,6 @@ ACCUMULATOR = '''def accumulator(tensor):
     """The kind that sums are held in: float64 for float64, otherwise float32."""
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 '''
-
-
-def _first(k: Body) -> str:
-    return k.words.tensor(next(t.name for t in k.program.inputs if t.kind == "float"))
 
 
 def _block(body: Iterable[Statement], k: Body) -> Iterator[str]:

@@ -122,7 +122,9 @@ def _apply(op: str, args: tuple[Expr, ...], k: Body) -> Code:
         case "neg":
             return Code(f"-{parts[0].within(UNARY)}", UNARY, axes, lead)
         case "not":
-            return Code(f"{'not ' if _plain(e, k) else '~'}({parts[0].text})", UNARY, axes, lead)
+            plain = _plain(e, k)
+            text = f"{'not ' if plain else '~'}({parts[0].text})"
+            return Code(text, LOOSE if plain else UNARY, axes, lead)
         case "and" | "or" if _plain(e, k):
             return Code(f"({parts[0].text}) {op} ({parts[1].text})", LOOSE)
         case "and" if _in_tile(args[0], k):

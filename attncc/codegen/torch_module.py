@@ -9,7 +9,7 @@ from attncc.codegen.module import Said, assemble, element_types, host, words_of
 from attncc.codegen.signature import Signature
 from attncc.codegen.torch import body_lines
 from attncc.codegen.words import Words
-from attncc.ir.cascade import Cascade
+from attncc.ir.cascade import Cascade, Tensor
 from attncc.schedule.lower import lower
 from attncc.schedule.plan import Plan
 from attncc.schedule.spec import Specialisation
@@ -28,7 +28,7 @@ def generate(said: Said, cascade: Cascade, plan: Plan, spec: Specialisation) -> 
     table += f"# rows and columns of a tile\n{words.block(program.rows)} = {tile.rows}\n"
     table += "".join(f"{words.block(i)} = {tile.columns}\n" for i in s.walked)
     body = [
-        *_outputs(cascade, words),
+        *_outputs(cascade, program.leading, words),
         *lines,
         f"return {', '.join(words.tensor(t.name) for t in cascade.outputs)}",
     ]
@@ -37,8 +37,8 @@ def generate(said: Said, cascade: Cascade, plan: Plan, spec: Specialisation) -> 
     return assemble(said, cascade, plan, words, ["import math", "", "import torch"], parts, '"cpu"', spec)
 
 
-def _outputs(cascade: Cascade, words: Words) -> Iterator[str]:
-    first = words.tensor(next(t.name for t in cascade.inputs if t.kind == "float"))
+def _outputs(cascade: Cascade, leading: Tensor, words: Words) -> Iterator[str]:
+    first = words.tensor(leading.name)
     for output in cascade.outputs:
         dtype = "" if any(i.role == "feature" for i in output.indices) else f", dtype=accumulator({first})"
         yield f"{words.tensor(output.name)} = {first}.new_empty({output_shape(output, words)}{dtype})"

@@ -17,6 +17,9 @@ from attncc.schedule.tiles import candidates, nearest, padded
 
 DEVICE = 'torch.device("cuda" if torch.cuda.is_available() else "cpu")'
 
+FAR = "1 << 23"
+"""Offsets inside a tile, of 256 elements at most, are 32 bits wide up to here."""
+
 
 def generate(said: Said, cascade: Cascade, plan: Plan, spec: Specialisation) -> str:
     """The text of a module; `cascade` is the pattern before the passes."""
@@ -72,7 +75,7 @@ def tile_table(s: Signature, spec: Specialisation, narrow: bool) -> Iterator[str
 
 
 def _launch(cascade: Cascade, s: Signature, words: Words) -> Iterator[str]:
-    first = words.tensor(cascade.inputs[0].name)
+    first = words.tensor(s.program.leading.name)
     key = ", ".join([*(words.extent(i) for i in s.fixed_extents), f"{first}.element_size()"])
     yield f"tile = TILES.get(({key}{'' if ',' in key else ','}))"
     yield "if tile is None:"
@@ -82,6 +85,15 @@ def _launch(cascade: Cascade, s: Signature, words: Words) -> Iterator[str]:
     yield f'        f"{text}"'
     yield '        "compile the pattern with --extent"'
     yield "    )"
+    inside = [
+        f"{words.tensor(t.name)}.stride({n})"
+        for t in s.program.inputs
+        for n, i in enumerate(t.indices)
+        if i.role != "batch"
+    ]
+    yield f"far = max({', '.join(inside)}, 0)"
+    yield f"if far >= {FAR}:"
+    yield '    raise ValueError(f"neighbours in a tensor are {far} elements apart: call .contiguous() on it")'
     for output in cascade.outputs:
         dtype = "" if any(i.role == "feature" for i in output.indices) else ", dtype=torch.float32"
         yield f"{words.tensor(output.name)} = {first}.new_empty({output_shape(output, words)}{dtype})"

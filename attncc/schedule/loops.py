@@ -109,3 +109,8 @@ class Program:
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     body: tuple[Statement, ...]
+
+    @property
+    def leading(self) -> Tensor:
+        """The input whose device, precision and width the kernel follows."""
+        return next(t for t in self.inputs if t.kind == "float")

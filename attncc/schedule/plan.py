@@ -114,6 +114,7 @@ class Plan:
 def partition(cascade: Cascade) -> Plan:
     """One kernel for the whole cascade, or `Refused`."""
     _check_families(cascade)
+    _check_inputs(cascade)
     rows = _rows(cascade)
     batch = tuple(dict.fromkeys(i for t in cascade.outputs for i in t.indices if i.role == "batch"))
     cascade = _at_grid(cascade, batch)
@@ -153,6 +154,13 @@ def _check_families(cascade: Cascade) -> None:
             if isinstance(e, Reduce) and e.op not in ("sum", "max", "min"):
                 message = f"no kernel plan for `{e.op}`: a kernel folds `sum`, `max` and `min`"
                 raise _refuse("plan-reduction", message, equation.span, "reduced here", _REFERENCE)
+
+
+def _check_inputs(cascade: Cascade) -> None:
+    if not any(r.tensor.origin == "input" for e in cascade.equations for r in reads(e.body)):
+        name = cascade.outputs[0].name
+        message = f"no kernel plan for `{name}`: it reads no real tensor, whose precision a kernel follows"
+        raise _refuse("plan-inputs", message, cascade.equation(name).span, "computed here", _REFERENCE)
 
 
 def _rows(cascade: Cascade) -> Index:

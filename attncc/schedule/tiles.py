@@ -70,6 +70,9 @@ TARGETS: dict[str, Row] = {
 WIDEST = 256
 """The largest feature extent a kernel takes."""
 
+OLDEST = 80
+"""The first CUDA generation with the matrix units and asynchronous copies that kernels are written for."""
+
 
 def candidates(target: str, width: int, extent: int, narrow: bool = False) -> Tiles:
     """Tiles for elements of `width` bytes and a feature extent, the default first; none where it is wider."""
@@ -80,14 +83,14 @@ def candidates(target: str, width: int, extent: int, narrow: bool = False) -> Ti
 
 
 def nearest(target: str) -> str:
-    """The row that stands for a GPU which has none: the newest known one that is older, or the oldest."""
+    """The row that stands for a GPU which has none: the newest known one that is older."""
     if target in TARGETS:
         return target
     kind, _, name = target.partition(":")
     if kind == "hip":
         return "hip:gfx942"
     older = [t for t in TARGETS if t.startswith("cuda:") and name.isdigit() and int(t[5:]) <= int(name)]
-    return max(older, key=lambda t: int(t[5:]), default="cuda:80")
+    return max(older, key=lambda t: int(t[5:]))
 
 
 def padded(extent: int) -> int:

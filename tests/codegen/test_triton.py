@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -20,4 +21,19 @@ def test_interpreted(name: str, root: Path) -> None:
     lines = done.stdout.splitlines()
     assert len(lines) == 24, done.stdout
     wrong = [line for line in lines if not float(line.split()[0]) <= 1]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_predicates_of_every_sort(root: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.codegen.corners"],
+        cwd=root,
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    lines = done.stdout.splitlines()
+    assert len(lines) == 72, done.stdout
+    wrong = [line for line in lines if not float(line.split()[0]) <= 1e-5]
     assert not wrong, "\n".join(wrong)

@@ -264,7 +264,7 @@ def reference(Q, K, V, window=64):
     # A[b,h,q,k] = 1 + s[b,h,q,k] + s[b,h,q,k] * s[b,h,q,k] / 2
     A = 1 + s + s * s / 2
     # far[b,h,q,e] = sum(k where q + (|k| - |q|) - k >= window) A[b,h,q,k] * V[b,h,k,e]
-    far = _einsum("bhqk,bhke->bhqe", torch.where((q + (NK - NQ))[:, None] - k >= window, A, 0), V)
+    far_ = _einsum("bhqk,bhke->bhqe", torch.where((q + (NK - NQ))[:, None] - k >= window, A, 0), V)
     # near[b,h,q,e] = sum(k where k <= q + (|k| - |q|) and q + (|k| - |q|) - k < window)
     #     exp(s[b,h,q,k]) * V[b,h,k,e]
     at_q = q + (NK - NQ)
@@ -274,7 +274,7 @@ def reference(Q, K, V, window=64):
     #     (|k| - |q|) and q + (|k| - |q|) - k < window) exp(s[b,h,q,k])
     total = torch.where(at_q[:, None] - k >= window, A, 0).sum(-1) + exp_near_qk.sum(-1)
     # O[b,h,q,e] = (far[b,h,q,e] + near[b,h,q,e]) / total[b,h,q]
-    O = _divide(far + near, total[..., None])
+    O = _divide(far_ + near, total[..., None])
     return O
 
 

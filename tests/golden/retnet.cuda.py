@@ -153,7 +153,9 @@ def retnet_kernel(
         A_sum_qk = tl.dot(Q_qd, tl.trans(K_kd), input_precision="ieee")
         # O[q,e] = sum(k where seen) A_sum[q,k] * (1 - 2 ** (-5 - h)) ** (q + (|k| - |q|) - k) *
         #     V[k,e]
-        power_tile_qk = power(1 - power(2, -5 - h), (q + (NK - NQ))[:, None] - k[None, :])
+        power_tile_qk = power(
+            1 - power(2 * 1.0, (-5 - h) * 1.0), ((q + (NK - NQ))[:, None] - k[None, :]) * 1.0
+        )
         A_sum_seen_qk = A_sum_qk * (1 / D ** 0.5) * power_tile_qk
         if step >= k_whole:
             # seen: k < |k| and k <= q + (|k| - |q|)
@@ -189,6 +191,11 @@ def retnet(Q, K, V):
         raise ValueError(
             f"no tiles for d={D}, e={E} and {Q.element_size()} bytes an element: "
             "compile the pattern with --extent"
+        )
+    far = max(Q.stride(2), Q.stride(3), K.stride(2), K.stride(3), V.stride(2), V.stride(3), 0)
+    if far >= 1 << 23:
+        raise ValueError(
+            f"neighbours in a tensor are {far} elements apart: call .contiguous() on it"
         )
     O = Q.new_empty((NB, NH, NQ, E))
     grid = triton.cdiv(NQ, tile["BLOCK_Q"]) * NB * NH

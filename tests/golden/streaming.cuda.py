@@ -272,6 +272,11 @@ def streaming(Q, K, V, window=1024, sinks=4):
             f"no tiles for d={D}, e={E} and {Q.element_size()} bytes an element: "
             "compile the pattern with --extent"
         )
+    far = max(Q.stride(2), Q.stride(3), K.stride(2), K.stride(3), V.stride(2), V.stride(3), 0)
+    if far >= 1 << 23:
+        raise ValueError(
+            f"neighbours in a tensor are {far} elements apart: call .contiguous() on it"
+        )
     O = Q.new_empty((NB, NH, NQ, E))
     grid = triton.cdiv(NQ, tile["BLOCK_Q"]) * NB * NH
     if grid:

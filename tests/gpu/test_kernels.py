@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 import attncc
+from tests.codegen.corners import CORNERS, argument, text_of
 from tests.criterion import worst
 from tests.shapes import KERNELS, LENGTHS, MORE, Shape, arguments, numbers
 
@@ -103,3 +105,27 @@ def test_long_rows_past_32_bits() -> None:
     last = kernel(q, k, k, window=512)[:, -1:]
     alone = kernel(q[:, -1:].contiguous(), k[:, -1:].contiguous(), k[:, -1:].contiguous(), window=512)
     assert torch.equal(last, alone)
+
+
+def test_rows_far_apart_are_refused() -> None:
+    kernel = attncc.load("patterns/causal.attn")
+    wide = torch.empty(3 * (1 << 23), device="cuda", dtype=torch.bfloat16)
+    far = wide.as_strided((1, 1, 3, 16), (1, 1, 1 << 23, 1))
+    with pytest.raises(ValueError, match=r"8388608 elements apart: call \.contiguous\(\)"):
+        kernel(far, far, far)
+
+
+@pytest.mark.parametrize("name", CORNERS)
+def test_predicates_of_every_sort(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    path = tmp_path / "corner.attn"
+    path.write_text(text_of(name))
+    kernel = attncc.load(path)
+    plain = attncc.load(path, backend="reference")
+    for rows, columns, flag in ((33, 33, True), (700, 1130, False), (0, 5, True), (5, 0, True)):
+        lengths = {"b": 2, "h": 3, "q": rows, "k": columns, "d": 64, "e": 64}
+        given = [argument(t, lengths, flag) for t in kernel.cascade.inputs]
+        given = [x.bfloat16() if torch.is_tensor(x) and x.is_floating_point() else x for x in given]
+        given = [x.cuda() if torch.is_tensor(x) else x for x in given]
+        exact = plain(*(x.double() if torch.is_tensor(x) and x.is_floating_point() else x for x in given))
+        assert worst(kernel(*given), plain(*given), exact, torch.bfloat16, features=True) <= 1

@@ -1,0 +1,228 @@
+"""Formula → Triton as text: values over the tile axes of a kernel, and pointers to what is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import assert_never
+
+from attncc.codegen.code import (
+    ATOM,
+    COMPARISON,
+    POWER,
+    PRODUCT,
+    SUM,
+    UNARY,
+    Code,
+    binary,
+    spread,
+    union,
+)
+from attncc.codegen.signature import Signature
+from attncc.codegen.spell import TRITON, TRITON_HELPERS
+from attncc.codegen.words import Words
+from attncc.ir.cascade import Apply, Choose, Expr, Index, Literal, Read, Reduce, Tensor, free, kind, reads
+from attncc.masks.intervals import nonnegative
+from attncc.ops import FUNCTIONS
+from attncc.schedule.block import positive
+from attncc.schedule.loops import Program
+
+
+@dataclass
+class Body:
+    """What the text of one kernel depends on; `helpers` collects the small functions it came to need.
+
+    `bases` are pointers to this place of the batch, `elements` numbers of tables that ranges read, by their
+    text or name.
+    """
+
+    program: Program
+    words: Words
+    signature: Signature
+    axes: tuple[Index, ...]
+    padded: frozenset[Index]
+    raw: frozenset[str]
+    positive: frozenset[Expr]
+    helpers: dict[str, None] = field(default_factory=dict)
+    bases: dict[str, str] = field(default_factory=dict)
+    counted: set[Expr] = field(default_factory=set)
+    elements: dict[str, str] = field(default_factory=dict)
+
+
+def code_of(e: Expr, k: Body) -> Code:
+    w = k.words
+    match e:
+        case Index():
+            return Code(w.position(e), ATOM, (e,) if e in k.axes else ())
+        case Literal():
+            return _literal(e)
+        case Apply("extent", (Index() as i,)):
+            return Code(w.extent(i))
+        case Read(tensor) if tensor.origin == "scalar" and tensor.kind == "bool":
+            return Code(f"{w.tensor(tensor.name)} != 0", COMPARISON)
+        case Read(tensor) if tensor.origin in ("scalar", "static"):
+            return Code(w.tensor(tensor.name))
+        case Read(tensor) if tensor.origin == "table":
+            return _element(e, k)
+        case Read(tensor):
+            text = w.value(tensor)
+            cast = ".to(tl.float32)" if tensor.name in k.raw and tensor.kind == "float" else ""
+            return Code(text + cast, ATOM, tuple(i for i in tensor.indices if i in k.axes))
+        case Apply(op, args):
+            return _apply(op, args, k)
+        case Choose(condition, then, other):
+            parts = [code_of(x, k) for x in (condition, then, other)]
+            axes = union(parts, k.axes)
+            return Code(f"tl.where({', '.join(spread(p, axes).text for p in parts)})", ATOM, axes)
+        case Reduce():
+            raise AssertionError(f"a reduction reached the printer: {e}")
+        case _:
+            assert_never(e)
+
+
+def _literal(e: Literal) -> Code:
+    if isinstance(e.value, float) and e.value in (float("inf"), float("-inf")):
+        return Code(f'float("{"-" if e.value < 0 else ""}inf")')
+    return Code(repr(e.value), UNARY if not isinstance(e.value, bool) and e.value < 0 else ATOM)
+
+
+def _apply(op: str, args: tuple[Expr, ...], k: Body) -> Code:
+    if op == "**" and isinstance(args[1], Literal) and args[1].value in (2, 3, 4):
+        base = code_of(args[0], k)
+        return Code(" * ".join([base.within(PRODUCT - 1)] * int(args[1].value)), PRODUCT, base.axes)
+    parts = [code_of(a, k) for a in args]
+    axes = union(parts, k.axes)
+    parts = [spread(p, axes) if p.axes else p for p in parts]
+    whole = all(kind(a) == "int" for a in args)
+    match op:
+        case "sqrt" if _fixed(args[0]):
+            return Code(f"{parts[0].within(ATOM)} ** 0.5", POWER)
+        case "neg":
+            return Code(f"-{parts[0].within(UNARY)}", UNARY, axes)
+        case "not":
+            return Code(f"~({parts[0].text})", UNARY, axes)
+        case "and" | "or":
+            return binary("&" if op == "and" else "|", _bracketed(parts[0]), _bracketed(parts[1]), axes)
+        case "/" if not positive(args[1]):
+            return _called("divide", parts, axes, k)
+        case _ if op in TRITON and FUNCTIONS[op].result == "float" and any(kind(a) == "int" for a in args):
+            parts = [p if kind(a) == "float" else _real(p) for a, p in zip(args, parts, strict=True)]
+            return _called(op, parts, axes, k)
+        case "//" | "%" if not (nonnegative(args[0], k.positive, k.counted) and whole):
+            return _called("floor_divide" if op == "//" else "modulo", parts, axes, k)
+        case "+" | "-" | "*" | "/" | "//" | "%" | "<" | "<=" | ">" | ">=" | "==" | "!=":
+            return binary(op, parts[0], parts[1], axes)
+        case _:
+            return _called(op, parts, axes, k)
+
+
+def _fixed(e: Expr) -> bool:
+    """Whether a value is known when the kernel is compiled."""
+    match e:
+        case Literal():
+            return True
+        case Apply("extent", (Index(role="feature"),)):
+            return True
+        case Apply("extent"):
+            return False
+        case Apply(_, args):
+            return all(_fixed(a) for a in args)
+        case _:
+            return False
+
+
+def _real(code: Code) -> Code:
+    return Code(f"{code.within(PRODUCT)} * 1.0", PRODUCT, code.axes)
+
+
+def _bracketed(code: Code) -> Code:
+    return code if code.binds <= UNARY else Code(f"({code.text})", ATOM, code.axes)
+
+
+def _called(op: str, parts: list[Code], axes: tuple[Index, ...], k: Body) -> Code:
+    text = TRITON[op].format(*(p.text for p in parts))
+    k.helpers.update(dict.fromkeys(name for name in (text.split("(")[0],) if name in TRITON_HELPERS))
+    return Code(text, ATOM, axes)
+
+
+def along(code: Code, axes: tuple[Index, ...], k: Body) -> Code:
+    """A value over exactly these axes, repeated where it lacks one."""
+    if set(axes) <= set(code.axes):
+        return code
+    shape = ", ".join(k.words.block(i) for i in axes)
+    if not code.axes:
+        return Code(f"tl.zeros([{shape}], tl.float32) + {code.within(SUM)}", SUM, axes)
+    return Code(f"tl.broadcast_to({spread(code, axes).text}, [{shape}])", ATOM, axes)
+
+
+# ---- memory ------------------------------------------------------------------------------------
+
+
+def pointer(
+    tensor: Tensor, places: tuple[tuple[Index, Expr], ...], axes: tuple[Index, ...], k: Body
+) -> tuple[str, list[str]]:
+    """`Q + b.to(tl.int64) * sQ_b + ... + q_in[:, None] * sQ_q`, and the tests that keep it inside."""
+    w = k.words
+    base, far, near, tests = [w.tensor(tensor.name)], [], [], []
+    for index, at in places:
+        stride = w.stride(tensor, index)
+        if isinstance(at, Index) and at == index and at in k.axes:
+            feature = at.role == "feature"
+            if not feature:
+                far.append(f"{w.start(at)}.to(tl.int64) * {stride}")
+            near.append(f"{placed(w.position(at) if feature else w.inside(at), at, axes).text} * {stride}")
+            if at in k.padded or not feature:
+                tests.append(f"({placed(w.position(at), at, axes).text} < {w.extent(at)})")
+            continue
+        code = code_of(at, k)
+        if code.axes:
+            wide = along(Code(f"({code.text}).to(tl.int64)", ATOM, code.axes), axes, k)
+            near.append(f"{wide.text} * {stride}")
+            spot = along(code, axes, k).within(COMPARISON - 1)
+            tests += [f"({spot} >= 0)", f"({spot} < {w.extent(index)})"]
+        elif isinstance(at, Literal):
+            base.append(f"{code.text} * {stride}")
+        elif free(at) and free(at) <= set(k.program.batch) and _given(at, k):
+            base.append(f"{code.within(ATOM)}.to(tl.int64) * {stride}")
+        else:
+            far.append(f"{code.within(ATOM)}.to(tl.int64) * {stride}")
+            if not isinstance(at, Read):  # a name stands for a row of this tile
+                spot = code.within(COMPARISON - 1)
+                tests += [f"({spot} >= 0)", f"({spot} < {w.extent(index)})"]
+    return " + ".join([_base(tensor, base, k), *far, *near]), tests
+
+
+def _given(at: Expr, k: Body) -> bool:
+    """Whether every number in a subscript is an argument of the kernel."""
+    return all(read.tensor in k.signature.cascade.inputs for read in reads(at))
+
+
+def _base(tensor: Tensor, parts: list[str], k: Body) -> str:
+    """The pointer to this place of the batch, under a name of its own."""
+    if len(parts) == 1:
+        return parts[0]
+    text = " + ".join(parts)
+    same = next((name for name, known in k.bases.items() if known == text), None)
+    if same is None:
+        count = sum(known.startswith(f"{parts[0]} ") for known in k.bases.values())
+        same = k.words.free(f"{tensor.name}_here{count + 1 if count else ''}")
+        k.bases[same] = text
+    return same
+
+
+def placed(name: str, index: Index, axes: tuple[Index, ...]) -> Code:
+    return spread(Code(name, ATOM, (index,)), axes)
+
+
+def _element(read: Read, k: Body) -> Code:
+    """One number of a table, for the ranges: loaded before them, under a name."""
+    tensor = read.tensor
+    place, tests = pointer(tensor, tuple(zip(tensor.indices, read.at, strict=True)), (), k)
+    text = f"tl.load({place}{guard(tests)})"
+    if text not in k.elements:
+        count = sum(f"{tensor.name}_at" in name for name in k.elements.values())
+        k.elements[text] = k.words.free(f"{tensor.name}_at{count}", ("element", text))
+    return Code(k.elements[text])
+
+
+def guard(tests: list[str]) -> str:
+    return f", mask={' & '.join(tests)}, other=0" if tests else ""

@@ -1,0 +1,83 @@
+"""Predicates of every sort, on both backends: `python -m tests.codegen.corners`, one line a case.
+
+Without a GPU, `TRITON_INTERPRET=1` has Triton interpret its kernels; it is read when Triton is imported.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import attncc
+
+TEXT = """pattern corner(Q[b,h,q,d], K[b,h,k,d], V[b,h,k,e]{parameters}) -> O[b,h,q,e]:
+    over b, h
+    align q to k
+    S[q,k] = sum(d) Q[q,d] * K[k,d]
+    O[q,e] = sum(k) (softmax(k where {predicate}) S[q,k]) * V[k,e]
+"""
+
+CORNERS = {
+    "a window for each head": ("span[h]: int", "k <= q and q - k < span[h]"),
+    "a length for each sequence": ("len[b]: int", "k < len[b]"),
+    "both": ("span[h]: int, len[b]: int", "k < len[b] and q - k < span[h] and k <= q"),
+    "a row's own start": ("start[b,q]: int", "k >= start[q] and k <= q"),
+    "documents": ("doc[b,k]: int", "doc[k] == doc[q] and k <= q"),
+    "a truth value": ("flag: bool", "not flag or k <= q"),
+    "a truth value with more": ("flag: bool", "(not flag and k < 9) or k <= q"),
+    "a root": ("n: int", "q - k < sqrt(n) * 4"),
+    "names of the kernel": (
+        "k_whole: int, k_steps0: int, last: int, first: int, k0: int",
+        "q - k < k_whole and k - q < k_steps0 and k > k0 - last - first",
+    ),
+}
+NUMBERS = {"k_whole": 9, "k_steps0": 3, "last": 4, "first": 4, "k0": 12, "n": 4}
+
+
+def text_of(name: str) -> str:
+    """The pattern of a corner."""
+    parameters, predicate = CORNERS[name]
+    return TEXT.format(parameters=f", {parameters}", predicate=predicate)
+
+
+def argument(tensor: Any, lengths: dict[str, int], flag: bool) -> Any:
+    """A number, or a table that makes sense."""
+    if tensor.origin in ("scalar", "static"):
+        return flag if tensor.kind == "bool" else NUMBERS[tensor.name]
+    shape = [lengths[i.name] for i in tensor.indices]
+    if tensor.kind == "float":
+        return torch.randn(shape)
+    match tensor.name:
+        case "start" | "doc":
+            return (torch.arange(shape[-1]) // 20 * 20).expand(shape).to(torch.int32)
+        case _:
+            return torch.randint(0, lengths["k"] + 1, shape, dtype=torch.int32)
+
+
+def cases() -> Iterator[tuple[str, float]]:
+    """A name, and how far a backend is from the reference in float64."""
+    torch.manual_seed(0)
+    with tempfile.TemporaryDirectory() as folder:
+        for name in CORNERS:
+            path = Path(folder) / "corner.attn"
+            path.write_text(text_of(name))
+            reference = attncc.load(path, backend="reference")
+            for rows, columns, flag in ((33, 33, True), (70, 130, False), (0, 5, True), (5, 0, True)):
+                lengths = {"b": 2, "h": 3, "q": rows, "k": columns, "d": 16, "e": 16}
+                given = [argument(t, lengths, flag) for t in reference.cascade.inputs]
+                exact = reference(
+                    *(x.double() if torch.is_tensor(x) and x.is_floating_point() else x for x in given)
+                )
+                for backend in ("triton", "torch"):
+                    made = attncc.load(path, backend=backend)(*given)
+                    error = (made - exact).abs().max().item() if exact.numel() else 0.0
+                    yield f"{backend}, {rows} x {columns}, {name}", error
+
+
+if __name__ == "__main__":
+    for case, error in cases():
+        print(f"{error:.2e} {case}", flush=True)
