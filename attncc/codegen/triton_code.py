@@ -61,7 +61,7 @@ def code_of(e: Expr, k: Body) -> Code:
             return Code(f"{w.tensor(tensor.name)} != 0", COMPARISON)
         case Read(tensor) if tensor.origin in ("scalar", "static"):
             return Code(w.tensor(tensor.name))
-        case Read(tensor) if tensor.origin == "table":
+        case Read(tensor) if tensor.origin in ("table", "input"):
             return _element(e, k)
         case Read(tensor):
             text = w.value(tensor)
@@ -214,10 +214,10 @@ def placed(name: str, index: Index, axes: tuple[Index, ...]) -> Code:
 
 
 def _element(read: Read, k: Body) -> Code:
-    """One number of a table, for the ranges: loaded before them, under a name."""
+    """One number of a table or tensor, for the ranges: loaded before them, under a name."""
     tensor = read.tensor
     place, tests = pointer(tensor, tuple(zip(tensor.indices, read.at, strict=True)), (), k)
-    text = f"tl.load({place}{guard(tests)})"
+    text = f"tl.load({place}{guard(tests)}){'.to(tl.float32)' if tensor.kind == 'float' else ''}"
     if text not in k.elements:
         count = sum(f"{tensor.name}_at" in name for name in k.elements.values())
         k.elements[text] = k.words.free(f"{tensor.name}_at{count}", ("element", text))

@@ -30,6 +30,7 @@ CORNERS = {
     "a truth value": ("flag: bool", "not flag or k <= q"),
     "a truth value with more": ("flag: bool", "(not flag and k < 9) or k <= q"),
     "a root": ("n: int", "q - k < sqrt(n) * 4"),
+    "a real number": ("n: int", "k % n == 0 or Q[|q| - 1,0] < 0.3"),
     "names of the kernel": (
         "k_whole: int, k_steps0: int, last: int, first: int, k0: int",
         "q - k < k_whole and k - q < k_steps0 and k > k0 - last - first",
