@@ -32,6 +32,20 @@ TRITON = {
 }
 
 TRITON_HELPERS = {
+    "count_at_most": '''@triton.jit
+def count_at_most(table, stride, size, limit):
+    """How many elements of a sorted table are at most a limit, 128 looked at in every step."""
+    lanes = tl.arange(0, 128)
+    low, width = size * 0, size
+    while width > 0:
+        step = (width + 127) // 128
+        x = tl.load(table + (low + lanes * step).to(tl.int64) * stride, mask=lanes * step < width, other=0)
+        passed = tl.sum(((lanes * step < width) & (x <= limit)).to(tl.int32))
+        start = tl.where(passed > 0, low + (passed - 1) * step + 1, low)
+        width = tl.where(passed > 0, tl.minimum(step - 1, low + width - start), 0)
+        low = start
+    return low
+''',
     "tanh": '''@triton.jit
 def tanh(x):
     """Hyperbolic tangent; near 0, where 1 - exp would cancel, its continued fraction to seven terms."""

@@ -13,7 +13,7 @@ from attncc.codegen.signature import Signature
 from attncc.codegen.spell import TORCH_HELPERS
 from attncc.codegen.torch_code import Body, code_of, real
 from attncc.codegen.words import Words
-from attncc.ir.cascade import Expr, Index, Literal, Read, Tensor, free
+from attncc.ir.cascade import Expr, Index, Literal, Read, Tensor, free, reads
 from attncc.masks.bands import Band
 from attncc.masks.ranges import union as union_of_bands
 from attncc.schedule.loops import Dot, Edge, Fill, Fold, Let, Load, Note, Program, Statement, Store, Walk
@@ -251,11 +251,16 @@ def _walk(s: Walk, k: Body) -> Iterator[str]:
 
 
 def _together(band: Band, k: Body) -> Band:
-    """The band as all heads see it: an end that differs between them is left to the element test."""
-    batch = set(k.program.batch)
-    lows = tuple(b for b in band.lows if not free(b.value) & batch)
-    highs = tuple(b for b in band.highs if not free(b.value) & batch)
-    guards = tuple(g for g in band.guards if not free(g) & batch)
+    """The band as all heads see it: an end that differs between them, or that a table tells, is left to the
+    element test.
+    """
+
+    def plain(e: Expr) -> bool:
+        return not free(e) & set(k.program.batch) and all(not r.tensor.indices for r in reads(e))
+
+    lows = tuple(b for b in band.lows if plain(b.value))
+    highs = tuple(b for b in band.highs if plain(b.value))
+    guards = tuple(g for g in band.guards if plain(g))
     same = (lows, highs, guards) == (band.lows, band.highs, band.guards)
     rest = band.rest if same else (*band.rest, Literal(True, "bool"))
     return replace(band, lows=lows, highs=highs, guards=guards, rest=rest)

@@ -21,6 +21,7 @@ from attncc.codegen.signature import Signature
 from attncc.codegen.spell import TRITON, TRITON_HELPERS
 from attncc.codegen.words import Words
 from attncc.ir.cascade import Apply, Choose, Expr, Index, Literal, Read, Reduce, Tensor, free, kind, reads
+from attncc.masks.counted import Counted, count_of
 from attncc.masks.intervals import nonnegative
 from attncc.ops import FUNCTIONS
 from attncc.schedule.block import positive
@@ -73,6 +74,8 @@ def code_of(e: Expr, k: Body) -> Code:
             parts = [code_of(x, k) for x in (condition, then, other)]
             axes = union(parts, k.axes)
             return Code(f"tl.where({', '.join(spread(p, axes).text for p in parts)})", ATOM, axes)
+        case Reduce() if count := count_of(e):
+            return _counted(count, k)
         case Reduce():
             raise AssertionError(f"a reduction reached the printer: {e}")
         case _:
@@ -187,7 +190,8 @@ def pointer(
             far.append(f"{code.within(ATOM)}.to(tl.int64) * {stride}")
             if not isinstance(at, Read):  # a name stands for a row of this tile
                 spot = code.within(COMPARISON - 1)
-                tests += [f"({spot} >= 0)", f"({spot} < {w.extent(index)})"]
+                tests += [] if nonnegative(at) else [f"({spot} >= 0)"]
+                tests.append(f"({spot} < {w.extent(index)})")
     return " + ".join([_base(tensor, base, k), *far, *near]), tests
 
 
@@ -218,9 +222,25 @@ def _element(read: Read, k: Body) -> Code:
     tensor = read.tensor
     place, tests = pointer(tensor, tuple(zip(tensor.indices, read.at, strict=True)), (), k)
     text = f"tl.load({place}{guard(tests)}){'.to(tl.float32)' if tensor.kind == 'float' else ''}"
+    return _named(text, f"{tensor.name}_at", k)
+
+
+def _counted(count: Counted, k: Body) -> Code:
+    """How many elements of a sorted table are at most a number, for the ranges: searched before them."""
+    table = count.row.tensor
+    (axis,) = (i for i, at in zip(table.indices, count.row.at, strict=True) if at == count.axis)
+    places = tuple((i, at) for i, at in zip(table.indices, count.row.at, strict=True) if i != axis)
+    place, _ = pointer(table, places, (), k)
+    limit = code_of(count.limit, k).text
+    text = f"count_at_most({place}, {k.words.stride(table, axis)}, {k.words.extent(axis)}, {limit})"
+    k.helpers["count_at_most"] = None
+    return _named(text, f"{table.name}_count", k)
+
+
+def _named(text: str, name: str, k: Body) -> Code:
     if text not in k.elements:
-        count = sum(f"{tensor.name}_at" in name for name in k.elements.values())
-        k.elements[text] = k.words.free(f"{tensor.name}_at{count}", ("element", text))
+        count = sum(known.startswith(name) for known in k.elements.values())
+        k.elements[text] = k.words.free(f"{name}{count}", ("element", text))
     return Code(k.elements[text])
 
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Literal as OneOf
 from typing import TypeAlias, TypeVar
 
-from attncc.ir.cascade import ONE, ZERO, Apply, Choose, Expr, Index, Literal, Read, extent, free
+from attncc.ir.cascade import ONE, ZERO, Apply, Choose, Expr, Index, Literal, Read, Reduce, extent, free
+from attncc.masks.counted import count_of
 from attncc.masks.intervals import Facts, at_most, interval, largest, smallest
 from attncc.masks.sums import canonical
 
@@ -231,6 +232,8 @@ def direction(e: Expr, plane: Plane) -> Direction | None:
             moving = [(i, at) for i, at in zip(e.tensor.indices, e.at, strict=True) if plane.rows in free(at)]
             (axis, at), *others = moving
             return None if others or axis.role != "sequence" else direction(at, plane)
+        case Reduce() if count := count_of(e):
+            return direction(count.limit, plane) if plane.rows not in free(count.row) else None
         case _:
             return None
 

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias, assert_never
 import numpy as np
 
 from attncc.ir.cascade import Apply, Choose, Expr, Index, Literal, Read, Reduce
+from attncc.masks.counted import count_of
 from attncc.ops import FUNCTIONS
 
 Env: TypeAlias = Mapping[str, Any]
@@ -46,6 +47,9 @@ def values(e: Expr, env: Env) -> Any:
             if np.ndim(condition) == 0:
                 return values(e.then if condition else e.other, env)
             return np.where(condition, values(e.then, env), values(e.other, env))
+        case Reduce() if count := count_of(e):
+            row = values(count.row, {**env, count.axis.name: np.arange(env[f"|{count.axis.name}|"])})
+            return np.searchsorted(row, values(count.limit, env), side="right")
         case Reduce():
             raise ValueError(f"`{e.op}` depends on data: it has no value at a point")
         case _:

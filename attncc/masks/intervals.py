@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from math import inf
 from typing import TypeAlias
 
-from attncc.ir.cascade import Apply, Choose, Expr, Index, Literal, Read, extent, kind
+from attncc.ir.cascade import Apply, Choose, Expr, Index, Literal, Read, Reduce, extent, kind
+from attncc.masks.counted import count_of
 from attncc.masks.sums import Sum, spelled, summed
 
 Interval: TypeAlias = tuple[float, float]
@@ -172,6 +173,8 @@ class Facts:
                 return 1, inf
             case Index() | Apply(op="extent"):
                 return 0, inf
+            case Reduce() if count_of(e):
+                return 0, inf
             case Read():
                 return (0, 1) if e.tensor.kind == "bool" else (0, inf) if e in self.counted else WHOLE
             case _:
@@ -205,10 +208,25 @@ def at_most(a: Expr, b: Expr, facts: Facts = NOTHING) -> bool:
     difference = summed(b) - summed(a)
     if not difference.terms:
         return difference.constant >= 0
-    if least(difference, facts) >= 0:
+    if least(difference, facts) >= 0 or _among(a, b, facts):
         return True
     unfloored = _unfloored(difference, facts)
     return unfloored != difference and least(unfloored, facts) >= 0
+
+
+def _among(a: Expr, b: Expr, facts: Facts) -> bool:
+    """Whether `b` counts elements up to one that is not before `a`: `x + 1 <= count(table <= table[x])`."""
+    s = summed(b)
+    for term, coefficient in s.terms:
+        count = count_of(term)
+        if count is None or coefficient != 1 or not isinstance(count.limit, Read):
+            continue
+        own = zip(count.row.tensor.indices, count.row.at, count.limit.at, strict=False)
+        others = [(x, y) for i, x, y in own if i != count.axis]
+        if count.limit.tensor == count.row.tensor and all(x == y for x, y in others):
+            place = count.limit.at[count.row.tensor.indices.index(count.axis)]
+            return at_most(spelled(summed(a) - s.without(term) - 1), place, facts)
+    return False
 
 
 def _unfloored(s: Sum, facts: Facts) -> Sum:

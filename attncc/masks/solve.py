@@ -4,14 +4,16 @@
     k // B == q // B    -->  q // B * B <= k <= q // B * B + B - 1
     abs(q - k) <= w     -->  q - w <= k <= q + w
     q < g               -->  k <= (if q < g then |k| - 1 else -1)
+    doc[k] <= doc[q]    -->  k <= (sum(j where doc[j] <= doc[q]) 1) - 1, if doc never falls
 
 What is no bound on the column, like `k % s == r`, stays an element test.
 """
 
 from __future__ import annotations
 
-from attncc.ir.cascade import Apply, Choose, Expr, Literal, Read, Reduce, free, kind, number, walk
+from attncc.ir.cascade import Apply, Choose, Expr, Index, Literal, Read, Reduce, free, kind, number, walk
 from attncc.masks.band import MOST, REVERSE, Band, Bound, Plane, direction, joined
+from attncc.masks.counted import counted
 from attncc.masks.intervals import truth, within
 from attncc.masks.normal import both, either, pushed
 from attncc.masks.sums import Sum, canonical, product, quotient, spelled, summed
@@ -171,9 +173,21 @@ def _invert(rest: Sum, term: Expr, coefficient: int, e: Expr, plane: Plane) -> B
                 s = summed(a) - quotient(limit, summed(b))
             else:
                 s = quotient(limit + summed(b) - 1, summed(b)) - summed(a)
+        case Read() if term.tensor.name in plane.sorted_tables and (place := _moving(term, plane)):
+            axis, at = place
+            if coefficient > 0:
+                s = summed(at) - summed(counted(term, axis, spelled(limit))) + 1
+            else:
+                s = summed(counted(term, axis, spelled(limit - 1))) - summed(at)
         case _:
             return tested(e, plane)
     return _order(s, e, plane)
+
+
+def _moving(read: Read, plane: Plane) -> tuple[Index, Expr] | None:
+    """The one sequence axis along which a table is read at the columns, and the subscript."""
+    found = [(i, at) for i, at in zip(read.tensor.indices, read.at, strict=True) if plane.columns in free(at)]
+    return found[0] if len(found) == 1 and found[0][0].role == "sequence" else None
 
 
 def _fixed(e: Expr, plane: Plane) -> bool:

@@ -289,7 +289,8 @@ def _loop(
     reach = predicates[0]
     for predicate in predicates[1:]:
         reach = _either(reach, predicate)
-    return Loop(index, reach, bands(reach, rows, index), uniform, tiles, own)
+    sorted_tables = frozenset(d.subject for d in cascade.demands if d.name == "sorted")
+    return Loop(index, reach, bands(reach, rows, index, sorted_tables), uniform, tiles, own)
 
 
 def _either(a: Expr, b: Expr) -> Expr:

@@ -16,7 +16,7 @@ import attncc
 
 TEXT = """pattern corner(Q[b,h,q,d], K[b,h,k,d], V[b,h,k,e]{parameters}) -> O[b,h,q,e]:
     over b, h
-    align q to k
+    align q to k{assumed}
     S[q,k] = sum(d) Q[q,d] * K[k,d]
     O[q,e] = sum(k) (softmax(k where {predicate}) S[q,k]) * V[k,e]
 """
@@ -27,6 +27,9 @@ CORNERS = {
     "both": ("span[h]: int, len[b]: int", "k < len[b] and q - k < span[h] and k <= q"),
     "a row's own start": ("start[b,q]: int", "k >= start[q] and k <= q"),
     "documents": ("doc[b,k]: int", "doc[k] == doc[q] and k <= q"),
+    "sorted documents": ("sorted doc[b,k]: int", "doc[k] == doc[q] and k <= q"),
+    "sorted documents seen whole": ("sorted doc[b,k]: int", "doc[k] == doc[q]"),
+    "documents before": ("sorted doc[b,k]: int", "doc[k] < doc[q] or k == q"),
     "a truth value": ("flag: bool", "not flag or k <= q"),
     "a truth value with more": ("flag: bool", "(not flag and k < 9) or k <= q"),
     "a root": ("n: int", "q - k < sqrt(n) * 4"),
@@ -42,7 +45,9 @@ NUMBERS = {"k_whole": 9, "k_steps0": 3, "last": 4, "first": 4, "k0": 12, "n": 4}
 def text_of(name: str) -> str:
     """The pattern of a corner."""
     parameters, predicate = CORNERS[name]
-    return TEXT.format(parameters=f", {parameters}", predicate=predicate)
+    bare = parameters.removeprefix("sorted ")
+    assumed = "" if bare == parameters else f"\n    assume sorted {bare.split('[')[0]}"
+    return TEXT.format(parameters=f", {bare}", predicate=predicate, assumed=assumed)
 
 
 def argument(tensor: Any, lengths: dict[str, int], flag: bool) -> Any:

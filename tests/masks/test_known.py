@@ -54,6 +54,8 @@ def show(e: Expr) -> str:
             return f"{e.op}({', '.join(map(show, args))})"
         case Apply(op=op, args=(a, b)):
             return f"({show(a)} {op} {show(b)})"
+        case Reduce(over=(i,), where=where, body=body):
+            return f"sum({show(i)} where {show(where)}) {show(body)}"
         case Choose():
             return f"(if {show(e.condition)} then {show(e.then)} else {show(e.other)})"
         case _:
@@ -149,13 +151,25 @@ def test_bands(mask: Pair, expected: list[str]) -> None:
         ((k <= q) | (k < s), "min((if ((k + 1) <= s) then 0 else |q|), k)^ <= q"),
         ((q < s) & (k <= q), "k^ <= q; q <= (s - 1)"),
         ((k <= q) & (k % 4).equals(0), "k^ <= q; test ((k % 4) == 0)"),
-        (k < table("start", Q, q), None),
+        (k < table("start", Q, q), "sum(q where (start[q] <= k)) 1^ <= q"),
+        (k <= least(w, 0) * q + 9, None),
     ],
 )
 def test_transpose(mask: Pair, expected: str | None) -> None:
     (band,) = bands(mask.e, Q, K, frozenset({"start"}))
     across = transpose(band)
     assert (across and said(across)) == expected
+
+
+def test_sorted_tables_are_searched() -> None:
+    """A document begins after all elements below its number; a query's own ends no sooner than the query."""
+    doc = table("doc", K, k)
+    (band,) = bands((doc.equals(table("doc", K, aligned)) & (k <= aligned)).e, Q, K, frozenset({"doc"}))
+    low, *highs = said(band).split("; ")
+    assert low == "sum(k where (doc[k] <= (doc[max(((q + |k|) - |q|), 0)] - 1))) 1^ <= k"
+    assert "k <= ((q + |k|) - |q|)^" in highs and not any("sum" in high for high in highs)
+    (band,) = bands((doc * 2 > q).e, Q, K, frozenset({"doc"}))
+    assert said(band) == "sum(k where (doc[k] <= (q // 2))) 1^ <= k"
 
 
 def test_what_is_taken_for_positive() -> None:
