@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import product
+from math import prod
 from typing import Any
 
 from attncc.ir.brief import briefly, one_place
-from attncc.ir.cascade import Cascade, Reduce, Tensor, reads
+from attncc.ir.cascade import Cascade, Index, Reduce, Tensor, free, reads
 from attncc.ir.show import show_equation, show_expr
 from attncc.masks.counts import TileCounts, count
 from attncc.masks.integers import at
@@ -17,6 +19,8 @@ from attncc.passes.online import Updater, corrected, updaters
 from attncc.passes.share import share
 from attncc.passes.simplify import simplify
 from attncc.pipeline import streamed
+from attncc.schedule.cost import tiles_for
+from attncc.schedule.lower import lower
 from attncc.schedule.plan import Loop, Plan, Refused, partition
 from attncc.schedule.tiles import Tile, candidates
 
@@ -116,9 +120,11 @@ class Explanation:
         ]
 
 
-def explain(cascade: Cascade, length: int) -> Explanation:
-    """What a cascade costs when every sequence has a length; numbers without a default make the tiles
-    unknown.
+def explain(
+    cascade: Cascade, length: int, numbers: Mapping[str, int | float | bool] | None = None
+) -> Explanation:
+    """What a cascade costs when every sequence has a length; a number that is neither given nor has a
+    default makes the tiles unknown.
     """
     run = streamed(cascade)
     found = updaters(run)
@@ -131,10 +137,14 @@ def explain(cascade: Cascade, length: int) -> Explanation:
         plan = partition(run)
     except Refused as reason:
         refused = reason.diagnostic.message
-    narrow = plan is not None and plan.kernels[0].narrow
-    tile = candidates(TARGET, BYTES, FEATURES, narrow)[0]
-    tiles, depends = _counted(cascade, plan, length, tile) if plan else (None, "")
-    flops = None if tiles is None or plan is None else _flops(plan, tiles)
+    tile = _tile(plan) if plan else candidates(TARGET, BYTES, FEATURES)[0]
+    tiles, depends, flops = None, "", None
+    if plan is not None:
+        known = dict(cascade.defaults) | dict(numbers or {})
+        depends = ", ".join(sorted({name for loop in _loops(plan) for name in unknown(loop, known)}))
+        if not depends:
+            tiles, flops = work(plan, environment(cascade, length, known), tile)
+    sizes = {i.name: {"sequence": length, "feature": FEATURES, "batch": 1}[i.role] for i in _indices(cascade)}
     return Explanation(
         cascade,
         run,
@@ -148,8 +158,16 @@ def explain(cascade: Cascade, length: int) -> Explanation:
         tiles,
         depends,
         flops,
-        _bytes(cascade, length),
+        traffic(cascade, sizes, BYTES),
     )
+
+
+def _tile(plan: Plan) -> Tile:
+    """The tile that the first kernel gets."""
+    kernel = plan.kernels[0]
+    program = lower(kernel, plan.cascade)
+    extents = {i.name: FEATURES for i in program.features}
+    return tiles_for(program, TARGET, BYTES, extents, kernel.narrow)[0]
 
 
 def _named(tensor: Tensor) -> str:
@@ -157,43 +175,70 @@ def _named(tensor: Tensor) -> str:
 
 
 def _states(plan: Plan | None) -> list[Tensor]:
-    loops = [loop for kernel in plan.kernels for loop in kernel.loops] if plan else []
-    return [s.equation.tensor for loop in loops for s in loop.states]
+    return [s.equation.tensor for loop in _loops(plan) for s in loop.states] if plan else []
 
 
-def _counted(cascade: Cascade, plan: Plan, length: int, tile: Tile) -> tuple[TileCounts | None, str]:
-    """The tiles of all loops together, for the first head of the first batch."""
-    defaults = dict(cascade.defaults)
-    total = TileCounts(0, 0, 0, 0, 0)
+def _loops(plan: Plan) -> list[Loop]:
+    return [loop for kernel in plan.kernels for loop in kernel.loops]
+
+
+def _indices(cascade: Cascade) -> set[Index]:
+    return {i for t in (*cascade.inputs, *cascade.outputs) for i in t.indices}
+
+
+def work(plan: Plan, env: Mapping[str, Any], tile: Tile) -> tuple[TileCounts, int]:
+    """The tiles of all loops at every place of the batch, and the operations of their matrix products: two
+    for every multiply-add, over the cells that are seen.
+
+    `env` binds what the predicates read, every extent among it; places that no predicate asks for are not
+    counted apart.
+    """
+    total, flops = TileCounts(0, 0, 0, 0, 0), 0
     for kernel in plan.kernels:
         for loop in kernel.loops:
-            predicate = loop.reach
-            unknown = _unknown(loop, defaults)
-            if unknown:
-                return None, ", ".join(unknown)
-            env = environment(cascade, length)
-            env |= {kernel.rows.name: 0, loop.index.name: 0}
-            one = count(loop.bands, predicate, env, length, length, tile.rows, tile.columns)
-            if not loop.uniform:  # no tile goes untested
-                one = replace(one, full=0, partial=one.live)
-            total = TileCounts(
-                *(
-                    getattr(total, f) + getattr(one, f)
-                    for f in ("live", "full", "partial", "skipped", "cells")
-                )
-            )
-    return total, ""
+            apart = [i for i in kernel.batch if i in free(loop.reach)]
+            alike = prod(env[f"|{i.name}|"] for i in kernel.batch if i not in apart)
+            for place in product(*(range(env[f"|{i.name}|"]) for i in apart)):
+                here = {**env, **{i.name: n for i, n in zip(apart, place, strict=True)}}
+                here |= {kernel.rows.name: 0, loop.index.name: 0}
+                rows, columns = env[f"|{kernel.rows.name}|"], env[f"|{loop.index.name}|"]
+                one = count(loop.bands, loop.reach, here, rows, columns, tile.rows, tile.columns)
+                if not loop.uniform:  # no tile goes untested
+                    one = replace(one, full=0, partial=one.live)
+                total = TileCounts(*(getattr(total, f) + alike * getattr(one, f) for f in COUNTS))
+                flops += alike * one.cells * _products(loop, env)
+    return total, flops
+
+
+COUNTS = ("live", "full", "partial", "skipped", "cells")
+
+
+def _products(loop: Loop, env: Mapping[str, Any]) -> int:
+    """Operations of the matrix products at one cell of a loop."""
+
+    def features(indices: tuple[Index, ...]) -> int:
+        return prod(env[f"|{i.name}|"] for i in indices if i.role == "feature")
+
+    found = sum(
+        features(e.tensor.indices) * features(e.body.over) for e in loop.tiles if isinstance(e.body, Reduce)
+    )
+    states = (s.equation.tensor.indices for s in loop.states)
+    return 2 * (found + sum(features(own) for own in states if any(i.role == "feature" for i in own)))
 
 
 def environment(
-    cascade: Cascade, length: int, numbers: Mapping[str, int | float | bool] | None = None
+    cascade: Cascade,
+    length: int,
+    numbers: Mapping[str, int | float | bool] | None = None,
+    extents: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """What the names of a predicate stand for in the first head, every sequence having one length; `numbers`
-    stand for the pattern's where the defaults do not.
+    stand for the pattern's, and `extents` for those of single indices, where the defaults do not.
     """
     env: dict[str, Any] = dict(cascade.defaults) | dict(numbers or {})
-    for index in {i for t in (*cascade.inputs, *cascade.outputs) for i in t.indices}:
-        env[f"|{index.name}|"] = {"sequence": length, "feature": FEATURES, "batch": 1}[index.role]
+    for index in _indices(cascade):
+        size = {"sequence": length, "feature": FEATURES, "batch": 1}[index.role]
+        env[f"|{index.name}|"] = (extents or {}).get(index.name, size)
         if index.role == "batch":
             env[index.name] = 0
     for index, formula in cascade.lengths:
@@ -201,31 +246,13 @@ def environment(
     return env
 
 
-def _unknown(loop: Loop, defaults: dict[str, int | float | bool]) -> list[str]:
-    """What the loop's predicate reads that no default gives."""
-    found = [r.tensor for r in reads(loop.reach)]
-    return sorted({f"`{t.name}`" for t in found if t.name not in defaults})
+def unknown(loop: Loop, known: Mapping[str, Any]) -> list[str]:
+    """What the loop's predicate reads and is not known."""
+    return sorted({f"`{r.tensor.name}`" for r in reads(loop.reach) if r.tensor.name not in known})
 
 
-def _flops(plan: Plan, tiles: TileCounts) -> int:
-    """Two operations for every multiply-add of the matrix products, over the cells that are seen."""
-    products = 0
-    for kernel in plan.kernels:
-        for loop in kernel.loops:
-            products += sum(isinstance(e.body, Reduce) for e in loop.tiles)
-            products += sum(any(i.role == "feature" for i in s.equation.tensor.indices) for s in loop.states)
-    return 2 * products * FEATURES * tiles.cells
-
-
-def _bytes(cascade: Cascade, length: int) -> int:
-    """Every input read once, every output written once, for one head."""
-    sizes = {"sequence": length, "feature": FEATURES, "batch": 1}
-    total = 0
-    for tensor in (*cascade.inputs, *cascade.outputs):
-        if tensor.origin in ("scalar", "static"):
-            continue
-        elements = BYTES if tensor.kind == "float" else 4
-        for index in tensor.indices:
-            elements *= sizes[index.role]
-        total += elements
-    return total
+def traffic(cascade: Cascade, sizes: Mapping[str, int], width: int) -> int:
+    """Bytes, if every input is read once and every output written once; `width` of a real number."""
+    tensors = [t for t in (*cascade.inputs, *cascade.outputs) if t.origin not in ("scalar", "static")]
+    bytes = {"float": width, "int": 4, "bool": 4}
+    return sum(bytes[t.kind] * prod(sizes[i.name] for i in t.indices) for t in tensors)

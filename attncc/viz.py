@@ -1,100 +1,191 @@
-"""Cascade → a picture of its mask: who sees whom, and which tiles a kernel visits."""
+"""Cascade → a picture of its mask: who sees whom, and which tiles a kernel visits.
+
+Every row is evaluated by itself, and drawn as runs of cells, so that no length needs memory for all cells.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
+from attncc.calls import Number, numbered
+from attncc.example import said_of, tables
 from attncc.explain import environment
-from attncc.ir.cascade import Cascade
+from attncc.ir.cascade import Cascade, Index, Read, Tensor, free, number, reads
 from attncc.masks.integers import values
 from attncc.masks.normal import total
-from attncc.masks.ranges import segments
+from attncc.masks.ranges import PRIVATE, union, visit
 from attncc.pipeline import streamed
-from attncc.schedule.plan import Loop, partition
+from attncc.schedule.plan import Kernel, Loop, Plan, partition
+from attncc.svg import CELLS, TILES, Panel, Run, svg
 
-SIDE = 6
-"""Pixels of a cell."""
+HEADS = 4
+"""Heads that are drawn where the mask differs between them and no extent is given."""
 
-SHADES = {"full": "#cfe3f7", "partial": "#f9e3c0", "skipped": "#ffffff"}
-CELL = "#274c77"
+
+class Unseen(ValueError):
+    """A mask that cannot be drawn, and why."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A picture, what it shows, and its caption line by line."""
+
+    svg: str
+    pattern: str
+    length: int
+    tile: int
+    panels: tuple[Panel, ...]
+    caption: tuple[str, ...]
+
+    def data(self) -> dict[str, Any]:
+        """Plain data with stable keys."""
+        return {
+            "pattern": self.pattern,
+            "length": self.length,
+            "tile": self.tile,
+            "panels": [panel.data() for panel in self.panels],
+            "caption": list(self.caption),
+        }
 
 
 def picture(
-    cascade: Cascade, length: int = 96, tile: int = 16, numbers: dict[str, int | float | bool] | None = None
+    cascade: Cascade, length: int = 96, tile: int | None = None, numbers: Mapping[str, Number] | None = None
 ) -> str:
-    """The first loop's mask for the first head as SVG: `length` positions, tiles of `tile` cells a side.
+    """The mask as SVG, as `draw`. Refused where there is no kernel."""
+    return draw(cascade, partition(streamed(cascade)), length, tile, numbers or {}).svg
 
-    `numbers` stand for the pattern's numbers where the defaults do not. KeyError where the mask depends on
-    data; Refused where there is no kernel.
+
+def draw(
+    cascade: Cascade,
+    plan: Plan,
+    length: int,
+    tile: int | None = None,
+    numbers: Mapping[str, Number] | None = None,
+    head: int | None = None,
+    extents: Mapping[str, int] | None = None,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Drawn:
+    """`length` positions in tiles of `tile` cells a side; one panel for every loop and head, or for one head.
+
+    Tables that the mask reads are examples. Unseen where the mask depends on real numbers, and for a head or
+    a tile that cannot be drawn; BadNumber for a number without a value.
     """
-    (kernel,) = partition(streamed(cascade)).kernels
-    loop = kernel.loops[0]
-    env = environment(cascade, length, numbers)
-    body = [*_tiles(loop, env, length, tile), *_cells(loop, env, kernel.rows.name, length)]
-    size, margin = length * SIDE, 24
-    words = ", ".join(f"{name} = {env[name]}" for name, _ in cascade.defaults)
-    caption = f"{cascade.name}: {length} positions, tiles of {tile} by {tile}" + (
-        f", {words}" if words else ""
-    )
-    head = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{size + 2 * margin}" '
-        f'height="{size + 3 * margin}" font-family="sans-serif" font-size="13">'
-    )
-    lines = [
-        head,
-        '<rect width="100%" height="100%" fill="#ffffff"/>',
-        f'<text x="{margin}" y="{margin - 7}">{loop.index.name} →</text>',
-        f'<text x="5" y="{margin + 14}">{kernel.rows.name}</text>',
-        f'<g transform="translate({margin},{margin})">',
-        *body,
-        f'<rect width="{size}" height="{size}" fill="none" stroke="#555555"/>',
-        "</g>",
-        f'<text x="{margin}" y="{size + margin + 20}">{caption}</text>',
-        *_legend(margin, size + margin + 32),
-        "</svg>",
-    ]
-    return "\n".join(lines) + "\n"
+    tile = tile or fitting(length)
+    if -(-length // tile) > TILES[1]:
+        raise Unseen(
+            f"{-(-length // tile):,} tiles a side are too many to see: draw --tile {fitting(length)}"
+        )
+    loops = [(kernel, loop) for kernel in plan.kernels for loop in kernel.loops]
+    masks = {read.tensor for _, loop in loops for read in reads(loop.reach)}
+    if real := sorted(t.name for t in masks if t.kind == "float" and t.indices):
+        raise Unseen(f"the mask depends on the values of {', '.join(f'`{name}`' for name in real)}")
+    shown = set(cascade.inputs) & masks
+    batch = {i.name: HEADS for kernel in plan.kernels for i in kernel.batch}
+    groups = {i.name: HEADS for t in cascade.inputs for i in t.indices if i.role == "batch"}
+    env = environment(cascade, length, numbers, {**groups, **batch, **(extents or {})})
+    env |= {name: value for name, value in _known(cascade, numbers or {}, shown).items()}
+    example = tables(cascade, [t for t in cascade.inputs if t in shown and t.indices], env)
+    env |= example
+    panels = []
+    for kernel, loop in loops:
+        for n, place in _places(kernel, loop, env, head):
+            tell(f"drawing head {n}" if place else "drawing")
+            panels.append(_panel(kernel, loop, {**env, **place}, place, length, tile))
+    if len(panels) > 1 and all(p.tiles == panels[0].tiles and p.cells == panels[0].cells for p in panels):
+        panels = panels[:1] if len(loops) == 1 else panels
+    caption = _caption(cascade, env, length, tile, example)
+    return Drawn(svg(panels, length, tile, caption), cascade.name, length, tile, tuple(panels), caption)
 
 
-def _tiles(loop: Loop, env: dict[str, Any], length: int, tile: int) -> Iterator[str]:
-    """One square a tile, shaded by how it is visited."""
+def fitting(length: int) -> int:
+    """The side of a tile that can be seen: 16, or the power of two that makes 32 to 64 of them a side."""
+    tile = 16
+    while -(-length // tile) > 64:
+        tile *= 2
+    return tile
+
+
+def _known(cascade: Cascade, given: Mapping[str, Number], shown: set[Tensor]) -> dict[str, Number]:
+    """The numbers that the mask reads; only those need a value."""
+    wanted = {t.name for t in shown if t.origin in ("scalar", "static")}
+    defaults = dict(cascade.defaults)
+    rest = {t.name: 0 for t in cascade.inputs if t.name not in wanted and t.name not in defaults}
+    return {name: x for name, x in numbered(cascade, {**rest, **given}).items() if name in wanted}
+
+
+def _places(
+    kernel: Kernel, loop: Loop, env: Mapping[str, Any], head: int | None
+) -> Iterator[tuple[int, dict[str, int]]]:
+    """The heads to draw, by number and by index: one where the mask is the same for all."""
+    apart = [i for i in kernel.batch[-1:] if i in free(loop.reach)]
+    heads: Index | None = apart[0] if apart else None
+    if heads is None:
+        yield 0, {}
+        return
+    count = env[f"|{heads.name}|"]
+    if head is not None and head >= count:
+        raise Unseen(f"there is no head {head} of {count}: say `--extent {heads.name}=...`")
+    for n in range(count) if head is None else (head,):
+        yield n, {heads.name: n}
+
+
+def _panel(
+    kernel: Kernel, loop: Loop, env: dict[str, Any], place: dict[str, int], length: int, tile: int
+) -> Panel:
+    title = ", ".join(f"{name} = {n}" for name, n in place.items())
+    tiles = tuple(_tiles(loop, env, length, tile))
+    cells = tuple(_cells(loop, env, kernel.rows.name, length))
+    return Panel(title, kernel.rows.name, loop.index.name, tiles, cells)
+
+
+def _tiles(
+    loop: Loop, env: dict[str, Any], length: int, tile: int
+) -> Iterator[tuple[tuple[int, int, str], ...]]:
+    """The runs of tiles of one kind, for every row of tiles."""
+    top, bottom = (Tensor(PRIVATE + name, (), "int", "scalar") for name in ("top", "bottom"))
+    ends = Read(top, ()), Read(bottom, ())
+    ranges = union(loop.bands, *ends, number(tile), prefix=PRIVATE) if loop.bands else None
     count = -(-length // tile)
-    for row in range(count):
+    for first in range(0, length, tile):
         kinds = ["skipped"] * count
-        if loop.bands:
-            first = row * tile
-            for lo, hi, full_lo, full_hi in segments(loop.bands, first, first + tile - 1, tile, env):
-                kinds[lo:hi] = ["partial"] * (hi - lo)
+        here = {**env, top.name: first, bottom.name: min(first + tile, length) - 1}
+        for lo, hi, full_lo, full_hi in visit(ranges, here) if ranges else ():
+            kinds[lo:hi] = ["partial"] * (hi - lo)
+            if loop.uniform:
                 kinds[full_lo:full_hi] = ["full"] * (full_hi - full_lo)
-        for column, kind in enumerate(kinds):
-            width, height = (min(tile, length - n * tile) * SIDE for n in (column, row))
-            x, y = column * tile * SIDE, row * tile * SIDE
-            yield (
-                f'<rect x="{x}" y="{y}" width="{width}" height="{height}" '
-                f'fill="{SHADES[kind]}" stroke="#dddddd"/>'
-            )
+        edges = [0, *(n for n in range(1, count) if kinds[n] != kinds[n - 1]), count]
+        yield tuple((a, b, kinds[a]) for a, b in pairwise(edges))
 
 
-def _cells(loop: Loop, env: dict[str, Any], rows: str, length: int) -> Iterator[str]:
-    """One bar for every run of cells that a row sees."""
+def _cells(loop: Loop, env: dict[str, Any], rows: str, length: int) -> Iterator[tuple[int, tuple[Run, ...]]]:
+    """The runs of cells that a row sees, for as many rows as are drawn; gaps too narrow to see are closed."""
     where = total(loop.reach)
     every = np.arange(length)
-    for row in range(length):
+    step = -(-length // CELLS)
+    for row in range(0, length, step):
         seen = np.broadcast_to(values(where, {**env, rows: row, loop.index.name: every}), (length,))
-        edges = np.flatnonzero(np.diff(np.concatenate([[0], seen.astype(np.int8), [0]])))
-        for start, stop in edges.reshape(-1, 2):
-            yield (
-                f'<rect x="{start * SIDE + 1}" y="{row * SIDE + 1}" width="{(stop - start) * SIDE - 2}" '
-                f'height="{SIDE - 2}" fill="{CELL}" fill-opacity="0.75"/>'
-            )
+        edges = np.flatnonzero(np.diff(np.concatenate([[0], seen.astype(np.int8), [0]]))).reshape(-1, 2)
+        runs: list[Run] = []
+        for start, stop in edges.tolist():
+            if runs and step > 1 and start - runs[-1][1] < step:
+                runs[-1] = (runs[-1][0], stop)
+            else:
+                runs.append((start, stop))
+        yield row, tuple(runs)
 
 
-def _legend(x: int, y: int) -> Iterator[str]:
-    words = {"full": "seen whole", "partial": "on an edge", "skipped": "skipped"}
-    for n, (kind, word) in enumerate(words.items()):
-        left = x + n * 120
-        yield f'<rect x="{left}" y="{y}" width="12" height="12" fill="{SHADES[kind]}" stroke="#999999"/>'
-        yield f'<text x="{left + 18}" y="{y + 11}">{word}</text>'
+def _caption(
+    cascade: Cascade, env: Mapping[str, Any], length: int, tile: int, example: Mapping[str, Any]
+) -> tuple[str, ...]:
+    numbers = [f"{t.name} = {env[t.name]}" for t in cascade.inputs if not t.indices and t.name in env]
+    lines = [", ".join([f"{cascade.name}: {length:,} positions, tiles of {tile} by {tile}", *numbers])]
+    lines += [f"an example of {name}: {said_of(table)}" for name, table in example.items()]
+    step = -(-length // CELLS)
+    if step > 1:
+        lines.append(f"one row of {step} is drawn; gaps of fewer than {step} cells are closed")
+    return tuple(lines)

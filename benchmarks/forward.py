@@ -22,18 +22,20 @@ from torch.nn.functional import scaled_dot_product_attention
 import attncc
 
 torch._dynamo.config.recompile_limit = 64
+DEVICE = "cuda"
 PATTERNS = Path(__file__).parents[1] / "patterns"
 
 
 @dataclass(frozen=True)
 class Case:
-    """A pattern at a shape, with its numbers, and the same mask for FlexAttention."""
+    """A pattern at a shape, with its numbers and tables, and the same mask for FlexAttention."""
 
     pattern: str
     shape: tuple[int, int, int, int]
-    numbers: dict[str, int]
+    given: dict[str, Any]
     mask: Callable[[Any, Any, Any, Any], Any] | None
     cells: int
+    words: str = ""
 
 
 def causal(b: Any, h: Any, q: Any, k: Any) -> Any:
@@ -48,6 +50,23 @@ def streaming(b: Any, h: Any, q: Any, k: Any) -> Any:
     return (q >= k) & ((q - k < 1024) | (k < 64))
 
 
+def prefix(b: Any, h: Any, q: Any, k: Any) -> Any:
+    return (k < 2048) | (q >= k)
+
+
+LENGTHS = [1600, 3100, 900, 2500, 1200, 3300, 2700, 1084]
+"""Eight documents of 16,384 positions."""
+
+
+def numbers_of(lengths: list[int]) -> torch.Tensor:
+    """The document of every position, (1, N)."""
+    return torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))[None].int()
+
+
+def same_document(number: torch.Tensor) -> Callable[[Any, Any, Any, Any], Any]:
+    return lambda b, h, q, k: (q >= k) & (number[0, q] == number[0, k])
+
+
 def banded(n: int, width: int, sinks: int = 0) -> int:
     """Cells of a causal window of `width` keys, and of sinks before it."""
     return sum(min(q + 1, width) + min(max(q + 1 - width, 0), sinks) for q in range(n))
@@ -59,8 +78,31 @@ CASES = [
     Case("causal", (1, 16, 32768, 128), {}, causal, banded(32768, 32768)),
     Case("dense", (2, 32, 8192, 64), {}, None, 8192**2),
     Case("causal", (2, 32, 8192, 64), {}, causal, banded(8192, 8192)),
-    Case("window", (1, 16, 16384, 128), {"window": 1024}, window, banded(16384, 1024)),
-    Case("streaming", (1, 16, 16384, 128), {"window": 1024, "sinks": 64}, streaming, banded(16384, 1024, 64)),
+    Case("window", (1, 16, 16384, 128), {"window": 1024}, window, banded(16384, 1024), "1024"),
+    Case(
+        "streaming",
+        (1, 16, 16384, 128),
+        {"window": 1024, "sinks": 64},
+        streaming,
+        banded(16384, 1024, 64),
+        "1024, 64 sinks",
+    ),
+    Case(
+        "document",
+        (1, 16, 16384, 128),
+        {"doc": numbers_of(LENGTHS)},
+        same_document(numbers_of(LENGTHS).to(DEVICE)),
+        sum(banded(n, n) for n in LENGTHS),
+        "8 of 900 to 3300",
+    ),
+    Case(
+        "prefix_lm",
+        (1, 16, 16384, 128),
+        {"prefix": 2048},
+        prefix,
+        banded(16384, 16384) + 2048 * 2047 // 2,
+        "2048",
+    ),
 ]
 
 
@@ -77,9 +119,10 @@ def measure(case: Case) -> dict[str, Any]:
     """Times of one case; the outputs agree, or it raises."""
     batch, heads, _, features = case.shape
     torch.manual_seed(0)
-    q, k, v = (torch.randn(case.shape, device="cuda", dtype=torch.bfloat16) for _ in range(3))
+    q, k, v = (torch.randn(case.shape, device=DEVICE, dtype=torch.bfloat16) for _ in range(3))
     kernel = attncc.load(PATTERNS / f"{case.pattern}.attn")
-    runs: dict[str, Callable[[], Any]] = {"attncc": lambda: kernel(q, k, v, **case.numbers)}
+    given = {name: x.to(DEVICE) if torch.is_tensor(x) else x for name, x in case.given.items()}
+    runs: dict[str, Callable[[], Any]] = {"attncc": lambda: kernel(q, k, v, **given)}
     if case.mask is None or case.pattern == "causal":
         runs["sdpa"] = lambda: scaled_dot_product_attention(q, k, v, is_causal=case.mask is not None)
     runs["flex"] = _flex(case, q, k, v)
@@ -91,7 +134,7 @@ def measure(case: Case) -> dict[str, Any]:
     times = milliseconds(runs)
     flops = 4 * batch * heads * case.cells * features
     return {
-        "case": f"{case.pattern} {case.shape} {case.numbers or ''}".strip(),
+        "case": f"{case.pattern} {case.words}".strip() + f" {case.shape}",
         "ms": times,
         "tflops": {name: flops / ms / 1e9 for name, ms in times.items()},
     }
@@ -103,7 +146,7 @@ def _flex(case: Case, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> Call
     compiled = torch.compile(flex_attention, dynamic=False)
     length = case.shape[2]
     mask = (
-        None if case.mask is None else create_block_mask(case.mask, None, None, length, length, device="cuda")
+        None if case.mask is None else create_block_mask(case.mask, None, None, length, length, device=DEVICE)
     )
     return lambda: compiled(q, k, v, block_mask=mask)
 

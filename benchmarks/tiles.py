@@ -33,7 +33,8 @@ def measure(case: Case, tiles: list[Tile]) -> dict[str, float]:
     torch.manual_seed(0)
     q, k, v = (torch.randn(case.shape, device="cuda", dtype=torch.bfloat16) for _ in range(3))
     kernel = attncc.load(PATTERNS / f"{case.pattern}.attn")
-    expected = kernel(q, k, v, **case.numbers).float()
+    given = {name: x.cuda() if torch.is_tensor(x) else x for name, x in case.given.items()}
+    expected = kernel(q, k, v, **given).float()
     text = next(iter(kernel.modules.values()))
     module = next(m for m in list(sys.modules.values()) if getattr(m, "__attncc_text__", None) == text)
     key = next(key for key in module.TILES if key[-1] == 2)
@@ -42,7 +43,7 @@ def measure(case: Case, tiles: list[Tile]) -> dict[str, float]:
     def run(tile: Tile) -> torch.Tensor:
         sizes = {"BLOCK_Q": tile.rows, "BLOCK_K": tile.columns}
         module.TILES[key] = first | sizes | {"num_warps": tile.warps, "num_stages": tile.stages}
-        return kernel(q, k, v, **case.numbers)  # type: ignore[no-any-return]
+        return kernel(q, k, v, **given)  # type: ignore[no-any-return]
 
     runs: dict[str, Any] = {}
     for tile in tiles:

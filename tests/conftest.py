@@ -10,6 +10,9 @@ from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).parents[1]
 
+# what is tested is compiled anew; the tests of what is kept on disk name a folder
+os.environ["ATTNCC_CACHE_DIR"] = ""
+
 # two loaded cores make any deadline a coin toss; fixed seeds make a red run reproducible
 settings.register_profile(
     "test", deadline=None, derandomize=True, max_examples=50, suppress_health_check=[HealthCheck.too_slow]

@@ -7,11 +7,37 @@ from typing import Any
 
 import torch
 
-KERNELS = ("dense", "causal", "cross", "window", "streaming", "alibi", "softcap", "sigmoid", "sink")
+KERNELS = (
+    "dense",
+    "causal",
+    "cross",
+    "window",
+    "streaming",
+    "alibi",
+    "softcap",
+    "sigmoid",
+    "sink",
+    "prefix_lm",
+    "document",
+    "chunked",
+    "gemma2",
+    "qk_norm",
+    "longlora",
+    "neighborhood1d",
+    "rope",
+    "differential",
+    "per_head_window",
+)
 """Patterns that must have kernels."""
 
 MORE = ("s2", "lightning", "retnet", "based", "based_window")
 """References that have a kernel too, as their quadratic form is one."""
+
+AHEAD = ("dense", "cross", "sigmoid", "neighborhood1d", "prefix_lm")
+"""Those whose queries see later keys."""
+
+PAIRING = ("rope",)
+"""Those that pair features: `|d|` is even."""
 
 LENGTHS = (1, 15, 63, 65, 127, 129, 250, 296, 333, 1023, 1025)
 
@@ -43,13 +69,39 @@ def arguments(cascade: Any, shape: Shape, dtype: torch.dtype, device: str, seed:
         if tensor.origin in ("scalar", "static"):
             if tensor.name in shape.numbers:
                 made[tensor.name] = shape.numbers[tensor.name]
+            elif tensor.name not in dict(cascade.defaults):
+                made[tensor.name] = numbers(cascade.name)[tensor.name]
             continue
         extents = [sizes["h"] if paired and i.name == "g" else sizes[i.name] for i in tensor.indices]
         x = torch.randn(extents, generator=source, dtype=torch.float64)
+        if tensor.kind == "int":
+            made[tensor.name] = _table(tensor.name, x).to(torch.int32).to(device)
+            continue
         if tensor.name == "slope":
             x = 2.0 ** -(8.0 * torch.arange(1, extents[-1] + 1, dtype=torch.float64) / extents[-1])
+        if tensor.name in ("Wq", "Wk"):
+            x = 1 + 0.25 * x  # weights of a norm
+        if tensor.name == "lam":
+            x = torch.sigmoid(x)  # a share: where it is 1, a difference of equals is left
         made[tensor.name] = x.to(dtype).to(device)
     return made
+
+
+def _table(name: str, x: torch.Tensor) -> torch.Tensor:
+    """Standard normal draws turned into whole numbers: a dozen documents in order, spans up to some 60."""
+    match name:
+        case "doc":
+            return (3 * x).floor().sort(-1).values
+        case "span":
+            return (20 * x.abs()).floor()
+        case _:
+            raise AssertionError(f"no table {name}")
+
+
+def doubled(given: dict[str, Any]) -> dict[str, Any]:
+    """The same arguments in float64; tables and numbers as they are."""
+    real = {n: x for n, x in given.items() if torch.is_tensor(x) and x.is_floating_point()}
+    return {**given, **{n: x.double() for n, x in real.items()}}
 
 
 def numbers(name: str) -> dict[str, int | float]:
@@ -59,4 +111,11 @@ def numbers(name: str) -> dict[str, int | float]:
         "streaming": {"window": 37, "sinks": 4},
         "s2": {"block": 16, "local": 2, "stride": 3},
         "based_window": {"window": 37},
+        "prefix_lm": {"prefix": 21},
+        "chunked": {"chunk": 37},
+        "gemma2": {"window": 37, "scalar": 24.0},
+        "qk_norm": {"eps": 1e-3},
+        "longlora": {"group": 38},
+        "neighborhood1d": {"window": 37},
+        "rope": {"base": 500.0},
     }.get(name, {})

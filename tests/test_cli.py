@@ -12,8 +12,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from attncc import cli
+from attncc.cli import meanings
 
 ROOT = Path(__file__).parents[1]
+STREAMING = str(ROOT / "patterns" / "streaming.attn")
 
 GOOD = '''\
 """Attention to the past."""
@@ -73,6 +75,7 @@ def test_check_goes_on_after_a_bad_file(tmp_path: Path) -> None:
 
 def test_check_as_json(file: Path) -> None:
     assert json.loads(run("check", str(file), "--format", "json").stdout) == []
+    assert json.loads(run("check", str(file), "--json").stdout) == []
     result = run("check", written(file, WRONG), "--format", "json")
     found = json.loads(result.stdout)
     assert (result.exit_code, result.stderr) == (1, "")
@@ -104,7 +107,15 @@ def test_windows_text_is_read(file: Path) -> None:
 
 # ---- files that cannot be used -----------------------------------------------------------------
 
-COMMANDS = [["check"], ["fmt"], ["explain"], ["compile", "-o", "-"]]
+COMMANDS = [
+    ["check"],
+    ["fmt"],
+    ["explain"],
+    ["compile", "-o", "-"],
+    ["viz", "-o", "-"],
+    ["verify", "--device", "cpu"],
+    ["bench", "--device", "cpu"],
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
@@ -163,6 +174,17 @@ def test_an_unusable_file_in_json(tmp_path: Path) -> None:
         ["compile", "x.attn", "-o", "-", "--extent", "d=0"],
         ["compile", "x.attn", "-o", "-", "--extent", "d=64", "--extent", "d=128"],
         ["compile", "x.attn", "-o", "-", "--dtype", "int8"],
+        ["explain", "x.attn", "--set", "window"],
+        ["viz", "x.attn"],
+        ["viz", "x.attn", "-o", "-", "--head", "first"],
+        ["viz", "x.attn", "-o", "-", "--set", "n=1", "--set", "n=2"],
+        ["verify", "x.attn", "--examples", "0"],
+        ["verify", "x.attn", "--device", "tpu"],
+        ["bench", "x.attn", "--shape", "1,2,3"],
+        ["bench", "x.attn", "--shape", "1,2,0,8"],
+        ["new"],
+        ["new", "two words"],
+        ["new", "pattern", "-o", "-"],
     ],
     ids=" ".join,
 )
@@ -268,7 +290,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, ...]]:
         calls.append(arguments[1:])
         return "# a module\n"
 
-    monkeypatch.setattr(cli, "compiled", compiled)
+    monkeypatch.setattr(meanings, "compiled", compiled)
     return calls
 
 
@@ -307,9 +329,171 @@ def test_compile_into_a_device_writes_to_it(file: Path) -> None:
 
 
 def test_mistakes_reach_every_command(file: Path) -> None:
-    result = run("explain", written(file, WRONG))
+    for command in COMMANDS:
+        if command == ["fmt"]:  # it asks for no meaning
+            continue
+        result = run(*command, written(file, WRONG))
+        assert result.exit_code == 1
+        assert result.stderr.count("error[") == 2
+
+
+def test_explain_with_a_number() -> None:
+    less, more = (run("explain", STREAMING, "--set", f"window={n}").stdout for n in (10, 1000))
+    assert less != more
+    result = run("explain", STREAMING, "--set", "windows=3")
+    assert result.exit_code == 2
+    assert "streaming has no number `windows`; its numbers: window, sinks" in result.stderr
+
+
+# ---- new ---------------------------------------------------------------------------------------
+
+
+def test_new_checks_is_canonical_and_has_a_kernel(tmp_path: Path) -> None:
+    path = str(tmp_path / "mine.attn")
+    result = run("new", "mine", "-o", path)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert f"attncc verify {path}" in result.stdout
+    assert run("check", path).exit_code == 0
+    assert run("fmt", "--check", path).exit_code == 0
+    assert "def mine(" in run("compile", path, "-o", "-").stdout
+    assert run("verify", path, "--device", "cpu", "--examples", "3").exit_code == 0
+
+
+def test_new_in_the_folder_one_is_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run("new", "mine", "--json")
+    assert json.loads(result.stdout) == {"pattern": "mine", "file": "mine.attn"}
+    assert "pattern mine(" in (tmp_path / "mine.attn").read_text()
+
+
+def test_new_replaces_nothing(file: Path) -> None:
+    link = file.with_name("link.attn")
+    link.symlink_to(file.with_name("nowhere"))
+    for path in (file, link):
+        result = run("new", "mine", "-o", str(path))
+        assert result.exit_code == 2
+        assert f"`{path}` is there already" in result.stderr
+    assert file.read_text() == GOOD and not link.exists()
+
+
+# ---- viz ---------------------------------------------------------------------------------------
+
+
+def test_viz_writes_a_picture(tmp_path: Path) -> None:
+    out = tmp_path / "mask.svg"
+    result = run("viz", STREAMING, "-o", str(out), "--length", "64", "--tile", "8", "--set", "window=9")
+    assert result.exit_code == 0
+    assert result.stdout.startswith("streaming: 64 positions, tiles of 8 by 8, window = 9, sinks = 4\n")
+    assert out.read_text().startswith("<svg ")
+    assert run("viz", STREAMING, "-o", "-").stdout.startswith("<svg ")
+
+
+def test_viz_as_data(tmp_path: Path) -> None:
+    out = str(tmp_path / "mask.svg")
+    data = json.loads(run("viz", STREAMING, "-o", out, "--set", "window=20", "--json").stdout)
+    assert data["panels"][0]["tiles"] == {"full": 0, "partial": 18, "skipped": 18}
+
+
+def test_viz_keeps_the_pattern(file: Path) -> None:
+    result = run("viz", str(file), "-o", str(file))
+    assert result.exit_code == 2
+    assert file.read_text() == GOOD
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["moba"], 1, "no kernel plan for a selection over `n`"),
+        (["prefix_lm"], 2, "`prefix` has no default: say `--set prefix=...`"),
+        (["window", "--set", "window=x"], 2, "`window` is an integer between"),
+        (["s2", "--head", "4"], 1, "there is no head 4 of 4: say `--extent h=...`"),
+        (
+            ["causal", "--length", "8192", "--tile", "8"],
+            1,
+            "1,024 tiles a side are too many to see: draw --tile 128",
+        ),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_viz_says_what_it_cannot_draw(arguments: list[str], status: int, said: str) -> None:
+    name, *rest = arguments
+    result = run("viz", str(ROOT / "patterns" / f"{name}.attn"), "-o", "-", *rest)
+    assert (result.exit_code, result.stdout) == (status, "")
+    assert said in result.stderr
+
+
+# ---- verify, bench and doctor ------------------------------------------------------------------
+
+CPU = ["--device", "cpu"]
+
+
+def test_verify_of_a_right_kernel(file: Path) -> None:
+    result = run("verify", str(file), *CPU, "--examples", "5", "--dtype", "fp32", "--seed", "4")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout.startswith("past on cpu: 5 calls, ") and result.stdout.endswith("right\n")
+    data = json.loads(run("verify", str(file), *CPU, "--examples", "5", "--json").stdout)
+    assert data["right"] and data["tried"] == 5
+
+
+def test_verify_of_a_wrong_kernel(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from attncc.attention import Attention
+
+    call = Attention.__call__
+
+    def doubled(self: Attention, /, *args: object, **kwargs: object) -> object:
+        out = call(self, *args, **kwargs)  # type: ignore[arg-type]
+        return out if self.backend == "reference" else 2 * out
+
+    monkeypatch.setattr(Attention, "__call__", doubled)
+    result = run("verify", str(file), *CPU, "--examples", "5", "--dtype", "fp32")
     assert result.exit_code == 1
-    assert result.stderr.count("error[") == 2
+    assert "WRONG: O at b = 0, h = 0, q = 0" in result.stdout
+    assert run("verify", str(file), *CPU, "--examples", "5", "--json").exit_code == 1
+
+
+def test_verify_names_the_rule_that_refuses() -> None:
+    result = run("verify", str(ROOT / "patterns" / "moba.attn"), *CPU)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "error[plan-selection]: no kernel plan for a selection over `n`" in result.stderr
+
+
+def test_verify_without_hypothesis(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "hypothesis", None)
+    result = run("verify", str(file), *CPU)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "pip install 'attncc[verify]'" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["verify", "bench"])
+def test_a_gpu_that_is_not_there(command: str, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from attncc import doctor
+
+    monkeypatch.setattr(doctor, "gpu", lambda: False)
+    result = run(command, str(file), "--device", "cuda")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "torch sees no GPU here: say `--device cpu`" in result.stderr
+
+
+def test_bench(file: Path) -> None:
+    result = run("bench", str(file), *CPU, "--shape", "1,2,70,8", "--extent", "e=4")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "|d| = 8" in result.stdout and "|e| = 4" in result.stdout and "SDPA, causal" in result.stdout
+    data = json.loads(run("bench", str(file), *CPU, "--shape", "1,2,70,8", "--json").stdout)
+    assert data["cells"] == 2 * 70 * 71 // 2 and set(data["milliseconds"]) == {"attncc", "SDPA, causal"}
+
+
+def test_bench_says_what_does_not_fit(file: Path) -> None:
+    result = run("bench", str(file), *CPU, "--extent", "z=4")
+    assert result.exit_code == 2
+    assert "past has no index `z`; its arguments show b, h, q, d, k, e" in result.stderr
+
+
+def test_doctor() -> None:
+    result = run("doctor")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "kernel on cpu" in result.stdout and result.stdout.endswith("\nusable\n")
+    data = json.loads(run("doctor", "--json").stdout)
+    assert data["usable"] and data["python"].count(".") == 2 and data["torch"][0].isdigit()
 
 
 # ---- the program -------------------------------------------------------------------------------

@@ -182,7 +182,8 @@ def _sample(
     tensor: Tensor, sizes: dict[Index, int], kind: str, defaults: dict[str, int | float | bool]
 ) -> str:
     """Random numbers for a tensor, small and positive for one without features, a slope or a gate; for a
-    number a quarter of its default, 16 at most, so that at these lengths its edges are met.
+    number a quarter of its default, 16 at most, so that at these lengths its edges are met. A table gives
+    parts of 40 positions, or lengths.
     """
     shape = ", ".join(str(sizes[i]) for i in tensor.indices)
     if tensor.origin in ("scalar", "static"):
@@ -194,5 +195,6 @@ def _sample(
         return f"torch.randn({shape}, device=device, dtype=torch.{kind})"
     last = tensor.indices[-1] if tensor.indices else None
     if tensor.kind == "int" and last is not None:
-        return f"(torch.arange({sizes[last]}, device=device) // 40).expand({shape}).contiguous()"
+        number = "// 40" if last.role == "sequence" else "* 31 + 31"
+        return f"(torch.arange({sizes[last]}, device=device) {number}).expand({shape}).contiguous()"
     return f"torch.rand({shape or '()'}, device=device) < 0.7"

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 from attncc.codegen.words import Words
 from attncc.ir.cascade import Apply, Cascade, Expr, Index, Read, Tensor, walk
-from attncc.schedule.loops import Dot, Edge, Fill, Fold, Let, Load, Program, Statement, Store, Walk
+from attncc.schedule.loops import Program, Walk, expressions
 
 
 @dataclass(frozen=True)
 class Signature:
     """The kernel's arguments: pointers, strides, numbers and extents at run time; the rest when it is
-    compiled.
+    compiled. `described` tensors come as descriptors, without strides.
     """
 
     program: Program
     cascade: Cascade
     words: Words
+    described: frozenset[Tensor] = frozenset()
 
     @cached_property
     def walks(self) -> tuple[Walk, ...]:
@@ -30,17 +31,16 @@ class Signature:
         """Indices that loops walk."""
         return tuple(dict.fromkeys(s.index for s in self.walks))
 
-    @cached_property
+    @property
     def features(self) -> tuple[Index, ...]:
         """Feature indices of tiles, by name."""
-        found = {i for s in statements(self.program.body) for i in _local_indices(s) if i.role == "feature"}
-        return tuple(sorted(found, key=lambda i: i.name))
+        return self.program.features
 
     @cached_property
     def extents(self) -> tuple[Index, ...]:
         """Sequence and batched indices whose extent the kernel reads."""
         found = [self.program.rows, *self.walked, *self.program.batch, *self._read_extents]
-        for e in _expressions(self.program.body):
+        for e in expressions(self.program.body):
             for read in (x for x in walk(e) if isinstance(x, Read) and x.tensor.origin in ("input", "table")):
                 found += [i for i, at in zip(read.tensor.indices, read.at, strict=True) if i != at]
         return tuple(i for i in dict.fromkeys(found) if i.role != "feature")
@@ -54,7 +54,7 @@ class Signature:
     @cached_property
     def _read_extents(self) -> tuple[Index, ...]:
         found: list[Index] = []
-        for e in _expressions(self.program.body):
+        for e in expressions(self.program.body):
             for x in walk(e):
                 match x:
                     case Apply("extent", (Index() as index,)):
@@ -72,13 +72,14 @@ class Signature:
         return self._numbers("static")
 
     def _numbers(self, origin: str) -> tuple[Tensor, ...]:
-        used = {x.tensor for e in _expressions(self.program.body) for x in walk(e) if isinstance(x, Read)}
+        used = {x.tensor for e in expressions(self.program.body) for x in walk(e) if isinstance(x, Read)}
         return tuple(t for t in self.cascade.inputs if t.origin == origin and t in used)
 
     @cached_property
     def tensors(self) -> tuple[Tensor, ...]:
-        """Tensors passed as pointers."""
-        return (*self.program.inputs, *self.program.outputs)
+        """Tensors, those with a descriptor first."""
+        inputs = sorted(self.program.inputs, key=lambda t: t not in self.described)
+        return (*inputs, *self.program.outputs)
 
     @cached_property
     def blocks(self) -> tuple[Index, ...]:
@@ -92,10 +93,15 @@ class Signature:
         return tuple(dict.fromkeys(e for plane in planes for e in sorted(plane.positive, key=str)))
 
     @property
+    def strided(self) -> tuple[Tensor, ...]:
+        """Tensors whose strides are passed."""
+        return tuple(t for t in self.tensors if t.indices and t not in self.described)
+
+    @property
     def unspecialised(self) -> list[str]:
         """Arguments whose value, 1 or a multiple of 16, must not lead to another compilation."""
         w = self.words
-        loose = [t for t in self.tensors if not any(i.role == "feature" for i in t.indices)]
+        loose = [t for t in self.strided if not any(i.role == "feature" for i in t.indices)]
         strides = [w.stride(t, i) for t in loose for i in t.indices]
         numbers = [w.tensor(t.name) for t in self.scalars]
         return [*strides, *numbers, *(w.extent(i) for i in self.extents)]
@@ -104,9 +110,8 @@ class Signature:
         """The argument list of the kernel, a line for each kind."""
         w = self.words
         yield ", ".join(w.tensor(t.name) for t in self.tensors) + ","
-        for tensor in self.tensors:
-            if tensor.indices:
-                yield ", ".join(w.stride(tensor, i) for i in tensor.indices) + ","
+        for tensor in self.strided:
+            yield ", ".join(w.stride(tensor, i) for i in tensor.indices) + ","
         if self.scalars:
             yield ", ".join(w.tensor(t.name) for t in self.scalars) + ","
         yield ", ".join(w.extent(i) for i in self.extents) + ","
@@ -118,9 +123,12 @@ class Signature:
     def argument_lines(self) -> Iterator[str]:
         """What the host passes for them, but for the tiles."""
         w = self.words
-        yield ", ".join(w.tensor(t.name) for t in self.tensors) + ","
-        strided = [t for t in self.tensors if t.indices]
-        yield ", ".join(f"*{w.tensor(t.name)}.stride()" for t in strided) + ","
+        for tensor in self.program.inputs:
+            if tensor in self.described:
+                yield f"describe({w.tensor(tensor.name)}, {block(tensor, w)}),"
+        plain = [t for t in self.tensors if t not in self.described]
+        yield ", ".join(w.tensor(t.name) for t in plain) + ","
+        yield ", ".join(f"*{w.tensor(t.name)}.stride()" for t in self.strided) + ","
         if self.scalars:
             yield ", ".join(self._passed(t) for t in self.scalars) + ","
         yield ", ".join(w.extent(i) for i in self.extents) + ","
@@ -134,37 +142,7 @@ class Signature:
         return f"int({name})" if number.kind == "bool" else name
 
 
-def statements(body: Iterable[Statement]) -> Iterator[Statement]:
-    """All statements of a loop tree, those inside loops too."""
-    for s in body:
-        yield s
-        if isinstance(s, Walk | Edge):
-            yield from statements(s.body)
-
-
-def _local_indices(s: Statement) -> tuple[Index, ...]:
-    match s:
-        case Load(target) | Let(target) | Fill(target):
-            return target.indices
-        case Dot(target=target, over=over) | Fold(target=target, over=over):
-            return (*target.indices, over)
-        case Store(output):
-            return output.indices
-        case _:
-            return ()
-
-
-def _expressions(body: Iterable[Statement]) -> Iterator[Expr]:
-    """Every expression of a loop tree, the bounds of its walks included."""
-    for s in statements(body):
-        match s:
-            case Load(_, read):
-                yield read
-            case Let(_, value) | Fill(_, value) | Fold(value=value) | Store(_, value):
-                yield value
-            case Dot(left=left, right=right, start=start):
-                yield from (left, right, *([] if start is None else [start]))
-            case Walk(bands=bands):
-                for band in bands:
-                    yield from (bound.value for bound in (*band.lows, *band.highs))
-                    yield from band.guards
+def block(tensor: Tensor, words: Words) -> str:
+    """The shape of a tile of a tensor, as the host says it: `[1, 1, tile["BLOCK_Q"], tile["BLOCK_D"]]`."""
+    sides = ("1" if i.role == "batch" else f'tile["{words.block(i)}"]' for i in tensor.indices)
+    return f"[{', '.join(sides)}]"

@@ -93,8 +93,7 @@ def power(x, y):
     "divide": '''@triton.jit
 def divide(a, b):
     """a / b, where 0 / 0 is 0: the mean of nothing, a softmax over nothing."""
-    nothing = (a == 0) & (b == 0)
-    return tl.where(nothing, 0.0, a / tl.where(nothing, 1.0, b))
+    return tl.where((a == 0) & (b == 0), 0.0, a * (1.0 / b))
 ''',
     "floor_divide": '''@triton.jit
 def floor_divide(a, b):

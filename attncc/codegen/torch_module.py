@@ -23,7 +23,7 @@ def generate(said: Said, cascade: Cascade, plan: Plan, spec: Specialisation) -> 
     words = words_of(cascade, plan.cascade)
     s = Signature(program, plan.cascade, words)
     helpers, lines = body_lines(program, words, s)
-    (tile,) = candidates("cpu", 8, 1)
+    tile = spec.tile or candidates("cpu", 8, 1)[0]
     table = element_types(spec)
     table += f"# rows and columns of a tile\n{words.block(program.rows)} = {tile.rows}\n"
     table += "".join(f"{words.block(i)} = {tile.columns}\n" for i in s.walked)

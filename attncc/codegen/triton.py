@@ -11,12 +11,25 @@ from attncc.codegen.code import (
 )
 from attncc.codegen.lines import needed
 from attncc.codegen.ranges import WalkRanges, scalar, walk_ranges
-from attncc.codegen.signature import Signature, statements
+from attncc.codegen.signature import Signature
 from attncc.codegen.spell import TRITON_HELPERS
 from attncc.codegen.triton_code import Body, along, code_of, guard, placed, pointer
 from attncc.codegen.words import Words
 from attncc.ir.cascade import Expr, Index, Read, Tensor
-from attncc.schedule.loops import Dot, Edge, Fill, Fold, Let, Load, Note, Program, Statement, Store, Walk
+from attncc.schedule.loops import (
+    Dot,
+    Edge,
+    Fill,
+    Fold,
+    Let,
+    Load,
+    Note,
+    Program,
+    Statement,
+    Store,
+    Walk,
+    statements,
+)
 
 INDENT = "    "
 
@@ -28,7 +41,8 @@ def kernel_text(
     tiles = (program.rows, *signature.walked, *signature.features)
     k = Body(program, words, signature, tiles, padded, _raw(program.body), _positive(signature))
     rest = list(_block(program.body, k))
-    body = [*_opening(k), *(f"{name} = {text}" for name, text in k.bases.items()), *rest]
+    rest = [*(f"{name} = {text}" for name, text in k.bases.items()), *rest]
+    body = [*_opening(k), *needed(_positions(k), rest), *rest]
     names = ", ".join(f'"{name}"' for name in signature.unspecialised)
     lines = [
         f"@triton.jit(do_not_specialize=[{names}])",
@@ -70,6 +84,11 @@ def _opening(k: Body) -> Iterator[str]:
         place = f"{place} // {w.extent(index)}"
     if k.program.batch:
         yield f"{w.position(k.program.batch[0])} = {place}"
+
+
+def _positions(k: Body) -> Iterator[str]:
+    """Where the elements of a tile are."""
+    w, rows = k.words, k.program.rows
     yield f"{w.inside(rows)} = tl.arange(0, {w.block(rows)})"
     yield f"{w.position(rows)} = {w.start(rows)} + {w.inside(rows)}"
     for index in k.signature.features:
@@ -116,13 +135,29 @@ def _statement(s: Statement, k: Body) -> Iterator[str]:
 def _load(target: Tensor, read: Read, k: Body) -> str:
     """Pointers are 64 bits wide up to the start of the tile, 32 inside it."""
     tensor = read.tensor
-    place, tests = pointer(tensor, tuple(zip(tensor.indices, read.at, strict=True)), target.indices, k)
-    text = f"tl.load({place}{guard(tests)})"
+    places = tuple(zip(tensor.indices, read.at, strict=True))
+    if tensor in k.signature.described:
+        text = _block_load(tensor, places, target.indices, k)
+    else:
+        place, tests = pointer(tensor, places, target.indices, k)
+        text = f"tl.load({place}{guard(tests)})"
     if tensor.kind == "float" and target.name not in k.raw:
         text += ".to(tl.float32)"
     if tensor.kind == "bool":
         text += " != 0"
     return text
+
+
+def _block_load(
+    tensor: Tensor, places: tuple[tuple[Index, Expr], ...], axes: tuple[Index, ...], k: Body
+) -> str:
+    """A tile by the tensor's descriptor: `Q.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_D])`."""
+    w = k.words
+    corner = [
+        ("0" if i.role == "feature" else w.start(i)) if i in axes else code_of(at, k).text for i, at in places
+    ]
+    shape = ", ".join(w.block(i) for i in axes)
+    return f"{w.tensor(tensor.name)}.load([{', '.join(corner)}]).reshape([{shape}])"
 
 
 def _store(output: Tensor, value: Expr, k: Body) -> Iterator[str]:
@@ -140,11 +175,9 @@ def _dot(s: Dot, k: Body) -> str:
     w = k.words
     row, column = s.target.indices
     source = next((e for e in (s.left, s.right) if isinstance(e, Read) and e.tensor.name in k.raw), None)
-    dtype = (
-        f"{w.value(source.tensor)}.dtype"
-        if source
-        else f"{w.tensor(k.program.leading.name)}.dtype.element_ty"
-    )
+    leading = k.program.leading
+    element = "dtype" if leading in k.signature.described else "dtype.element_ty"
+    dtype = f"{w.value(source.tensor)}.dtype" if source else f"{w.tensor(leading.name)}.{element}"
     left = _operand(s.left, (row, s.over), dtype, k)
     right = _operand(s.right, (s.over, column), dtype, k)
     start = f", {along(code_of(s.start, k), s.target.indices, k).text}" if s.start is not None else ""

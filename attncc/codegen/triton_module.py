@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from attncc.codegen.descriptors import DESCRIBE, by_descriptor, described
 from attncc.codegen.host import checks, output_shape, positive_checks
 from attncc.codegen.module import INDENT, Said, assemble, element_types, host, words_of
 from attncc.codegen.signature import Signature
 from attncc.codegen.triton import kernel_text
 from attncc.codegen.words import Words
 from attncc.ir.cascade import Cascade
+from attncc.schedule.cost import tiles_for
 from attncc.schedule.lower import lower
 from attncc.schedule.plan import Plan
 from attncc.schedule.spec import WIDTHS, Specialisation
-from attncc.schedule.tiles import candidates, nearest, padded
+from attncc.schedule.tiles import padded
 
 DEVICE = 'torch.device("cuda" if torch.cuda.is_available() else "cpu")'
 
@@ -26,7 +28,8 @@ def generate(said: Said, cascade: Cascade, plan: Plan, spec: Specialisation) -> 
     (kernel,) = plan.kernels
     program = lower(kernel, plan.cascade)
     words = words_of(cascade, plan.cascade)
-    s = Signature(program, plan.cascade, words)
+    blocks = described(program) if by_descriptor(spec) else frozenset()
+    s = Signature(program, plan.cascade, words, blocks)
     ragged = frozenset(
         i
         for i in s.features
@@ -38,6 +41,7 @@ def generate(said: Said, cascade: Cascade, plan: Plan, spec: Specialisation) -> 
     table = element_types(spec)
     table += "# tiles, warps and pipeline stages by the extents of features and the bytes of an element\n"
     table += "\n".join(tile_table(s, spec, kernel.narrow))
+    helpers = "\n\n".join(part for part in (DESCRIBE if blocks else "", helpers) if part)
     parts = [table, helpers, text, host(cascade, words, lines, launch, spec.target)]
     imports = [
         "import contextlib",
@@ -46,6 +50,7 @@ def generate(said: Said, cascade: Cascade, plan: Plan, spec: Specialisation) -> 
         "import torch",
         "import triton",
         "import triton.language as tl",
+        *(["from triton.tools.tensor_descriptor import TensorDescriptor"] if blocks else []),
     ]
     return assemble(said, cascade, plan, words, imports, parts, DEVICE, spec)
 
@@ -56,9 +61,8 @@ def tile_table(s: Signature, spec: Specialisation, narrow: bool) -> Iterator[str
     yield "TILES = {"
     for point in spec.extents:
         known = dict(point)
-        widest = max((padded(known[i.name]) for i in s.features), default=16)
         for width in sorted({WIDTHS[d] for d in spec.dtypes}):
-            found = candidates(nearest(spec.target), width, widest, narrow)
+            found = (spec.tile,) if spec.tile else tiles_for(s.program, spec.target, width, known, narrow)
             if not found:
                 continue
             tile = found[0]
@@ -89,11 +93,13 @@ def _launch(cascade: Cascade, s: Signature, words: Words) -> Iterator[str]:
         f"{words.tensor(t.name)}.stride({n})"
         for t in s.program.inputs
         for n, i in enumerate(t.indices)
-        if i.role != "batch"
+        if i.role != "batch" and t not in s.described
     ]
-    yield f"far = max({', '.join(inside)}, 0)"
-    yield f"if far >= {FAR}:"
-    yield '    raise ValueError(f"neighbours in a tensor are {far} elements apart: call .contiguous() on it")'
+    if inside:
+        yield f"far = max({', '.join(inside)}, 0)"
+        yield f"if far >= {FAR}:"
+        text = "neighbours in a tensor are {far} elements apart: call .contiguous() on it"
+        yield f'    raise ValueError(f"{text}")'
     for output in cascade.outputs:
         dtype = "" if any(i.role == "feature" for i in output.indices) else ", dtype=torch.float32"
         yield f"{words.tensor(output.name)} = {first}.new_empty({output_shape(output, words)}{dtype})"

@@ -12,7 +12,8 @@ from attncc.ir.cascade import Index, Tensor
 
 RESERVED = frozenset(keyword.kwlist) | TORCH_HELPERS.keys() | TRITON_HELPERS.keys() | {
     "contextlib", "math", "tl", "torch", "triton",
-    "KINDS", "TILES", "accumulator", "check_kinds", "check_number", "extents", "reference",
+    "KINDS", "TILES", "TensorDescriptor", "accumulator", "check_kinds", "check_number", "describe",
+    "extents", "reference",
     "abs", "bool", "dict", "float", "int", "isinstance", "len", "max", "min", "print", "range", "round",
     "str", "sum", "tuple", "type", "zip", "NotImplementedError", "TypeError", "ValueError",
     "device", "far", "grid", "kind", "pid", "sizes", "step", "tile", "tiles", "whole",

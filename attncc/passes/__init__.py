@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from attncc.ir.cascade import Cascade
+from attncc.passes.distribute import distribute
 from attncc.passes.expand import expand
 from attncc.passes.share import inline, share
 from attncc.passes.simplify import simplify
@@ -12,4 +13,16 @@ from attncc.passes.stream import stream
 
 Pass = Callable[[Cascade], Cascade]
 
-PASSES: tuple[Pass, ...] = (expand, share, simplify, inline, simplify, share, stream, share, inline)
+PASSES: tuple[Pass, ...] = (
+    expand,
+    share,
+    simplify,
+    inline,
+    simplify,
+    share,
+    distribute,
+    share,
+    stream,
+    share,
+    inline,
+)

@@ -7,12 +7,16 @@ from typing import Any
 import torch
 
 
+def backend_of(device: torch.device) -> str:
+    """The backend that tensors on a device are for."""
+    return "triton" if device.type == "cuda" else "torch"
+
+
 def target_of(backend: str | None, arguments: list[Any]) -> tuple[str, str]:
     """(backend, target); the backend follows the first tensor's device unless one is given."""
     tensors = [a for a in arguments if isinstance(a, torch.Tensor)]
     device = tensors[0].device if tensors else torch.device("cpu")
-    if backend is None:
-        backend = "triton" if device.type == "cuda" else "torch"
+    backend = backend or backend_of(device)
     if backend != "triton":
         return backend, "cpu"
     if device.type != "cuda":

@@ -7,7 +7,9 @@ the vector of its tile.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeAlias
 
 from attncc.ir.cascade import Expr, Index, Read, Tensor
@@ -114,3 +116,45 @@ class Program:
     def leading(self) -> Tensor:
         """The input whose device, precision and width the kernel follows."""
         return next(t for t in self.inputs if t.kind == "float")
+
+    @cached_property
+    def features(self) -> tuple[Index, ...]:
+        """Feature indices of tiles, by name."""
+        found = {i for s in statements(self.body) for i in _indices(s) if i.role == "feature"}
+        return tuple(sorted(found, key=lambda i: i.name))
+
+
+def statements(body: Iterable[Statement]) -> Iterator[Statement]:
+    """All statements of a loop tree, those inside loops too."""
+    for s in body:
+        yield s
+        if isinstance(s, Walk | Edge):
+            yield from statements(s.body)
+
+
+def _indices(s: Statement) -> tuple[Index, ...]:
+    match s:
+        case Load(target) | Let(target) | Fill(target):
+            return target.indices
+        case Dot(target=target, over=over) | Fold(target=target, over=over):
+            return (*target.indices, over)
+        case Store(output):
+            return output.indices
+        case _:
+            return ()
+
+
+def expressions(body: Iterable[Statement]) -> Iterator[Expr]:
+    """Every expression of a loop tree, the bounds of its walks included."""
+    for s in statements(body):
+        match s:
+            case Load(_, read):
+                yield read
+            case Let(_, value) | Fill(_, value) | Fold(value=value) | Store(_, value):
+                yield value
+            case Dot(left=left, right=right, start=start):
+                yield from (left, right, *([] if start is None else [start]))
+            case Walk(bands=bands):
+                for band in bands:
+                    yield from (bound.value for bound in (*band.lows, *band.highs))
+                    yield from band.guards

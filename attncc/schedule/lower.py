@@ -66,12 +66,12 @@ def _indices(equation: Equation) -> set[Index]:
 
 def _define(equation: Equation, block: Block, kernel: Kernel) -> None:
     """An equation outside the running states: its value is held, as a formula where that costs nothing."""
+    match equation.body:
+        case Reduce() as e if _is_product(e, equation, block):
+            block.held[equation.tensor] = _contract(equation, e, block)
+            return
     block.statements.append(Note(_note(equation)))
     match equation.body:
-        case Reduce() as e if len(set(equation.tensor.indices) & set(block.axes)) == 2 and _is_product(
-            e, equation
-        ):
-            block.held[equation.tensor] = _contract(equation, e, block)
         case Reduce() as e:
             block.held[equation.tensor] = _fold_features(equation, e, block)
         case body:
@@ -101,32 +101,58 @@ def _note(equation: Equation) -> str:
             return brief(equation)
 
 
-def _is_product(e: Reduce, equation: Equation) -> bool:
-    return e.op == "sum" and len([i for i in equation.tensor.indices if i.role == "sequence"]) == 2
+def _is_product(e: Reduce, equation: Equation, block: Block) -> bool:
+    """Whether a sum over features at every row and column is a matrix product."""
+    pair = [i for i in equation.tensor.indices if i in block.axes]
+    return e.op == "sum" and len(pair) == 2 and all(i.role == "sequence" for i in pair)
 
 
 def _contract(equation: Equation, e: Reduce, block: Block) -> Expr:
     """`sum(d) row[q,d] * column[k,d] * rest[q,k]` as a matrix product, times the rest."""
+    name = equation.tensor.name
+    left, right, rest = _operands(equation, e, block)
+    a, b = _operand(left, f"{name}_row", block), _operand(right, f"{name}_column", block)
+    up, down = factors(rest)
+    said = equation
+    if (a, b) != (left, right):
+        said = replace(equation, body=replace(e, where=TRUE, body=quotient([a, b, *up], down)))
+    block.statements.append(Note(_note(said)))
+    target = replace(block.local(name, e.body, _row_and_column(equation, block)), kind="float")
+    block.statements.append(Dot(target, value_of(a, block), value_of(b, block), e.over[0], None))
+    scale = quotient([value_of(f, block) for f in up], [value_of(f, block) for f in down])
+    return times(Read(target, target.indices), scale) if scale != ONE else Read(target, target.indices)
+
+
+def _row_and_column(equation: Equation, block: Block) -> tuple[Index, Index]:
+    row, column = sorted((i for i in equation.tensor.indices if i.role == "sequence"), key=block.axes.index)
+    return row, column
+
+
+def _operands(equation: Equation, e: Reduce, block: Block) -> tuple[Expr, Expr, Expr]:
+    """What a contraction multiplies: what has rows and the feature, columns and the feature, and the rest."""
     if len(e.over) != 1 or free(e.where) - set(e.over):
         raise _refused(
             equation, "a contraction is over one feature index, and its predicate on that index only"
         )
-    row, column = (i for i in equation.tensor.indices if i.role == "sequence")
-    first = block.axes.index(row) < block.axes.index(column)
-    row, column = (row, column) if first else (column, row)
-    feature = e.over[0]
+    row, column = _row_and_column(equation, block)
     up, down = factors(e.body)
-    left, right, rest = _sides(up, row, column, feature, equation)
-    left_under, right_under, rest_under = _sides(down, row, column, feature, equation)
-    left_value = quotient(left, left_under)
-    if e.where != TRUE:
-        left_value = Choose(e.where, left_value, number(0.0))
-    a, b = value_of(left_value, block), value_of(quotient(right, right_under), block)
-    target = block.local(f"{equation.tensor.name}", e.body, (row, column))
-    target = replace(target, kind="float")
-    block.statements.append(Dot(target, a, b, feature, None))
-    scale = quotient([value_of(f, block) for f in rest], [value_of(f, block) for f in rest_under])
-    return times(Read(target, target.indices), scale) if scale != ONE else Read(target, target.indices)
+    above, below = (_sides(parts, row, column, e.over[0], equation) for parts in (up, down))
+    left, right, rest = (quotient(a, b) for a, b in zip(above, below, strict=True))
+    return (left if e.where == TRUE else Choose(e.where, left, number(0.0))), right, rest
+
+
+def _operand(e: Expr, name: str, block: Block) -> Expr:
+    """An operand of a matrix product; what is more than an input is computed once, and has a name."""
+    if isinstance(e, Read) or not free(e) & set(block.axes):
+        return e
+    held = block.find(e)
+    if held is not None:
+        return held
+    target = replace(block.local(name, e), kind="float")
+    block.statements.append(Note(brief(Equation(target, e))))
+    block.statements.append(Let(target, value_of(e, block)))
+    block.held[e] = block.held[target] = Read(target, target.indices)
+    return block.held[e]
 
 
 def _sides(
@@ -179,6 +205,10 @@ def _lower_loop(loop: Loop, block: Block, kernel: Kernel) -> None:
         block.held[state.equation.tensor] = Read(target, target.indices)
     for row in _row_reads(loop, kernel.rows):
         value_of(row, block)
+    for equation in loop.tiles:
+        match equation.body:
+            case Reduce() as e if _is_product(e, equation, block):
+                _before(equation, e, loop, block)
     body = _tile(loop, block, kernel)
     block.statements.append(Walk(loop.index, loop.bands, loop.uniform, body))
 
@@ -189,6 +219,13 @@ def _row_reads(loop: Loop, rows: Index) -> tuple[Read, ...]:
     wheres = [x.where for x in bodies if isinstance(x, Reduce)]
     found = dict.fromkeys(r for x in (*bodies, *wheres) for r in reads(x))
     return tuple(r for r in found if r.tensor.origin in ("input", "table") and loop.index not in free(r))
+
+
+def _before(equation: Equation, e: Reduce, loop: Loop, block: Block) -> None:
+    """What a contraction takes at its rows alone, once before the loop."""
+    left, _, _ = _operands(equation, e, block)
+    if loop.index not in free(left):
+        _operand(left, f"{equation.tensor.name}_row", block)
 
 
 def _tile(loop: Loop, outer: Block, kernel: Kernel) -> tuple[Statement, ...]:

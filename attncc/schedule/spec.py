@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from attncc.schedule.tiles import Tile
+
 WIDTHS = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 SHORT = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32", "fp64": "float64"}
 
@@ -20,9 +22,12 @@ Points = tuple[tuple[tuple[str, int], ...], ...]
 
 @dataclass(frozen=True)
 class Specialisation:
-    """Backend, target (`cuda:90`, `hip:gfx942`, `cpu`), element types, and points of feature extents."""
+    """Backend, target (`cuda:90`, `hip:gfx942`, `cpu`), element types, and points of feature extents; a tile
+    if it is not the target's own.
+    """
 
     backend: str
     target: str
     dtypes: tuple[str, ...]
     extents: Points
+    tile: Tile | None = None

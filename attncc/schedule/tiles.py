@@ -1,5 +1,6 @@
-"""One row per GPU: tile sizes by element width and feature extent, the default first, at most three.
+"""One row per GPU: tile sizes by element width and feature extent, the fastest first, four at most.
 
+A kernel takes the first one that it fits into, by `schedule/cost.py`.
 Sizes come from compile-only reports (registers, shared memory, serialised matrix products) and from timings
 on one H100; see `benchmarks/`. A row tile is `rows` x feature, a walked tile `columns` x feature.
 """
@@ -26,16 +27,41 @@ line that fits counts. A walk is narrow when the tiles of a row do not grow with
 waste less on its edges."""
 
 HOPPER: Row = (
-    (2, 64, (Tile(128, 64, 4, 3), Tile(64, 64, 4, 3)), (Tile(64, 64, 4, 3), Tile(128, 64, 4, 3))),
-    (2, 128, (Tile(128, 64, 8, 3), Tile(64, 64, 4, 3)), (Tile(64, 64, 4, 3), Tile(128, 64, 8, 3))),
-    (2, 256, (Tile(128, 32, 8, 2), Tile(64, 32, 4, 2)), (Tile(64, 32, 4, 2),)),
-    (4, 64, (Tile(64, 32, 4, 2),), (Tile(64, 32, 4, 2),)),
+    (
+        2,
+        64,
+        (Tile(128, 64, 4, 3), Tile(64, 64, 4, 3), Tile(64, 32, 4, 2)),
+        (Tile(64, 64, 4, 3), Tile(128, 64, 4, 3), Tile(64, 32, 4, 2)),
+    ),
+    (
+        2,
+        128,
+        (Tile(128, 128, 8, 3), Tile(128, 64, 8, 3), Tile(64, 64, 4, 3), Tile(64, 32, 4, 2)),
+        (Tile(64, 64, 4, 3), Tile(128, 64, 8, 3), Tile(64, 32, 4, 2), Tile(32, 32, 4, 2)),
+    ),
+    (
+        2,
+        256,
+        (Tile(128, 32, 8, 2), Tile(64, 32, 4, 2), Tile(32, 32, 4, 2)),
+        (Tile(64, 32, 4, 2), Tile(32, 32, 4, 2)),
+    ),
+    (4, 64, (Tile(32, 32, 4, 2),), (Tile(32, 32, 4, 2),)),
     (4, 128, (Tile(32, 32, 4, 2),), (Tile(32, 32, 4, 2),)),
     (4, 256, (Tile(32, 16, 4, 1),), (Tile(32, 16, 4, 1),)),
 )
 BLACKWELL: Row = (
-    (2, 64, (Tile(128, 64, 8, 3), Tile(64, 64, 4, 3)), (Tile(64, 64, 4, 3),)),
-    (2, 128, (Tile(64, 64, 4, 3), Tile(128, 64, 8, 3)), (Tile(64, 64, 4, 3),)),
+    (
+        2,
+        64,
+        (Tile(128, 64, 8, 3), Tile(64, 64, 4, 3), Tile(64, 32, 4, 2)),
+        (Tile(64, 64, 4, 3), Tile(64, 32, 4, 2)),
+    ),
+    (
+        2,
+        128,
+        (Tile(64, 64, 4, 3), Tile(128, 64, 8, 3), Tile(64, 32, 4, 2)),
+        (Tile(64, 64, 4, 3), Tile(64, 32, 4, 2)),
+    ),
     *HOPPER[2:],
 )
 AMPERE: Row = (
@@ -72,6 +98,13 @@ WIDEST = 256
 
 OLDEST = 80
 """The first CUDA generation with the matrix units and asynchronous copies that kernels are written for."""
+
+
+SHARED = {
+    "cuda:80": 166_912, "cuda:86": 101_376, "cuda:89": 101_376, "cuda:90": 232_448, "cuda:100": 232_448,
+    "cuda:120": 101_376, "hip:gfx942": 65_536,
+}  # fmt: skip
+"""Bytes of shared memory that a program may have."""
 
 
 def candidates(target: str, width: int, extent: int, narrow: bool = False) -> Tiles:

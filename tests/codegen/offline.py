@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from attncc.ir.cascade import Cascade
 from attncc.runtime.module import load
@@ -63,10 +64,11 @@ def compiled(
     made = {}
     for key in [k for k in module.TILES if k[-1] == WIDTHS[dtype]]:
         shape = Shape(1, 2, 2, 300, 400, *(key[:-1] * 2)[:2], {"cap": 20.0, "bias": -3.0})
+        module.TILES[key] |= tile or {}
         getattr(module, cascade.name)(**arguments(cascade, shape, dtype, "cpu"))
         assert recorder.call is not None, "the host function launched nothing"
         values, row = recorder.call
-        made[key] = _compile(kernel, values, {**row, **(tile or {})}, target)
+        made[key] = _compile(kernel, values, row, target)
     return made
 
 
@@ -102,6 +104,8 @@ def _compile(kernel: Any, values: tuple[Any, ...], row: Mapping[str, int], targe
 
 
 def _kind(value: Any) -> str:
+    if isinstance(value, TensorDescriptor):
+        return f"tensordesc<{POINTERS[value.base.dtype][1:]}{list(value.block_shape)}>"
     if torch.is_tensor(value):
         return POINTERS[value.dtype]
     return "i1" if isinstance(value, bool) else "i32" if isinstance(value, int) else "fp32"

@@ -15,11 +15,11 @@ from torch import Tensor
 
 import attncc
 from tests.criterion import worst
-from tests.shapes import KERNELS, LENGTHS, MORE, Shape, arguments, numbers
+from tests.shapes import AHEAD, KERNELS, LENGTHS, MORE, PAIRING, Shape, arguments, doubled, numbers
 
 ROOT = Path(__file__).parents[2]
 ALL = (*KERNELS, *MORE)
-ALIGNED = tuple(n for n in ALL if n not in ("dense", "cross", "sigmoid"))
+ALIGNED = tuple(n for n in ALL if n not in AHEAD)
 """Patterns in which no query sees a later key, and the last query is the last key."""
 
 DOUBLE = 2.0**-42
@@ -61,7 +61,7 @@ def ratio(name: str, given: dict[str, Any], dtype: torch.dtype) -> float:
     """The worst row over its bound."""
     made = tiled(name)(**given)
     assert made.is_contiguous() and made.dtype == dtype
-    exact = plain(name)(**{n: x.double() if torch.is_tensor(x) else x for n, x in given.items()})
+    exact = plain(name)(**doubled(given))
     if dtype == torch.float64:
         error = (made - exact).norm(dim=-1) / exact.norm(dim=-1).mean().clamp_min(1e-300)
         return float(error.max()) / DOUBLE if made.numel() else 0.0
@@ -96,7 +96,7 @@ def test_groups_and_kinds(name: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("name", ALL)
 def test_head_sizes(name: str) -> None:
     sizes = [(16, 16), (16, 64), (64, 16), (80, 96), (96, 80), (128, 128), (256, 256), (7, 5), (1, 1)]
-    shapes = [Shape(1, 3, 1, 70, 130, d, e) for d, e in sizes]
+    shapes = [Shape(1, 3, 1, 70, 130, d, e) for d, e in sizes if d % 2 == 0 or name not in PAIRING]
     assert not wrong(name, shapes, torch.bfloat16)
 
 
@@ -130,7 +130,7 @@ def test_row_statistics() -> None:
     for dtype in (torch.bfloat16, torch.float32):
         given = drawn("streaming", Shape(1, 4, 2, 200, 150, 64, 64), dtype)
         made = tiled("streaming")(**given, outputs=("lse", "O"))
-        double = {n: x.double() if torch.is_tensor(x) else x for n, x in given.items()}
+        double = doubled(given)
         exact = plain("streaming")(**double, outputs=("lse", "O"))
         near = plain("streaming")(**given, outputs=("lse", "O"))
         assert made[0].dtype == torch.float32 and made[1].dtype == dtype
@@ -139,11 +139,27 @@ def test_row_statistics() -> None:
         assert worst(made[1], near[1], exact[1], dtype, features=True) <= 1
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_angles_are_not_rounded_to_short_kinds(dtype: torch.dtype) -> None:
+    """The reference takes angles in the inputs' own dtype, too rough a measure: here it stays in float32."""
+    for shape in (Shape(1, 2, 2, 333, 333, 64, 64), Shape(1, 3, 1, 1, 1025, 64, 64)):
+        given = drawn("rope", shape, dtype)
+        single = {n: x.float() if torch.is_tensor(x) else x for n, x in given.items()}
+        near, exact = plain("rope")(**single), plain("rope")(**doubled(given))
+        assert worst(tiled("rope")(**given), near, exact, dtype, features=True) <= 1
+
+
 # ---- what must not change a result -------------------------------------------------------------
 
 
 def doubles(name: str, q: int, k: int) -> dict[str, Any]:
     return drawn(name, Shape(2, 4, 2, q, k, 16, 24), torch.float64)
+
+
+def along(name: str, index: str) -> list[str]:
+    """The tensors of a pattern that have an index; along positions, those of four axes: no tables."""
+    inputs = [t for t in tiled(name).cascade.inputs if index in [i.name for i in t.indices]]
+    return [t.name for t in inputs if index == "b" or len(t.indices) == 4]
 
 
 def same(a: Tensor, b: Tensor) -> None:
@@ -156,7 +172,8 @@ def test_decode_is_the_last_row_of_prefill(name: str) -> None:
     for length in (1, 64, 129, 300):
         given = doubles(name, length, length)
         rows = tiled(name)(**given)[:, :, -1:]
-        same(tiled(name)(**{**given, "Q": given["Q"][:, :, -1:]}), rows)
+        last = {n: given[n][:, :, -1:] for n in along(name, "q")}
+        same(tiled(name)(**{**given, **last}), rows)
 
 
 @pytest.mark.parametrize("name", ALIGNED)
@@ -164,7 +181,7 @@ def test_the_future_changes_nothing(name: str) -> None:
     given = doubles(name, 300, 300)
     before = tiled(name)(**given)
     for at in (1, 128, 200, 299):
-        later = {n: given[n].clone() for n in "QKV"}
+        later = {n: given[n].clone() for n in (*along(name, "q"), *along(name, "k"))}
         for x in later.values():
             x[:, :, at:] = 1e3 * torch.randn_like(x[:, :, at:])
         assert torch.equal(tiled(name)(**{**given, **later})[:, :, :at], before[:, :, :at])
@@ -174,8 +191,8 @@ def test_the_future_changes_nothing(name: str) -> None:
 def test_batches_keep_to_themselves(name: str) -> None:
     given = doubles(name, 90, 150)
     order = torch.tensor([1, 0])
-    turned = {n: x[order] if torch.is_tensor(x) and x.dim() == 4 else x for n, x in given.items()}
-    same(tiled(name)(**turned), tiled(name)(**given)[order])
+    turned = {n: given[n][order] for n in along(name, "b")}
+    same(tiled(name)(**{**given, **turned}), tiled(name)(**given)[order])
 
 
 @pytest.mark.parametrize(("name", "at"), [("window", 0), ("streaming", 4)])

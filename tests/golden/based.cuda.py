@@ -27,6 +27,7 @@ import math
 import torch
 import triton
 import triton.language as tl
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 
 def extents(*tensors):
@@ -80,11 +81,11 @@ TILES = {
         "num_warps": 4, "num_stages": 3,
     },
     (64, 64, 4): {
-        "BLOCK_Q": 64, "BLOCK_K": 32, "BLOCK_D": 64, "BLOCK_E": 64,
+        "BLOCK_Q": 32, "BLOCK_K": 32, "BLOCK_D": 64, "BLOCK_E": 64,
         "num_warps": 4, "num_stages": 2,
     },
     (128, 128, 2): {
-        "BLOCK_Q": 128, "BLOCK_K": 64, "BLOCK_D": 128, "BLOCK_E": 128,
+        "BLOCK_Q": 128, "BLOCK_K": 128, "BLOCK_D": 128, "BLOCK_E": 128,
         "num_warps": 8, "num_stages": 3,
     },
     (128, 128, 4): {
@@ -94,19 +95,31 @@ TILES = {
 }
 
 
+def describe(tensor, block):
+    """A tensor for the copy engine, which loads blocks of it. Its rows have to be contiguous and to begin at
+    multiples of 16 bytes; a tensor of another layout is copied."""
+    size = tensor.element_size()
+    if tensor.numel() == 0:
+        tensor = tensor.new_zeros([16] * tensor.dim())
+    strides = [step if n > 1 else 16 for n, step in zip(tensor.shape, tensor.stride())]
+    strides[-1] = tensor.stride(-1) if tensor.shape[-1] > 1 else 1
+    near = strides[-1] == 1 and tensor.data_ptr() % 16 == 0
+    if not near or any(step == 0 or step * size % 16 for step in strides[:-1]):
+        wide = -(-tensor.shape[-1] * size // 16) * 16 // size
+        tensor = tensor.new_empty((*tensor.shape[:-1], wide))[..., : tensor.shape[-1]].copy_(tensor)
+        strides = [*tensor.stride()[:-1], 1]
+    return TensorDescriptor(tensor, list(tensor.shape), strides, block)
+
+
 @triton.jit
 def divide(a, b):
     """a / b, where 0 / 0 is 0: the mean of nothing, a softmax over nothing."""
-    nothing = (a == 0) & (b == 0)
-    return tl.where(nothing, 0.0, a / tl.where(nothing, 1.0, b))
+    return tl.where((a == 0) & (b == 0), 0.0, a * (1.0 / b))
 
 
 @triton.jit(do_not_specialize=["NQ", "NK", "NB", "NH"])
 def based_kernel(
     Q, K, V, O,
-    sQ_b, sQ_h, sQ_q, sQ_d,
-    sK_b, sK_h, sK_k, sK_d,
-    sV_b, sV_h, sV_k, sV_e,
     sO_b, sO_h, sO_q, sO_e,
     NQ, NK, NB, NH,
     D: tl.constexpr, E: tl.constexpr,
@@ -120,22 +133,14 @@ def based_kernel(
     b = pid // tiles // NH
     q_in = tl.arange(0, BLOCK_Q)
     q = q0 + q_in
-    d = tl.arange(0, BLOCK_D)
     e = tl.arange(0, BLOCK_E)
     k_in = tl.arange(0, BLOCK_K)
-    Q_here = Q + b.to(tl.int64) * sQ_b + h.to(tl.int64) * sQ_h
-    K_here = K + b.to(tl.int64) * sK_b + h.to(tl.int64) * sK_h
-    V_here = V + b.to(tl.int64) * sV_b + h.to(tl.int64) * sV_h
     O_here = O + b.to(tl.int64) * sO_b + h.to(tl.int64) * sO_h
     # state of O_sum[q,e] = sum(k where seen) (1 + s[q,k] + s[q,k] * s[q,k] / 2) * V[k,e]
     O_sum_qe = tl.full([BLOCK_Q, BLOCK_E], 0.0, tl.float32)
     # state of O_sum2[q] = sum(k where seen) (1 + s[q,k] + s[q,k] * s[q,k] / 2)
     O_sum2_q = tl.full([BLOCK_Q], 0.0, tl.float32)
-    Q_qd = tl.load(
-        Q_here + q0.to(tl.int64) * sQ_q + q_in[:, None] * sQ_q + d[None, :] * sQ_d,
-        mask=(q[:, None] < NQ),
-        other=0,
-    )
+    Q_qd = Q.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_D])
     last = tl.minimum(q0 + BLOCK_Q, NQ) - 1
     k_end = tl.maximum(0, NK + last - NQ + 1)
     k_hi = (BLOCK_K + k_end - 1) // BLOCK_K
@@ -148,11 +153,7 @@ def based_kernel(
         k0 = step * BLOCK_K
         k = k0 + k_in
         # s[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
-        K_kd = tl.load(
-            K_here + k0.to(tl.int64) * sK_k + k_in[:, None] * sK_k + d[None, :] * sK_d,
-            mask=(k[:, None] < NK),
-            other=0,
-        )
+        K_kd = K.load([b, h, k0, 0]).reshape([BLOCK_K, BLOCK_D])
         s_qk = tl.dot(Q_qd, tl.trans(K_kd), input_precision="ieee")
         # O_sum[q,e] = sum(k where seen) (1 + s[q,k] + s[q,k] * s[q,k] / 2) * V[k,e]
         s_seen_qk = 1 + s_qk * (1 / D ** 0.5) + s_qk * (1 / D ** 0.5) * (s_qk * (1 / D ** 0.5)) / 2
@@ -160,11 +161,7 @@ def based_kernel(
             # seen: k < |k| and k <= q + (|k| - |q|)
             seen_qk = (k < NK)[None, :] & (k[None, :] <= (q + (NK - NQ))[:, None])
             s_seen_qk = tl.where(seen_qk, s_seen_qk, 0.0)
-        V_ke = tl.load(
-            V_here + k0.to(tl.int64) * sV_k + k_in[:, None] * sV_k + e[None, :] * sV_e,
-            mask=(k[:, None] < NK),
-            other=0,
-        )
+        V_ke = V.load([b, h, k0, 0]).reshape([BLOCK_K, BLOCK_E])
         O_sum_qe = tl.dot(s_seen_qk.to(V_ke.dtype), V_ke, O_sum_qe, input_precision="ieee")
         # O_sum2[q] = sum(k where seen) (1 + s[q,k] + s[q,k] * s[q,k] / 2)
         O_sum2_tile_q = tl.sum(s_seen_qk, 1)
@@ -196,18 +193,16 @@ def based(Q, K, V):
             f"no tiles for d={D}, e={E} and {Q.element_size()} bytes an element: "
             "compile the pattern with --extent"
         )
-    far = max(Q.stride(2), Q.stride(3), K.stride(2), K.stride(3), V.stride(2), V.stride(3), 0)
-    if far >= 1 << 23:
-        raise ValueError(
-            f"neighbours in a tensor are {far} elements apart: call .contiguous() on it"
-        )
     O = Q.new_empty((NB, NH, NQ, E))
     grid = triton.cdiv(NQ, tile["BLOCK_Q"]) * NB * NH
     if grid:
         with torch.cuda.device(Q.device) if Q.is_cuda else contextlib.nullcontext():
             based_kernel[(grid,)](
-                Q, K, V, O,
-                *Q.stride(), *K.stride(), *V.stride(), *O.stride(),
+                describe(Q, [1, 1, tile["BLOCK_Q"], tile["BLOCK_D"]]),
+                describe(K, [1, 1, tile["BLOCK_K"], tile["BLOCK_D"]]),
+                describe(V, [1, 1, tile["BLOCK_K"], tile["BLOCK_E"]]),
+                O,
+                *O.stride(),
                 NQ, NK, NB, NH,
                 D, E,
                 **tile,

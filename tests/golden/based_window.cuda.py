@@ -37,6 +37,7 @@ import math
 import torch
 import triton
 import triton.language as tl
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 
 def extents(*tensors):
@@ -98,16 +99,16 @@ KINDS = (torch.float16, torch.bfloat16, torch.float32)
 # tiles, warps and pipeline stages by the extents of features and the bytes of an element
 TILES = {
     (64, 64, 2): {
-        "BLOCK_Q": 128, "BLOCK_K": 64, "BLOCK_D": 64, "BLOCK_E": 64,
-        "num_warps": 4, "num_stages": 3,
-    },
-    (64, 64, 4): {
         "BLOCK_Q": 64, "BLOCK_K": 32, "BLOCK_D": 64, "BLOCK_E": 64,
         "num_warps": 4, "num_stages": 2,
     },
+    (64, 64, 4): {
+        "BLOCK_Q": 32, "BLOCK_K": 32, "BLOCK_D": 64, "BLOCK_E": 64,
+        "num_warps": 4, "num_stages": 2,
+    },
     (128, 128, 2): {
-        "BLOCK_Q": 128, "BLOCK_K": 64, "BLOCK_D": 128, "BLOCK_E": 128,
-        "num_warps": 8, "num_stages": 3,
+        "BLOCK_Q": 64, "BLOCK_K": 32, "BLOCK_D": 128, "BLOCK_E": 128,
+        "num_warps": 4, "num_stages": 2,
     },
     (128, 128, 4): {
         "BLOCK_Q": 32, "BLOCK_K": 32, "BLOCK_D": 128, "BLOCK_E": 128,
@@ -116,11 +117,26 @@ TILES = {
 }
 
 
+def describe(tensor, block):
+    """A tensor for the copy engine, which loads blocks of it. Its rows have to be contiguous and to begin at
+    multiples of 16 bytes; a tensor of another layout is copied."""
+    size = tensor.element_size()
+    if tensor.numel() == 0:
+        tensor = tensor.new_zeros([16] * tensor.dim())
+    strides = [step if n > 1 else 16 for n, step in zip(tensor.shape, tensor.stride())]
+    strides[-1] = tensor.stride(-1) if tensor.shape[-1] > 1 else 1
+    near = strides[-1] == 1 and tensor.data_ptr() % 16 == 0
+    if not near or any(step == 0 or step * size % 16 for step in strides[:-1]):
+        wide = -(-tensor.shape[-1] * size // 16) * 16 // size
+        tensor = tensor.new_empty((*tensor.shape[:-1], wide))[..., : tensor.shape[-1]].copy_(tensor)
+        strides = [*tensor.stride()[:-1], 1]
+    return TensorDescriptor(tensor, list(tensor.shape), strides, block)
+
+
 @triton.jit
 def divide(a, b):
     """a / b, where 0 / 0 is 0: the mean of nothing, a softmax over nothing."""
-    nothing = (a == 0) & (b == 0)
-    return tl.where(nothing, 0.0, a / tl.where(nothing, 1.0, b))
+    return tl.where((a == 0) & (b == 0), 0.0, a * (1.0 / b))
 
 
 @triton.jit
@@ -132,9 +148,6 @@ def finite(m):
 @triton.jit(do_not_specialize=["window", "NQ", "NK", "NB", "NH"])
 def based_window_kernel(
     Q, K, V, O,
-    sQ_b, sQ_h, sQ_q, sQ_d,
-    sK_b, sK_h, sK_k, sK_d,
-    sV_b, sV_h, sV_k, sV_e,
     sO_b, sO_h, sO_q, sO_e,
     window,
     NQ, NK, NB, NH,
@@ -149,12 +162,8 @@ def based_window_kernel(
     b = pid // tiles // NH
     q_in = tl.arange(0, BLOCK_Q)
     q = q0 + q_in
-    d = tl.arange(0, BLOCK_D)
     e = tl.arange(0, BLOCK_E)
     k_in = tl.arange(0, BLOCK_K)
-    Q_here = Q + b.to(tl.int64) * sQ_b + h.to(tl.int64) * sQ_h
-    K_here = K + b.to(tl.int64) * sK_b + h.to(tl.int64) * sK_h
-    V_here = V + b.to(tl.int64) * sV_b + h.to(tl.int64) * sV_h
     O_here = O + b.to(tl.int64) * sO_b + h.to(tl.int64) * sO_h
     # state of far[q,e] = sum(k where seen) (1 + s[q,k] + s[q,k] * s[q,k] / 2) * V[k,e]
     far_qe = tl.full([BLOCK_Q, BLOCK_E], 0.0, tl.float32)
@@ -166,11 +175,7 @@ def based_window_kernel(
     total_sum_q = tl.full([BLOCK_Q], 0.0, tl.float32)
     # state of total_sum2_total[q] = sum(k where seen) exp(s[q,k] - finite(s_max[q]))
     total_sum2_total_q = tl.full([BLOCK_Q], 0.0, tl.float32)
-    Q_qd = tl.load(
-        Q_here + q0.to(tl.int64) * sQ_q + q_in[:, None] * sQ_q + d[None, :] * sQ_d,
-        mask=(q[:, None] < NQ),
-        other=0,
-    )
+    Q_qd = Q.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_D])
     last = tl.minimum(q0 + BLOCK_Q, NQ) - 1
     k_end0 = tl.maximum(0, tl.minimum(NK, NK + last - NQ - window + 1))
     k_hi0 = (BLOCK_K + k_end0 - 1) // BLOCK_K
@@ -190,11 +195,7 @@ def based_window_kernel(
         k0 = tl.where(step < k_steps0, step, k_start1 + step - k_steps0) * BLOCK_K
         k = k0 + k_in
         # s[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
-        K_kd = tl.load(
-            K_here + k0.to(tl.int64) * sK_k + k_in[:, None] * sK_k + d[None, :] * sK_d,
-            mask=(k[:, None] < NK),
-            other=0,
-        )
+        K_kd = K.load([b, h, k0, 0]).reshape([BLOCK_K, BLOCK_D])
         s_qk = tl.dot(Q_qd, tl.trans(K_kd), input_precision="ieee")
         # far[q,e] = sum(k where seen) (1 + s[q,k] + s[q,k] * s[q,k] / 2) * V[k,e]
         # seen: k < |k| and q + (|k| - |q|) - k >= window
@@ -204,11 +205,7 @@ def based_window_kernel(
             1 + s_qk * (1 / D ** 0.5) + s_qk * (1 / D ** 0.5) * (s_qk * (1 / D ** 0.5)) / 2,
             0.0,
         )
-        V_ke = tl.load(
-            V_here + k0.to(tl.int64) * sV_k + k_in[:, None] * sV_k + e[None, :] * sV_e,
-            mask=(k[:, None] < NK),
-            other=0,
-        )
+        V_ke = V.load([b, h, k0, 0]).reshape([BLOCK_K, BLOCK_E])
         far_qe = tl.dot(s_seen_qk.to(V_ke.dtype), V_ke, far_qe, input_precision="ieee")
         # s_max[q] = max(k where seen) s[q,k]
         # seen: k < |k| and k <= q + (|k| - |q|) and q + (|k| - |q|) - k < window
@@ -281,18 +278,16 @@ def based_window(Q, K, V, window=64):
             f"no tiles for d={D}, e={E} and {Q.element_size()} bytes an element: "
             "compile the pattern with --extent"
         )
-    far = max(Q.stride(2), Q.stride(3), K.stride(2), K.stride(3), V.stride(2), V.stride(3), 0)
-    if far >= 1 << 23:
-        raise ValueError(
-            f"neighbours in a tensor are {far} elements apart: call .contiguous() on it"
-        )
     O = Q.new_empty((NB, NH, NQ, E))
     grid = triton.cdiv(NQ, tile["BLOCK_Q"]) * NB * NH
     if grid:
         with torch.cuda.device(Q.device) if Q.is_cuda else contextlib.nullcontext():
             based_window_kernel[(grid,)](
-                Q, K, V, O,
-                *Q.stride(), *K.stride(), *V.stride(), *O.stride(),
+                describe(Q, [1, 1, tile["BLOCK_Q"], tile["BLOCK_D"]]),
+                describe(K, [1, 1, tile["BLOCK_K"], tile["BLOCK_D"]]),
+                describe(V, [1, 1, tile["BLOCK_K"], tile["BLOCK_E"]]),
+                O,
+                *O.stride(),
                 window,
                 NQ, NK, NB, NH,
                 D, E,

@@ -24,6 +24,7 @@ import math
 import torch
 import triton
 import triton.language as tl
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 
 def extents(*tensors):
@@ -89,11 +90,11 @@ TILES = {
         "num_warps": 4, "num_stages": 3,
     },
     (64, 64, 4): {
-        "BLOCK_Q": 64, "BLOCK_K": 32, "BLOCK_D": 64, "BLOCK_E": 64,
+        "BLOCK_Q": 32, "BLOCK_K": 32, "BLOCK_D": 64, "BLOCK_E": 64,
         "num_warps": 4, "num_stages": 2,
     },
     (128, 128, 2): {
-        "BLOCK_Q": 128, "BLOCK_K": 64, "BLOCK_D": 128, "BLOCK_E": 128,
+        "BLOCK_Q": 128, "BLOCK_K": 128, "BLOCK_D": 128, "BLOCK_E": 128,
         "num_warps": 8, "num_stages": 3,
     },
     (128, 128, 4): {
@@ -103,12 +104,25 @@ TILES = {
 }
 
 
+def describe(tensor, block):
+    """A tensor for the copy engine, which loads blocks of it. Its rows have to be contiguous and to begin at
+    multiples of 16 bytes; a tensor of another layout is copied."""
+    size = tensor.element_size()
+    if tensor.numel() == 0:
+        tensor = tensor.new_zeros([16] * tensor.dim())
+    strides = [step if n > 1 else 16 for n, step in zip(tensor.shape, tensor.stride())]
+    strides[-1] = tensor.stride(-1) if tensor.shape[-1] > 1 else 1
+    near = strides[-1] == 1 and tensor.data_ptr() % 16 == 0
+    if not near or any(step == 0 or step * size % 16 for step in strides[:-1]):
+        wide = -(-tensor.shape[-1] * size // 16) * 16 // size
+        tensor = tensor.new_empty((*tensor.shape[:-1], wide))[..., : tensor.shape[-1]].copy_(tensor)
+        strides = [*tensor.stride()[:-1], 1]
+    return TensorDescriptor(tensor, list(tensor.shape), strides, block)
+
+
 @triton.jit(do_not_specialize=["bias", "NQ", "NK", "NB", "NH", "NG"])
 def sigmoid_kernel(
     Q, K, V, O,
-    sQ_b, sQ_h, sQ_q, sQ_d,
-    sK_b, sK_g, sK_k, sK_d,
-    sV_b, sV_g, sV_k, sV_e,
     sO_b, sO_h, sO_q, sO_e,
     bias,
     NQ, NK, NB, NH, NG,
@@ -123,20 +137,12 @@ def sigmoid_kernel(
     b = pid // tiles // NH
     q_in = tl.arange(0, BLOCK_Q)
     q = q0 + q_in
-    d = tl.arange(0, BLOCK_D)
     e = tl.arange(0, BLOCK_E)
     k_in = tl.arange(0, BLOCK_K)
-    Q_here = Q + b.to(tl.int64) * sQ_b + h.to(tl.int64) * sQ_h
-    K_here = K + b.to(tl.int64) * sK_b + (h // (NH // NG)).to(tl.int64) * sK_g
-    V_here = V + b.to(tl.int64) * sV_b + (h // (NH // NG)).to(tl.int64) * sV_g
     O_here = O + b.to(tl.int64) * sO_b + h.to(tl.int64) * sO_h
     # state of O[q,e] = sum(k) sigmoid(S[q,k] + bias) * V[k,e]
     O_qe = tl.full([BLOCK_Q, BLOCK_E], 0.0, tl.float32)
-    Q_qd = tl.load(
-        Q_here + q0.to(tl.int64) * sQ_q + q_in[:, None] * sQ_q + d[None, :] * sQ_d,
-        mask=(q[:, None] < NQ),
-        other=0,
-    )
+    Q_qd = Q.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_D])
     k_end = NK
     k_hi = (BLOCK_K + k_end - 1) // BLOCK_K
     k_full_hi = k_end // BLOCK_K
@@ -147,11 +153,7 @@ def sigmoid_kernel(
         k0 = step * BLOCK_K
         k = k0 + k_in
         # S[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
-        K_kd = tl.load(
-            K_here + k0.to(tl.int64) * sK_k + k_in[:, None] * sK_k + d[None, :] * sK_d,
-            mask=(k[:, None] < NK),
-            other=0,
-        )
+        K_kd = K.load([b, h // (NH // NG), k0, 0]).reshape([BLOCK_K, BLOCK_D])
         S_qk = tl.dot(Q_qd, tl.trans(K_kd), input_precision="ieee")
         # O[q,e] = sum(k) sigmoid(S[q,k] + bias) * V[k,e]
         sigmoid_S_qk = tl.sigmoid(S_qk * (1 / D ** 0.5) + bias)
@@ -160,11 +162,7 @@ def sigmoid_kernel(
             # seen: k < |k|
             seen_k = k < NK
             sigmoid_S_seen_qk = tl.where(seen_k[None, :], sigmoid_S_seen_qk, 0.0)
-        V_ke = tl.load(
-            V_here + k0.to(tl.int64) * sV_k + k_in[:, None] * sV_k + e[None, :] * sV_e,
-            mask=(k[:, None] < NK),
-            other=0,
-        )
+        V_ke = V.load([b, h // (NH // NG), k0, 0]).reshape([BLOCK_K, BLOCK_E])
         O_qe = tl.dot(sigmoid_S_seen_qk.to(V_ke.dtype), V_ke, O_qe, input_precision="ieee")
     tl.store(
         O_here + q0.to(tl.int64) * sO_q + q_in[:, None] * sO_q + e[None, :] * sO_e,
@@ -196,18 +194,16 @@ def sigmoid(Q, K, V, bias):
             f"no tiles for d={D}, e={E} and {Q.element_size()} bytes an element: "
             "compile the pattern with --extent"
         )
-    far = max(Q.stride(2), Q.stride(3), K.stride(2), K.stride(3), V.stride(2), V.stride(3), 0)
-    if far >= 1 << 23:
-        raise ValueError(
-            f"neighbours in a tensor are {far} elements apart: call .contiguous() on it"
-        )
     O = Q.new_empty((NB, NH, NQ, E))
     grid = triton.cdiv(NQ, tile["BLOCK_Q"]) * NB * NH
     if grid:
         with torch.cuda.device(Q.device) if Q.is_cuda else contextlib.nullcontext():
             sigmoid_kernel[(grid,)](
-                Q, K, V, O,
-                *Q.stride(), *K.stride(), *V.stride(), *O.stride(),
+                describe(Q, [1, 1, tile["BLOCK_Q"], tile["BLOCK_D"]]),
+                describe(K, [1, 1, tile["BLOCK_K"], tile["BLOCK_D"]]),
+                describe(V, [1, 1, tile["BLOCK_K"], tile["BLOCK_E"]]),
+                O,
+                *O.stride(),
                 bias,
                 NQ, NK, NB, NH, NG,
                 D, E,

@@ -11,7 +11,7 @@ import torch
 import attncc
 from tests.codegen.corners import CORNERS, argument, text_of
 from tests.criterion import worst
-from tests.shapes import KERNELS, LENGTHS, MORE, Shape, arguments, numbers
+from tests.shapes import KERNELS, LENGTHS, MORE, Shape, arguments, doubled, numbers
 
 pytestmark = pytest.mark.gpu
 
@@ -28,7 +28,7 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
 def ratio(kernel: Any, plain: Any, given: dict[str, Any], dtype: torch.dtype) -> float:
     """The worst row over its bound, whatever the layout: every pattern here gives O[b,h,q,e]."""
     made = kernel(**given)
-    exact = plain(**{n: x.double() if torch.is_tensor(x) else x for n, x in given.items()})
+    exact = plain(**doubled(given))
     return worst(made, plain(**given), exact, dtype, features=True)
 
 
@@ -107,12 +107,35 @@ def test_long_rows_past_32_bits() -> None:
     assert torch.equal(last, alone)
 
 
-def test_rows_far_apart_are_refused() -> None:
+def test_rows_far_apart() -> None:
+    """Strides that pass 32 bits within a tile, by descriptor where the GPU has them."""
     kernel = attncc.load("patterns/causal.attn")
     wide = torch.empty(3 * (1 << 23), device="cuda", dtype=torch.bfloat16)
-    far = wide.as_strided((1, 1, 3, 16), (1, 1, 1 << 23, 1))
-    with pytest.raises(ValueError, match=r"8388608 elements apart: call \.contiguous\(\)"):
-        kernel(far, far, far)
+    far = wide.as_strided((1, 1, 3, 16), (1, 1, 1 << 23, 1)).normal_()
+    near = far.contiguous()
+    if torch.cuda.get_device_capability() >= (9, 0):
+        assert torch.equal(kernel(far, far, far), kernel(near, near, near))
+    else:
+        with pytest.raises(ValueError, match=r"8388608 elements apart: call \.contiguous\(\)"):
+            kernel(far, far, far)
+
+
+def test_layouts_of_descriptors() -> None:
+    """Features not contiguous, rows not aligned, heads repeated without memory, one row of each."""
+    kernel = attncc.load("patterns/causal.attn")
+
+    def check(q: torch.Tensor, k: torch.Tensor) -> None:
+        exact = kernel(q.contiguous(), k.contiguous(), k.contiguous())
+        assert torch.equal(kernel(q, k, k), exact)
+
+    x = torch.randn(2, 4, 200, 64, device="cuda", dtype=torch.bfloat16)
+    check(x.mT.contiguous().mT, x)
+    check(x, x.mT.contiguous().mT)
+    wide = torch.randn(2, 4, 200, 67, device="cuda", dtype=torch.bfloat16)
+    check(wide[..., :64], wide[..., 3:])
+    check(x, x[:, :1].expand(2, 4, 200, 64))
+    check(x[:, :, :1], x[:, :, :1])
+    check(x.transpose(1, 2).contiguous().transpose(1, 2), x[:, ::2].repeat_interleave(2, 1))
 
 
 @pytest.mark.parametrize("name", CORNERS)

@@ -15,6 +15,7 @@ from attncc.ir.brief import briefly
 from attncc.ir.cascade import Cascade, Tensor
 from attncc.ir.verify import verified
 from attncc.passes import Pass
+from attncc.passes.distribute import distribute
 from attncc.passes.expand import expand
 from attncc.passes.share import inline, share
 from attncc.passes.simplify import simplify
@@ -27,6 +28,7 @@ TESTED: dict[str, Pass] = {
     "simplify": simplify,
     "share": share,
     "inline": inline,
+    "distribute": distribute,
     "stream": stream,
 }
 EXAMPLES = [f"{name}/{path.stem}" for name in TESTED for path in sorted((HERE / name).glob("*.attn"))]

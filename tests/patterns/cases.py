@@ -55,6 +55,16 @@ TENSORS: dict[str, dict[str, str]] = {
     "based": PAIRED,
     "based_window": PAIRED,
     "gated_delta": {**PAIRED, "g": "bhk", "beta": "bhk"},
+    "prefix_lm": GROUPED,
+    "document": {**GROUPED, "doc": "bk"},
+    "chunked": GROUPED,
+    "gemma2": GROUPED,
+    "qk_norm": {**GROUPED, "Wq": "d", "Wk": "d"},
+    "longlora": GROUPED,
+    "neighborhood1d": GROUPED,
+    "rope": GROUPED,
+    "differential": {"Q1": "bhqd", "K1": "bgkd", "Q2": "bhqd", "K2": "bgkd", "V": "bgke", "lam": ""},
+    "per_head_window": {**GROUPED, "span": "h"},
 }
 """Every pattern's tensors in its order, each with its indices, one letter an index."""
 
@@ -70,7 +80,8 @@ def inputs(case: Case, seed: int = 0, dtype: torch.dtype = torch.float64, device
     for name, indices in TENSORS[case.pattern].items():
         shape = [case.extents[i] for i in indices]
         x = torch.randn(shape, generator=source, dtype=torch.float64)
-        drawn[name] = _plausible(case.pattern, name, x).to(dtype).to(device)
+        x = _plausible(case.pattern, name, x)
+        drawn[name] = x.to(dtype if x.is_floating_point() else x.dtype).to(device)
     return {**drawn, **case.scalars}
 
 
@@ -83,6 +94,10 @@ def _plausible(pattern: str, name: str, x: Tensor) -> Tensor:
             return torch.sigmoid(x)
         case "slope":
             return 0.2 * x.abs()
+        case "doc":
+            return (3 * x).floor().long().sort(-1).values
+        case "span":
+            return (20 * x.abs()).long()
         case "K" if pattern == "gated_delta":
             return normalize(x, dim=-1)
         case _:
@@ -108,6 +123,10 @@ SHAPES = (
 
 ALONE = tuple({i: n for i, n in {**s, "h": min(s["h"], 3)}.items() if i != "g"} for s in SHAPES)
 """The same for patterns without groups."""
+
+
+EVEN = tuple({**s, "d": s["d"] + s["d"] % 2} for s in SHAPES)
+"""The same for patterns that pair features."""
 
 
 def _cases(
@@ -191,5 +210,20 @@ CASES: dict[str, tuple[Case, ...]] = {
     "based": _cases("based", ALONE),
     "based_window": _cases("based_window", ALONE, {"window": 16}, {"window": 1}, {"window": 0}, {}),
     "gated_delta": _cases("gated_delta", ALONE),
+    "prefix_lm": _cases("prefix_lm", SHAPES, {"prefix": 10}, {"prefix": 1}, {"prefix": 64}, {"prefix": 0}),
+    "document": _cases("document", SHAPES),
+    "chunked": _cases("chunked", SHAPES, {"chunk": 16}, {"chunk": 7}, {"chunk": 1}, {}),
+    "gemma2": _cases(
+        "gemma2", SHAPES, {"window": 16, "cap": 1.5, "scalar": 8.0}, {"window": 5, "scalar": 144.0}, {}
+    ),
+    "qk_norm": _cases("qk_norm", SHAPES, {}, {"eps": 0.5}),
+    "longlora": _cases("longlora", SHAPES, {"group": 16}, {"group": 7}, {"group": 2}, {}),
+    "neighborhood1d": tuple(
+        Case("neighborhood1d", shape, {"window": window})
+        for shape, window in zip(SHAPES[:-1], (1, 7, 4, 16, 63, 33, 2), strict=True)
+    ),
+    "rope": _cases("rope", EVEN, {}, {"base": 500.0}),
+    "differential": _cases("differential", SHAPES),
+    "per_head_window": _cases("per_head_window", SHAPES),
 }
 """What every pattern is tried on."""

@@ -66,6 +66,12 @@ def everything(Q: Tensor, K: Tensor) -> Tensor:
     return torch.ones(Q.shape[-2], K.shape[-2], dtype=torch.bool, device=Q.device)
 
 
+def band(Q: Tensor, K: Tensor, window: int) -> Tensor:
+    """The band of the lower triangle `window` wide."""
+    diagonal = K.shape[-2] - Q.shape[-2]
+    return everything(Q, K).tril(diagonal).triu(diagonal - window + 1)
+
+
 def first(scores: Tensor, count: int) -> Tensor:
     """Which of the last axis are its `count` greatest, the earlier ones of equals: a mask."""
     order = torch.sort(scores.detach(), dim=-1, descending=True, stable=True).indices[..., :count]
@@ -93,9 +99,8 @@ def causal(Q: Tensor, K: Tensor, V: Tensor) -> Results:
 
 
 def window(Q: Tensor, K: Tensor, V: Tensor, window: int = 4096) -> Results:
-    """Sliding-window attention (2310.06825): the band of the lower triangle `window` wide."""
-    diagonal = K.shape[-2] - Q.shape[-2]
-    return attended(dots(Q, K), everything(Q, K).tril(diagonal).triu(diagonal - window + 1), V)
+    """Sliding-window attention (2310.06825)."""
+    return attended(dots(Q, K), band(Q, K, window), V)
 
 
 def streaming(Q: Tensor, K: Tensor, V: Tensor, window: int = 1024, sinks: int = 4) -> Results:
@@ -148,21 +153,23 @@ def s2(Q: Tensor, K: Tensor, V: Tensor, block: int = 64, local: int = 16, stride
     return {"O": attended(dots(Q, K), per_head(seen[None], Q.shape[1]), V)["O"]}
 
 
+def reach(at: int, window: int, size: int) -> range:
+    """NATTEN's window around a position of an axis."""
+    left, right = window // 2, window // 2 + window % 2 - 1
+    low = max(at - left, 0)
+    if at + right >= size:
+        low += size - right - at - 1
+    return range(low, low + window)
+
+
 def neighborhood2d(Q: Tensor, K: Tensor, V: Tensor, width: int, window: int = 7) -> Results:
     """Neighborhood attention (2204.07143), NATTEN's windows along each axis, one query at a time."""
-
-    def reach(at: int, size: int) -> range:
-        left, right = window // 2, window // 2 + window % 2 - 1
-        low = max(at - left, 0)
-        if at + right >= size:
-            low += size - right - at - 1
-        return range(low, low + window)
 
     height = K.shape[-2] // width
     seen = ~everything(Q, K)
     for row, place in places(Q, K):
-        for y in reach(place // width, height):
-            for x in reach(place % width, width):
+        for y in reach(place // width, window, height):
+            for x in reach(place % width, window, width):
                 seen[row, y * width + x] = True
     return {"O": attended(dots(Q, K), seen, V)["O"]}
 
@@ -332,3 +339,91 @@ def gated_delta(Q: Tensor, K: Tensor, V: Tensor, g: Tensor, beta: Tensor) -> Res
         if t >= shift:
             rows[t - shift] = torch.einsum("bhd,bhde->bhe", Q[..., t - shift, :], S) / math.sqrt(Q.shape[-1])
     return {"O": torch.stack(rows, -2)}
+
+
+def prefix_lm(Q: Tensor, K: Tensor, V: Tensor, prefix: int) -> Results:
+    """Prefix LM (1910.10683): a lower triangle, its first columns filled up."""
+    seen = everything(Q, K).tril(K.shape[-2] - Q.shape[-2])
+    seen[:, : max(0, prefix)] = True
+    return attended(dots(Q, K), seen, V)
+
+
+def document(Q: Tensor, K: Tensor, V: Tensor, doc: Tensor) -> Results:
+    """Intra-document causal masking (2402.13991): each document of each sequence attended by itself."""
+    seen = torch.zeros(Q.shape[0], 1, Q.shape[-2], K.shape[-2], dtype=torch.bool, device=Q.device)
+    for b in range(Q.shape[0]):
+        _, counts = torch.unique_consecutive(doc[b], return_counts=True)
+        starts = torch.repeat_interleave(counts.cumsum(0) - counts, counts)
+        for row, place in places(Q, K):
+            seen[b, 0, row, int(starts[place]) : place + 1] = True
+    return attended(dots(Q, K), seen, V)
+
+
+def chunked(Q: Tensor, K: Tensor, V: Tensor, chunk: int = 8192) -> Results:
+    """Llama 4's chunked attention: from the start of the query's chunk to the query."""
+    seen = ~everything(Q, K)
+    for row, place in places(Q, K):
+        seen[row, place - place % chunk : place + 1] = True
+    return attended(dots(Q, K), seen, V)
+
+
+def gemma2(
+    Q: Tensor, K: Tensor, V: Tensor, window: int = 4096, cap: float = 50.0, scalar: float = 256.0
+) -> Results:
+    """Gemma 2's local layers (2408.00118): scale the queries, cap the scores, then mask."""
+    scores = (Q * scalar**-0.5) @ per_head(K, Q.shape[1]).transpose(-1, -2)
+    return attended(torch.tanh(scores / cap) * cap, band(Q, K, window), V)
+
+
+def qk_norm(Q: Tensor, K: Tensor, V: Tensor, Wq: Tensor, Wk: Tensor, eps: float = 1e-6) -> Results:
+    """Qwen3's normalised queries and keys (2505.09388)."""
+    X, Y = (torch.nn.functional.rms_norm(x, x.shape[-1:], w, eps) for x, w in ((Q, Wq), (K, Wk)))
+    q, k = grid(Q, K)
+    return attended(dots(X, Y), k <= q, V)
+
+
+def longlora(Q: Tensor, K: Tensor, V: Tensor, group: int = 2048) -> Results:
+    """LongLoRA (2309.12307), its FlashAttention path: cuts every `group` keys, or half of that earlier."""
+    seen = torch.zeros(Q.shape[1], Q.shape[-2], K.shape[-2], dtype=torch.bool, device=Q.device)
+    for h in range(Q.shape[1]):
+        first_cut = group if h < Q.shape[1] // 2 else group - group // 2
+        cuts = [0, *range(first_cut, K.shape[-2], group)]
+        for row, place in places(Q, K):
+            seen[h, row, max(c for c in cuts if c <= place) : place + 1] = True
+    return {"O": attended(dots(Q, K), seen, V)["O"]}
+
+
+def neighborhood1d(Q: Tensor, K: Tensor, V: Tensor, window: int = 7) -> Results:
+    """Neighborhood attention (2204.07143) along one axis, NATTEN's window of every query."""
+    seen = ~everything(Q, K)
+    for row, place in places(Q, K):
+        seen[row, list(reach(place, window, K.shape[-2]))] = True
+    return attended(dots(Q, K), seen, V)
+
+
+def rotated(x: Tensor, positions: Tensor, base: float) -> Tensor:
+    """Features as complex numbers, the second half imaginary, turned by their positions."""
+    pairs = x.shape[-1] // 2
+    speed = base ** (-torch.arange(pairs, dtype=x.dtype, device=x.device) / pairs)
+    angle = positions.to(x.dtype)[:, None] * speed
+    turned = torch.complex(x[..., :pairs], x[..., pairs:]) * torch.polar(torch.ones_like(angle), angle)
+    return torch.cat([turned.real, turned.imag], -1)
+
+
+def rope(Q: Tensor, K: Tensor, V: Tensor, base: float = 10000.0) -> Results:
+    """Rotary embedding (2104.09864), causal."""
+    q, k = grid(Q, K)
+    scores = dots(rotated(Q, q[:, 0], base), rotated(K, k[0], base))
+    return {"O": attended(scores, k <= q, V)["O"]}
+
+
+def differential(Q1: Tensor, K1: Tensor, Q2: Tensor, K2: Tensor, V: Tensor, lam: Tensor) -> Results:
+    """Differential attention (2410.05258): each softmax applied, then subtracted."""
+    q, k = grid(Q1, K1)
+    first_map, second_map = (attended(dots(Q, K), k <= q, V)["O"] for Q, K in ((Q1, K1), (Q2, K2)))
+    return {"O": first_map - lam * second_map}
+
+
+def per_head_window(Q: Tensor, K: Tensor, V: Tensor, span: Tensor) -> Results:
+    """A window for each head (1905.07799)."""
+    return attended(dots(Q, K), torch.stack([band(Q, K, int(w)) for w in span]), V)

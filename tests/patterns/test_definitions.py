@@ -70,12 +70,17 @@ def gradients(results: Mapping[str, Tensor], values: Arguments) -> tuple[Tensor,
     """Of one number, which every finite real element moves at a rate of its own."""
     real = torch.cat([x[x.isfinite()] for x in results.values() if x.is_floating_point()])
     number = (real * torch.linspace(0.5, 1.5, real.numel(), dtype=real.dtype)).sum()
-    tensors = [x for x in values.values() if isinstance(x, Tensor)]
+    tensors = [x for x in values.values() if _moves(x)]
     return torch.autograd.grad(number, tensors, materialize_grads=True)
 
 
 def differentiable(case: Case) -> Arguments:
-    return {n: x.requires_grad_() if isinstance(x, Tensor) else x for n, x in inputs(case).items()}
+    return {n: x.requires_grad_() if _moves(x) else x for n, x in inputs(case).items()}
+
+
+def _moves(x: Any) -> bool:
+    """Whether an argument has a gradient: tables have none."""
+    return isinstance(x, Tensor) and x.is_floating_point()
 
 
 def assert_same(name: str, got: np.ndarray, wanted: Tensor) -> None:
@@ -139,7 +144,7 @@ def test_reference_is_the_definition(case: Case) -> None:
     got = dict(zip(wanted, dense(case.pattern, tuple(wanted))(**theirs), strict=True))
     for name, x in wanted.items():
         assert_same(name, got[name].detach().numpy(), x)
-    tensors = [name for name, x in ours.items() if isinstance(x, Tensor)]
+    tensors = [name for name, x in ours.items() if _moves(x)]
     for name, x, y in zip(tensors, gradients(got, theirs), gradients(wanted, ours), strict=True):
         assert x.isfinite().all(), name
         assert_same(f"d{name}", x.numpy(), y)
@@ -173,6 +178,10 @@ def test_softmax_attention_is_torchs(name: str) -> None:
         ("s2", {"block": 4, "local": 0, "stride": 1}),
         ("moba", {"block": 4, "picks": 11}),
         ("h2o", {}),
+        ("prefix_lm", {"prefix": 0}),
+        ("chunked", {"chunk": 41}),
+        ("gemma2", {"window": 41, "cap": 1e9, "scalar": 8.0}),
+        ("longlora", {"group": 82}),
     ],
 )
 def test_choosing_everything_is_causal(name: str, scalars: dict[str, int | float]) -> None:
@@ -190,6 +199,12 @@ def test_choosing_everything_is_causal(name: str, scalars: dict[str, int | float
         ("alibi", {}),
         ("based", {}),
         ("based_window", {"window": 5}),
+        ("document", {}),
+        ("chunked", {"chunk": 5}),
+        ("longlora", {"group": 6}),
+        ("neighborhood1d", {"window": 5}),
+        ("qk_norm", {}),
+        ("rope", {}),
     ],
 )
 def test_weights_of_a_row_sum_to_one(name: str, scalars: dict[str, int | float]) -> None:
@@ -199,17 +214,28 @@ def test_weights_of_a_row_sum_to_one(name: str, scalars: dict[str, int | float])
     torch.testing.assert_close(got, torch.ones_like(got), rtol=0, atol=1e-12)
 
 
-CAUSAL = [name for name in NAMES if name not in ("dense", "cross", "sigmoid", "neighborhood2d")]
+AHEAD = ("dense", "cross", "sigmoid", "neighborhood1d", "neighborhood2d", "prefix_lm")
+"""Patterns whose queries see later keys."""
+CAUSAL = [name for name in NAMES if name not in AHEAD]
 
 
 @pytest.mark.parametrize("name", CAUSAL)
 def test_the_future_changes_nothing(name: str) -> None:
     """What is chosen included: blocks and windows are cut so that choices are made."""
-    shapes = {"block": 4, "picks": 4, "window": 5, "local": 1, "stride": 3, "sinks": 2}
+    shapes = {
+        "block": 4,
+        "picks": 4,
+        "window": 5,
+        "local": 1,
+        "stride": 3,
+        "sinks": 2,
+        "chunk": 7,
+        "group": 6,
+    }
     taken = inspect.signature(getattr(definitions, name)).parameters
     x = arguments(name, **{n: v for n, v in shapes.items() if n in taken})
     y = dict(x)
-    for n in ("K", "V", "g", "beta"):
+    for n in ("K", "K1", "K2", "V", "g", "beta"):
         if n in x:
             axis = TENSORS[name][n].index("k")
             y[n] = x[n].clone()
@@ -228,3 +254,33 @@ def test_neighborhoods_are_equally_large(window: int, height: int, width: int) -
     zeros, one_hot = torch.zeros(1, 1, cells, 4), torch.eye(cells)[None, None]
     P = definitions.neighborhood2d(zeros, zeros, one_hot, width, window)["O"][0, 0]
     assert ((P > 0).sum(-1) == window * window).all() and (P.diagonal() > 0).all()
+
+
+@pytest.mark.parametrize(("window", "length"), [(1, 1), (2, 9), (3, 7), (4, 4), (5, 30)])
+def test_neighborhoods_of_a_line_are_equally_large(window: int, length: int) -> None:
+    zeros, one_hot = torch.zeros(1, 1, length, 4), torch.eye(length)[None, None]
+    P = definitions.neighborhood1d(zeros, zeros, one_hot, window)["O"][0, 0]
+    assert ((P > 0).sum(-1) == window).all() and (P.diagonal() > 0).all()
+
+
+def test_only_distances_turn_scores() -> None:
+    """Rotary scores of positions shifted together are the same; at a distance of 0 nothing is turned."""
+    x = arguments("rope")
+    at = torch.arange(37)
+    near, far = (
+        definitions.dots(*(definitions.rotated(x[n][..., :37, :], at + by, 1e4) for n in "QK"))
+        for by in (0, 1000)
+    )
+    torch.testing.assert_close(near, far, rtol=0, atol=1e-10)
+    plain = definitions.dots(x["Q"], x["K"][..., :37, :])
+    torch.testing.assert_close(near.diagonal(0, -2, -1), plain.diagonal(0, -2, -1), rtol=0, atol=1e-10)
+
+
+def test_no_query_sees_beyond_its_group() -> None:
+    """What LongLoRA's heads see starts at multiples of the group, or of half a group."""
+    x = arguments("longlora", group=6)
+    x["Q"], x["K"], x["V"] = 0 * x["Q"], 0 * x["K"], torch.eye(41).expand(1, 2, 41, 41).double()
+    seen = definitions.longlora(**x)["O"][0] > 0
+    starts = seen.int().argmax(-1)
+    assert (starts[:3] % 6 == 0).all()
+    assert ((starts[3:] % 6 == 3) | (starts[3:] == 0)).all()

@@ -1,0 +1,302 @@
+"""A pattern as a Python callable."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from keyword import iskeyword
+from pathlib import Path
+from threading import RLock
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from attncc.codegen.words import Words
+from attncc.diagnostics import Diagnostic, PatternError
+from attncc.ir.cascade import Cascade
+from attncc.pipeline import generate, meaning
+from attncc.runtime.cache import cached
+from attncc.schedule.spec import KINDS, WIDTHS, Specialisation
+from attncc.schedule.tiles import WIDEST, Tile
+from attncc.source import Source
+
+if TYPE_CHECKING:
+    from attncc.runtime.tune import Report
+
+_Function: TypeAlias = tuple[Callable[..., Any], dict[str, str]]
+"""A function, and its parameters by what they are called in the pattern."""
+
+_Key: TypeAlias = tuple[tuple[str, ...], str, str, tuple[tuple[str, int], ...], tuple[str, ...], Tile | None]
+"""Outputs, backend, target, feature extents, element types, tile if tuned: what a module is generated for."""
+
+
+class Attention:
+    """A pattern that can be called: `o = attend(q, k, v, window=1024)`.
+
+    Arguments are the pattern's parameters, in order or by name. The backend follows the device of the tensors
+    unless one was named: `triton` on a GPU, `torch` elsewhere, `reference` for the dense, differentiable
+    definition. A module is generated once for every set of feature extents, device kind and outputs, and
+    kept; no length, window or other run-time number leads to another. `modules` holds their text.
+
+    `torch.compile` and `torch.export` see a call as one operator, `op`, and the reference as plain PyTorch.
+    Calls from several threads are fine; a copy is the same callable.
+    """
+
+    def __init__(
+        self, source: Source, backend: str | None = None, signature: inspect.Signature | None = None
+    ):
+        if backend not in (None, "torch", "triton", "reference"):
+            raise ValueError(
+                f"backend {backend!r}: choose torch, triton, reference, or None for the tensors' device"
+            )
+        self.source = source
+        self.backend = backend
+        self.modules: dict[_Key, str] = {}
+        self._functions: dict[_Key, _Function] = {}
+        self._cascades: dict[tuple[str, ...], Cascade] = {(): meaning(source)}
+        self._lock = RLock()
+        self._traced = SimpleNamespace()
+        self.__name__ = self.cascade.name
+        self.__doc__ = self.cascade.doc
+        self.__signature__ = signature or _signature(self.cascade)
+        names = {_argument(t.name): t.name for t in self.cascade.inputs}
+        self._inputs = {name: names[name] for name in self.__signature__.parameters}
+        parameters = self.__signature__.parameters.values()
+        self._defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+        self._places = sum(p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters)
+        self._numbers = tuple(
+            (t.name, t.kind) for t in self.cascade.inputs if t.origin in ("scalar", "static")
+        )
+
+    @property
+    def cascade(self) -> Cascade:
+        """What the pattern means."""
+        return self._cascades[()]
+
+    @property
+    def compilations(self) -> int:
+        """How many modules were generated so far."""
+        return len(self.modules)
+
+    def __repr__(self) -> str:
+        return f"<attncc {self.__name__}{self.__signature__} from {self.source.name}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        said = {name: vars(self)[name] for name in functools.WRAPPER_ASSIGNMENTS if name in vars(self)}
+        return Attention, (self.source, self.backend, self.__signature__), said
+
+    def __copy__(self) -> Attention:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Attention:
+        return self
+
+    def __call__(self, /, *args: Any, outputs: Sequence[str] | str | None = None, **kwargs: Any) -> Any:
+        """The outputs, one tensor or a tuple; `outputs` names equations to be given instead of the declared
+        ones. TypeError and ValueError name what does not fit, PatternError what has no kernel.
+        """
+        from attncc.runtime import ops
+
+        arguments = self._bound(args, kwargs)
+        names = _names(outputs)
+        if not ops.traced(arguments.values()):
+            return self._run(names, arguments)
+        ops.check_numbers(self._numbers, arguments)
+        function, parameters = getattr(self._traced, self._prepare(names))
+        return function(**{parameters[name]: value for name, value in arguments.items()})
+
+    def _run(self, names: tuple[str, ...], arguments: dict[str, Any]) -> Any:
+        function, parameters = self._function(self._cascade(names), names, arguments)
+        return function(**{parameters[name]: value for name, value in arguments.items()})
+
+    def _bound(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Every argument, defaults included, by what it is called in the pattern."""
+        given = {**self._defaults, **dict(zip(self._inputs, args, strict=False)), **kwargs}
+        twice = kwargs and any(name in kwargs for name, _ in zip(self._inputs, args, strict=False))
+        unknown = len(given) > len(self._inputs) or len(args) > self._places
+        if twice or unknown or any(name not in given for name in self._inputs):
+            try:
+                self.__signature__.bind(*args, **kwargs)
+            except TypeError as error:
+                raise TypeError(f"{self.__name__}{self.__signature__}: {error}") from None
+        return {tensor: given[name] for name, tensor in self._inputs.items()}
+
+    def _cascade(self, names: tuple[str, ...]) -> Cascade:
+        """What the pattern means when these outputs are wanted."""
+        if names not in self._cascades:
+            if len(set(names)) < len(names):
+                raise ValueError(f"an output is asked for twice in {', '.join(names)}")
+            with self._lock:
+                self._cascades[names] = meaning(self.source, names)
+        return self._cascades[names]
+
+    def op(self, outputs: Sequence[str] | str | None = None) -> Any:
+        """The operator that compiled and exported programs call, `torch.ops.attncc.<name and digest>`.
+
+        It takes the pattern's parameters, numbers included, in their order, and has to be asked for before an
+        exported program is loaded. ValueError for the reference, which needs none.
+        """
+        from attncc.runtime import ops
+
+        if self.backend == "reference":
+            raise ValueError("the reference is plain PyTorch, and no operator")
+        names = _names(outputs)
+        cascade = self._cascade(names)
+        return ops.operator(self.source, cascade, self.backend, functools.partial(self._run, names))
+
+    def _prepare(self, names: tuple[str, ...]) -> str:
+        """Keeps what a call under a compiler runs as an attribute of `_traced`, and gives that name.
+
+        A compiler runs this when it meets a call, and takes the name for a constant.
+        """
+        from attncc.runtime import ops
+
+        cascade = self._cascade(names)
+        name = ops.name_of(self.source, cascade, self.backend)
+        if not hasattr(self._traced, name):
+            if self.backend == "reference":
+                prepared = self._function(cascade, names, {})
+            else:
+                inputs = (t.name for t in cascade.inputs)
+                prepared = self.op(names), dict(zip(inputs, ops.parameters(cascade), strict=True))
+            setattr(self._traced, name, prepared)
+        return name
+
+    # what torch.compiler.assume_constant_result does, without loading torch with every pattern
+    _prepare._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+    def _function(self, cascade: Cascade, names: tuple[str, ...], arguments: dict[str, Any]) -> _Function:
+        from attncc.runtime.tuned import tuned
+
+        backend, target, extents = self._place(cascade, arguments)
+        known = tuned(self.source, cascade, arguments, names, backend, target, extents)
+        kinds, tile = ((known[0],), known[1]) if known else (_kinds(backend, cascade, arguments), None)
+        key = (names, backend, target, extents, kinds, tile)
+        if key not in self._functions:
+            with self._lock:
+                if key not in self._functions:
+                    self._functions[key] = self._made(cascade, key)
+        return self._functions[key]
+
+    def _place(
+        self, cascade: Cascade, arguments: dict[str, Any]
+    ) -> tuple[str, str, tuple[tuple[str, int], ...]]:
+        """Backend, target and feature extents of a call."""
+        from attncc.runtime.target import target_of
+
+        backend, target = target_of(self.backend, [arguments.get(t.name) for t in cascade.inputs])
+        return backend, target, _features(cascade, arguments) if backend == "triton" else ()
+
+    def tune(self, /, *args: Any, outputs: Sequence[str] | str | None = None, **kwargs: Any) -> Report:
+        """Measures tiles for a call with these arguments, and keeps the fastest for every later call like it,
+        in any process: `print(attend.tune(q, k, v, window=1024))`. ValueError for the reference.
+        """
+        from attncc.runtime.tune import tune
+        from attncc.runtime.tuned import occasion_of
+
+        names, arguments = _names(outputs), self._bound(args, kwargs)
+        cascade = self._cascade(names)
+        backend, target, extents = self._place(cascade, arguments)
+        occasion = occasion_of(cascade, arguments, names, backend, target, extents)
+        if backend == "reference" or occasion is None:
+            raise ValueError(
+                "there are no tiles to tune: "
+                + ("the reference has none" if occasion else "no argument is a tensor of real numbers")
+            )
+        dtype = occasion.dtype
+
+        def make(tile: Tile | None) -> tuple[str, Callable[[], Any]]:
+            key = (names, backend, target, extents, (dtype,), tile)
+            with self._lock:
+                function, parameters = self._made(cascade, key)
+                text = self.modules[key]
+                if key not in self._functions:
+                    del self.modules[key]
+            return text, functools.partial(function, **{parameters[n]: x for n, x in arguments.items()})
+
+        return tune(self.source, cascade, occasion, make)
+
+    def _made(self, cascade: Cascade, key: _Key) -> _Function:
+        """The function of one more module."""
+        from attncc.runtime.module import load
+
+        names, backend, target, extents, kinds, tile = key
+        if backend == "reference":
+            from attncc.codegen.reference_module import module_text
+
+            text, name = module_text(cascade), "reference"
+        else:
+            spec = Specialisation(backend, target, kinds, (extents,), tile)
+            text = cached(self.source, names, spec, lambda: generate(cascade, self.source, spec))
+            name = Words(frozenset()).function(cascade.name)
+        function = getattr(load(text, cascade.name), name)
+        parameters = inspect.signature(function).parameters
+        inputs = (t.name for t in cascade.inputs)
+        self.modules[key] = text
+        return function, dict(zip(inputs, parameters, strict=True))
+
+
+def _signature(cascade: Cascade) -> inspect.Signature:
+    """By name only from where a parameter without a default follows one that has it."""
+    defaults = dict(cascade.defaults)
+    parameters: list[inspect.Parameter] = []
+    late = False
+    for n, tensor in enumerate(cascade.inputs):
+        late |= tensor.name in defaults and any(t.name not in defaults for t in cascade.inputs[n:])
+        place = inspect.Parameter.KEYWORD_ONLY if late else inspect.Parameter.POSITIONAL_OR_KEYWORD
+        default = defaults.get(tensor.name, inspect.Parameter.empty)
+        parameters.append(inspect.Parameter(_argument(tensor.name), place, default=default))
+    return inspect.Signature(parameters)
+
+
+def _argument(name: str) -> str:
+    """What a parameter is called in Python."""
+    return f"{name}_" if iskeyword(name) else name
+
+
+def _names(outputs: Sequence[str] | str | None) -> tuple[str, ...]:
+    return (outputs,) if isinstance(outputs, str) else tuple(outputs or ())
+
+
+def _kinds(backend: str, cascade: Cascade, arguments: dict[str, Any]) -> tuple[str, ...]:
+    """The element types that a module is for: on a GPU those as wide as the arguments, which tiles follow."""
+    if backend == "reference":
+        return ()
+    given = (arguments.get(t.name) for t in cascade.inputs if t.kind == "float" and t.origin == "input")
+    width = WIDTHS.get(str(getattr(next(given, None), "dtype", ""))[6:])
+    every = KINDS[backend]
+    return tuple(kind for kind in every if backend != "triton" or WIDTHS[kind] == width) or every
+
+
+def _features(cascade: Cascade, arguments: dict[str, Any]) -> tuple[tuple[str, int], ...]:
+    """Feature extents as the tensors have them; what does not fit is said by the module's own checks."""
+    found: dict[str, int] = {}
+    for tensor in cascade.inputs:
+        shape = getattr(arguments.get(tensor.name), "shape", ())
+        if len(shape) == len(tensor.indices):
+            for index, size in zip(tensor.indices, shape, strict=True):
+                if index.role == "feature":
+                    found.setdefault(index.name, int(size))
+    wide = {name: size for name, size in found.items() if size > WIDEST}
+    if wide:
+        text = ", ".join(f"|{name}| = {size}" for name, size in wide.items())
+        raise ValueError(f"{text}: a kernel takes feature extents up to {WIDEST}")
+    return tuple(sorted(found.items()))
+
+
+def load(path: str | Path, backend: str | None = None) -> Attention:
+    """The pattern of a `.attn` file as a callable. PatternError lists every mistake in it; OSError if it
+    cannot be read.
+    """
+    try:
+        source = Source.read(path)
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        wrong = Diagnostic("bad-file", f"`{path}` is not UTF-8, in line {line}", (), "save it as UTF-8")
+        raise PatternError(Source(str(path), ""), [wrong]) from None
+    return Attention(source, backend)
+
+
+def compile(text: str, backend: str | None = None, name: str = "<pattern>") -> Attention:
+    """The pattern of a text as a callable. PatternError lists every mistake in it."""
+    return Attention(Source(name, text), backend)

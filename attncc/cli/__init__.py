@@ -1,0 +1,62 @@
+"""A command line → an exit status: what a shell can ask of files of patterns.
+
+0: nothing wrong. 1: mistakes in a pattern, or a kernel that is wrong. 2: a command or file that cannot be
+used. The compiler is imported where it is called, so that `check`, `fmt`, `new`, `explain` and `viz`
+start without torch or triton.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from attncc.cli import meanings, texts, trials
+from attncc.cli.files import status
+from attncc.diagnostics import PatternError
+
+
+class Commands(click.Group):
+    """Commands whose PatternError becomes its text on stderr and an exit status."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except PatternError as error:
+            click.echo(str(error), err=True)
+            ctx.exit(status([error]))
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order in which they are needed."""
+        return list(self.commands)
+
+
+def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        from importlib import metadata
+
+        try:
+            click.echo(f"attncc {metadata.version('attncc')}")
+        except metadata.PackageNotFoundError:
+            click.echo("attncc (a checkout that is not installed)")
+        ctx.exit()
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--version", is_flag=True, expose_value=False, is_eager=True, callback=_version)
+def main() -> None:
+    """Compile the mathematics of an attention mechanism. FILE is a text of patterns, `-` standard input."""
+
+
+for command in (
+    texts.new,
+    texts.check,
+    texts.fmt,
+    meanings.explain,
+    meanings.viz,
+    meanings.compile_,
+    trials.verify,
+    trials.bench,
+    trials.doctor,
+):
+    main.add_command(command)

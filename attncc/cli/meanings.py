@@ -1,0 +1,127 @@
+"""Commands that ask what a pattern means and costs: compile, explain and viz."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import click
+
+from attncc.cli import options
+from attncc.cli.files import deliver, keep, read
+from attncc.schedule.spec import KINDS, SHORT
+from attncc.source import Source
+
+if TYPE_CHECKING:
+    from attncc.ir.cascade import Cascade
+
+
+@click.command("compile")
+@click.argument("file", metavar="FILE")
+@click.option("-o", "--output", required=True, metavar="OUT", help="A Python file, `-` for standard output.")
+@options.target
+@options.extents("As `d=128`.")
+@click.option(
+    "--dtype",
+    type=click.Choice(list(SHORT)),
+    default=None,
+    help="One element type; all that the backend takes by default.",
+)
+def compile_(file: str, output: str, target: str, extents: dict[str, int], dtype: str | None) -> None:
+    """Write the pattern of FILE as one module that stands alone."""
+    source = read(file)
+    keep(output, file)
+    deliver(output, compiled(source, target, extents, dtype))
+
+
+@click.command()
+@click.argument("file", metavar="FILE")
+@click.option("--length", type=click.IntRange(min=1), default=8192, show_default=True, help="Of a sequence.")
+@options.numbers
+@options.data
+def explain(file: str, length: int, numbers: dict[str, str], as_data: bool) -> None:
+    """Say what the pattern of FILE costs, and why: passes, state, tiles visited, work and traffic."""
+    from attncc.calls import given
+    from attncc.explain import explain
+
+    cascade = meant(read(file))
+    with options.Asked():
+        said = explain(cascade, length, given(cascade, numbers))
+    click.echo(json.dumps(said.data(), indent=2) if as_data else said.text())
+
+
+def _heads(_: click.Context, __: click.Parameter, value: str | None) -> int | None:
+    if value in (None, "all"):
+        return None
+    if not value.isdigit():
+        raise click.BadParameter(f"`{value}` is neither a head nor `all`")
+    return int(value)
+
+
+@click.command()
+@click.argument("file", metavar="FILE")
+@click.option("-o", "--output", required=True, metavar="OUT", help="An SVG file, `-` for standard output.")
+@click.option("--length", type=click.IntRange(min=1), default=96, show_default=True, help="Of a sequence.")
+@click.option("--tile", type=click.IntRange(min=1), help="Side of a tile; by default what can be seen.")
+@click.option(
+    "--head",
+    "--heads",
+    "head",
+    callback=_heads,
+    metavar="N|all",
+    help="One head; by default all, where the mask differs between them.",
+)
+@options.extents("Heads, as `h=8`; 4 by default.")
+@options.numbers
+@options.data
+def viz(
+    file: str,
+    output: str,
+    length: int,
+    tile: int | None,
+    head: int | None,
+    extents: dict[str, int],
+    numbers: dict[str, str],
+    as_data: bool,
+) -> None:
+    """Draw the mask of FILE: who sees whom, and which tiles are visited."""
+    from attncc.calls import given
+    from attncc.pipeline import planned
+    from attncc.viz import Unseen, draw
+
+    source = read(file)
+    keep(output, file)
+    cascade = meant(source)
+    plan = planned(cascade, source)
+    with options.Asked(), options.Progress() as tell:
+        try:
+            drawn = draw(cascade, plan, length, tile, given(cascade, numbers), head, extents, tell)
+        except Unseen as unseen:
+            raise click.ClickException(str(unseen)) from None
+    deliver(output, drawn.svg)
+    if as_data and output != "-":
+        click.echo(json.dumps(drawn.data(), indent=2))
+    elif output != "-":
+        click.echo("\n".join((*drawn.caption, f"drawn in {output}")))
+
+
+def meant(source: Source) -> Cascade:
+    """What a pattern means."""
+    from attncc.ir.check import check
+    from attncc.syntax.parser import parse
+
+    return check(parse(source), source)
+
+
+def compiled(source: Source, target: str, extents: dict[str, int], dtype: str | None) -> str:
+    """The module that a pattern becomes."""
+    from attncc import pipeline
+    from attncc.schedule.spec import Specialisation
+
+    backend = "torch" if target == "cpu" else "triton"
+    dtypes = KINDS[backend] if dtype is None else (SHORT[dtype],)
+    chosen = (tuple(sorted(extents.items())),) if extents else ()
+    try:
+        return pipeline.compile(source, Specialisation(backend, target, dtypes, chosen))
+    except pipeline.Unfit as error:
+        raise click.UsageError(str(error)) from None

@@ -1,0 +1,75 @@
+"""Cascade → Cascade: a sum of terms that wait for different reductions is the sum of their sums.
+
+    sum(k) (x[k] / l - c * y[k] / n) * V[k]   -->   sum(k) x[k] / l * V[k] - c * sum(k) y[k] / n * V[k]
+
+where `l` and `n` are reductions over `k`, and `c` is an input. What a term waits for leaves a sum of its own,
+never the common one, which would need a second pass. Terms that wait for the same follow it together; where
+one waits for nothing, as in `sum(k) (x[k] - m) * (x[k] - m)`, the small difference is not taken apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from attncc.ir.cascade import Cascade, Equation, Expr, Index, Reduce, Tensor, children, free, reads, rebuild
+from attncc.ir.graph import recurrent
+from attncc.ir.logic import factors, product, quotient, terms, total
+from attncc.passes.simplify import tidy
+
+Needs = Mapping[Tensor, frozenset[Reduce]]
+"""The reductions over sequences that each tensor waits for."""
+
+
+def distribute(cascade: Cascade) -> Cascade:
+    """Sums taken apart."""
+    groups = {name for group in recurrent(cascade) for name in group}
+    needs: dict[Tensor, frozenset[Reduce]] = {}
+    equations: list[Equation] = []
+    for equation in cascade.equations:
+        if equation.tensor.name not in groups:
+            equation = replace(equation, body=_apart(equation.body, needs))
+        own = {equation.body} if isinstance(equation.body, Reduce) else frozenset[Reduce]()
+        needs[equation.tensor] = _needs(equation.body, needs) | own
+        equations.append(equation)
+    return replace(cascade, equations=tuple(equations))
+
+
+def _needs(e: Expr, needs: Needs) -> frozenset[Reduce]:
+    return frozenset[Reduce]().union(*(needs.get(r.tensor, frozenset()) for r in reads(e)))
+
+
+def _apart(e: Expr, needs: Needs) -> Expr:
+    e = rebuild(e, tuple(_apart(part, needs) for part in children(e)))
+    if not isinstance(e, Reduce) or e.op != "sum":
+        return e
+
+    def waits(x: Expr) -> frozenset[Reduce]:
+        return frozenset(r for r in _needs(x, needs) if set(r.over) & set(e.over) and r != e)
+
+    up, down = factors(e.body)
+    waiting = [n for n, x in enumerate(up) if waits(x)]
+    if len(waiting) != 1 or any(waits(x) for x in down):
+        return e
+    (place,) = waiting
+    signed = terms(up[place])
+    asked = {waits(x) for _, x in signed}
+    if len(asked) < 2 or frozenset() in asked:
+        return e
+    rest = up[:place] + up[place + 1 :]
+    return total([(sign, _scaled(tidy(replace(e, body=quotient([x, *rest], down))))) for sign, x in signed])
+
+
+def _scaled(e: Expr) -> Expr:
+    """A sum behind the factors that are the same for all its terms."""
+    if not isinstance(e, Reduce):
+        return e
+    up, down = factors(e.body)
+    outside = [x for x in up if _fixed(x, e)]
+    return product([*outside, replace(e, body=quotient([x for x in up if x not in outside], down))])
+
+
+def _fixed(x: Expr, e: Reduce) -> bool:
+    """Whether a factor does not vary along the sum, and has a value also where the sum has no terms."""
+    whole = all(r.tensor.origin != "equation" and all(isinstance(s, Index) for s in r.at) for r in reads(x))
+    return whole and not free(x) & set(e.over)

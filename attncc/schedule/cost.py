@@ -1,0 +1,126 @@
+"""Loop tree and tile → registers and shared memory, as fitted to compile-only reports; the tiles that fit.
+
+A thread of an NVIDIA GPU holds its share of every state, of operands that are computed, and of the score
+tiles that are alive at once:
+
+    registers = 30 + (1.05 * rows * state features + (3 * alive - 4) * rows * columns + operands) / threads
+
+Fitted on 16-bit kernels for sm_90 that load by descriptors (Triton 3.6, 8 tiles, 3 feature extents): no tile
+that is let through spills more than 160 bytes, and no candidate that is turned down would have been clean at
+its speed. Exact float32 products and other vendors keep to their rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from attncc.ir.cascade import Expr, Index, Read, Tensor, walk
+from attncc.schedule.loops import Dot, Edge, Fill, Fold, Let, Load, Program, Statement, Walk
+from attncc.schedule.tiles import SHARED, Tile, Tiles, candidates, nearest, padded
+
+REGISTERS = 250
+"""Registers of a thread that an estimate may come to, of 255."""
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What a kernel holds: extents of the features of its states, of the tiles loaded once and in every step,
+    and of the operands computed once and in every step; score tiles alive at once.
+    """
+
+    states: int
+    rows: int
+    columns: int
+    alive: int
+    row_operands: int = 0
+    column_operands: int = 0
+
+
+def footprint(program: Program, extents: Mapping[str, int]) -> Footprint:
+    """What a kernel holds at some feature extents."""
+
+    def width(tensor: Tensor) -> int:
+        features = [padded(extents[i.name]) for i in tensor.indices if i.role == "feature"]
+        return features[0] if features else 0
+
+    states = {s.target.name for s in program.body if isinstance(s, Fill)}
+
+    def loaded(body: tuple[Statement, ...]) -> int:
+        return sum(width(s.target) for s in body if isinstance(s, Load))
+
+    def computed(body: tuple[Statement, ...]) -> int:
+        return sum(width(s.target) for s in body if isinstance(s, Let) and s.target.name not in states)
+
+    walks = [s for s in program.body if isinstance(s, Walk)]
+    before = program.body[: program.body.index(walks[0])] if walks else program.body
+    return Footprint(
+        states=sum(width(s.target) for s in program.body if isinstance(s, Fill)),
+        rows=loaded(before),
+        columns=max((loaded(loop.body) for loop in walks), default=0),
+        alive=max((_alive(loop, program.rows) for loop in walks), default=0),
+        row_operands=computed(before),
+        column_operands=max((computed(loop.body) for loop in walks), default=0),
+    )
+
+
+def registers(held: Footprint, tile: Tile) -> float:
+    """Registers of a thread."""
+    threads = 32 * tile.warps
+    scores = max(3 * held.alive - 4, 1) * tile.rows * tile.columns
+    operands = tile.rows * held.row_operands + tile.columns * held.column_operands
+    return 30 + (1.05 * tile.rows * held.states + scores + operands) / threads
+
+
+def shared_memory(held: Footprint, tile: Tile, width: int) -> int:
+    """Bytes of a program, for elements of `width` bytes."""
+    return (tile.rows * held.rows + tile.stages * tile.columns * held.columns) * width + 1024
+
+
+def tiles_for(program: Program, target: str, width: int, extents: Mapping[str, int], narrow: bool) -> Tiles:
+    """The tiles of a target that a kernel fits into, the fastest first; none where a feature is too wide."""
+    held = footprint(program, extents)
+    widest = max((padded(extents[i.name]) for i in program.features), default=16)
+    found = candidates(nearest(target), width, widest, narrow)
+    return _fitting(found, held, nearest(target), width) if found else ()
+
+
+def _fitting(tiles: Tiles, held: Footprint, target: str, width: int) -> Tiles:
+    """The tiles whose registers and shared memory suffice, in their order; the nearest to it if none does."""
+    fit = tuple(
+        tile
+        for tile in tiles
+        if shared_memory(held, tile, width) <= SHARED[target]
+        and (width > 2 or not target.startswith("cuda") or registers(held, tile) <= REGISTERS)
+    )
+    return fit or tuple(sorted(tiles, key=lambda tile: registers(held, tile)))[:1]
+
+
+def _alive(loop: Walk, rows: Index) -> int:
+    """The most score tiles, rows by columns, that are held between two statements of a loop."""
+    steps = list(_steps(loop.body))
+    most, needed = 0, frozenset[str]()
+    for target, read in reversed(steps):
+        tiles = {t.name for t in read if {rows, loop.index} <= set(t.indices) and t.kind == "float"}
+        made = {target.name} if target is not None and {rows, loop.index} <= set(target.indices) else set()
+        most = max(most, len(needed | made | tiles))
+        needed = (needed - made) | tiles
+    return most
+
+
+def _steps(body: tuple[Statement, ...]) -> Iterator[tuple[Tensor | None, tuple[Tensor, ...]]]:
+    """What every statement defines, and what it reads."""
+    for s in body:
+        match s:
+            case Let(target, value) | Fold(target, _, _, value):
+                yield target, _read(value)
+            case Dot(target, left, right, _, start):
+                yield target, (*_read(left), *_read(right), *(_read(start) if start is not None else ()))
+            case Edge(inner):
+                yield from _steps(inner)
+            case _:
+                pass
+
+
+def _read(e: Expr) -> tuple[Tensor, ...]:
+    return tuple(x.tensor for x in walk(e) if isinstance(x, Read))

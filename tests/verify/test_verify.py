@@ -1,0 +1,216 @@
+"""`verify` finds what is wrong, says where, and shrinks it; and says nothing against what is right."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import attncc
+from attncc import verify as module
+from attncc.attention import Attention
+from attncc.source import Source
+from attncc.verify import Missing, verify
+from tests.test_pipeline import NAMES, REFUSED
+
+PATTERNS = Path(__file__).parents[2] / "patterns"
+TWO = """
+pattern two(Q[b,h,q,d], K[b,g,k,d], V[b,g,k,e], window: int = 30) -> lse[b,h,q], O[b,q,h,e]:
+    over b, h with g = h // (|h| // |g|)
+    align q to k
+    S[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
+    P[q,k] = softmax(k where k <= q and q - k < window) S[q,k]
+    O[q,e] = sum(k) P[q,k] * V[k,e]
+    lse[q] = logsumexp(k where k <= q and q - k < window) S[q,k]
+"""
+SINGLE = ("float32",)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """A loaded machine makes threads wait for one another."""
+    count = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(count)
+
+
+def source(name: str) -> Source:
+    return Source.read(PATTERNS / f"{name}.attn")
+
+
+Damage = Callable[[Any, dict[str, Any]], Any]
+
+
+@pytest.fixture
+def damaged(monkeypatch: pytest.MonkeyPatch) -> Callable[[Damage], None]:
+    """Has every kernel's result changed by a function of it and of the arguments."""
+
+    def install(damage: Damage) -> None:
+        class Damaged(Attention):
+            def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+                out = super().__call__(*args, **kwargs)
+                return out if self.backend == "reference" else damage(out, kwargs)
+
+        monkeypatch.setattr(module, "Attention", Damaged)
+
+    return install
+
+
+def test_a_right_kernel() -> None:
+    kinds = ("float16", "bfloat16", "float32", "float64")
+    report = verify(source("streaming"), "cpu", kinds, examples=60, seed=3)
+    assert report.right and report.tried == 60 and report.failure is None
+    assert report.values["dtype"] == set(kinds)
+    lengths = report.values["q"] | report.values["k"]
+    assert {0, 1} <= lengths <= set(range(334)) and len(lengths) > 7
+    assert len(report.values["window"]) > 3 and len(report.values["layout"]) == 5
+    assert report.worst is not None and 0 < report.worst.ratio <= 1
+    assert report.rows > 1000
+    data = json.loads(json.dumps(report.data()))
+    assert data["right"] and data["worst"]["ratio"] == report.worst.ratio
+    assert report.text().endswith("\nright")
+
+
+def test_the_same_seed_is_the_same_run() -> None:
+    first, again = (verify(source("window"), "cpu", SINGLE, 10, seed=5).data() for _ in range(2))
+    assert first == again
+    assert first != verify(source("window"), "cpu", SINGLE, 10, seed=6).data()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n in NAMES if n not in REFUSED])
+def test_every_pattern(name: str) -> None:
+    report = verify(source(name), "cpu", ("float16", "bfloat16", "float32"), examples=40)
+    assert report.right, report.text()
+
+
+def test_every_output_in_its_own_order() -> None:
+    report = verify(Source("two", TWO), "cpu", ("bfloat16", "float32"), 30)
+    assert report.right, report.text()
+    assert report.outputs == ("lse", "O")
+    asked = verify(source("window"), "cpu", SINGLE, 10, outputs=("lse", "O"))
+    assert asked.right and asked.outputs == ("lse", "O")
+
+
+def zeroed(out: Tensor, given: dict[str, Any]) -> Tensor:
+    """One row of many is zero."""
+    if out.shape[2] > 100:
+        out = out.clone()
+        out[0, 0, 70] = 0
+    return out
+
+
+def test_one_zeroed_row_is_found_and_shrunk(damaged: Callable[[Damage], None]) -> None:
+    damaged(zeroed)
+    report = verify(source("dense"), "cpu", SINGLE, 60)
+    assert not report.right and report.failure is not None
+    said, case = report.failure.said, report.failure.case
+    assert said.startswith("O at b = 0, h = 0, q = 70: ")
+    # the smallest length above 100, as equal lengths are the simplest, and the smallest of everything else
+    assert case.extents["q"] == case.extents["k"] == 127
+    assert (case.extents["b"], case.extents["h"]) == (1, 1)
+    assert {made.layout for made in case.made.values()} == {"contiguous"}
+    text = report.text()
+    assert "WRONG: O at b = 0, h = 0, q = 70" in text and "smallest call that fails: float32, |b| = 1" in text
+    assert json.loads(json.dumps(report.data()))["failure"]["case"]["extents"]["q"] == 127
+
+
+def test_a_wrong_second_output(damaged: Callable[[Damage], None]) -> None:
+    damaged(lambda out, _: (out[0] + 1e-3, out[1]))
+    report = verify(Source("two", TWO), "cpu", SINGLE, 20)
+    assert report.failure is not None and report.failure.said.startswith("lse at b = 0, h = 0, q = 0")
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda out, _: out.new_empty(out.shape), "inf of its bound"),
+        (lambda out, _: out[:, :, :-1], r"O is \(1, 1, 0, 4\), not \(1, 1, 1, 4\)"),
+        (lambda out, given: out if given["window"] < 40 else 1 / 0, "the kernel raised ZeroDivisionError"),
+        (lambda out, given: -out if not given["V"].is_contiguous() else out, "of its bound"),
+    ],
+    ids=["unwritten", "another shape", "raises", "strides"],
+)
+def test_whatever_is_wrong(damaged: Callable[[Damage], None], damage: Damage, said: str) -> None:
+    damaged(damage)
+    report = verify(source("window"), "cpu", SINGLE, 60)
+    assert report.failure is not None
+    assert re.search(said, report.failure.said), report.failure.said
+
+
+def test_edges_one_off_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel of `q - k <= window` under the name of `q - k < window`."""
+    wrong = Source.read(PATTERNS / "window.attn").text.replace("q - k < window", "q - k <= window")
+
+    class Off(Attention):
+        def __init__(self, source: Source, backend: str | None = None):
+            super().__init__(source if backend else Source("window", wrong), backend)
+
+    monkeypatch.setattr(module, "Attention", Off)
+    report = verify(source("window"), "cpu", ("bfloat16",), 60)
+    assert report.failure is not None
+    assert report.failure.case.numbers["window"] < max(report.failure.case.extents.values())
+
+
+def test_a_kernel_that_is_wrong_only_once(damaged: Callable[[Damage], None]) -> None:
+    calls = iter(range(1000))
+    damaged(lambda out, _: out + 1 if next(calls) == 12 else out)
+    report = verify(source("dense"), "cpu", SINGLE, 40)
+    assert report.failure is not None and "was right at another time" in report.failure.said
+
+
+def test_given_numbers_are_not_drawn() -> None:
+    report = verify(source("window"), "cpu", SINGLE, 10, numbers={"window": 3})
+    assert report.values["window"] == {3}
+
+
+OVERFLOW = """
+pattern over(Q[b,h,q,d], K[b,h,k,d], V[b,h,k,e]) -> O[b,h,q,e]:
+    over b, h
+    along q, k
+    S[q,k] = sum(d) Q[q,d] * K[k,d]
+    O[q,e] = {more} + sum(k) exp(40 * S[q,k]) * V[k,e]
+"""
+
+
+def test_what_says_nothing_is_set_aside_and_never_right() -> None:
+    most = verify(Source("over", OVERFLOW.format(more="Q[q,0]")), "cpu", ("float16",), 20)
+    assert most.unbounded > 0 and most.right
+    none = verify(Source("over", OVERFLOW.format(more="sqrt(-1 - Q[q,0] * Q[q,0])")), "cpu", ("float16",), 5)
+    assert none.rows == 0 and not none.right and none.failure is None
+    assert "NOTHING TRIED" in none.text()
+
+
+def test_calls_without_a_meaning_are_set_aside() -> None:
+    """A number of pairs of features that is 0 divides."""
+    text = OVERFLOW.format(more="Q[q, e % (|d| // 2)]").replace("40 * ", "")
+    report = verify(Source("over", text), "cpu", SINGLE, 30)
+    assert report.right and report.meaningless > 0 and "ZeroDivisionError" in report.text()
+
+
+def test_a_pattern_without_a_kernel_names_the_rule() -> None:
+    with pytest.raises(attncc.PatternError, match="no kernel plan for a selection over `n`"):
+        verify(source("moba"), "cpu", SINGLE)
+
+
+def test_without_hypothesis(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "hypothesis", None)
+    with pytest.raises(Missing):
+        verify(source("dense"), "cpu", SINGLE)
+
+
+def test_poison_is_taken_away() -> None:
+    with module.poisoned():
+        assert torch.empty(3).isnan().all() and torch.ones(2).new_empty(3).isnan().all()
+        assert (torch.empty(2, dtype=torch.int32) == 2**31 - 1).all()
+        assert torch.empty_like(torch.ones(2, dtype=torch.bool)).all()
+    before = torch.empty
+    assert before is torch.empty and not hasattr(before, "__wrapped__")
