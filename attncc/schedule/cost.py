@@ -3,7 +3,7 @@
 A thread of an NVIDIA GPU holds its share of every state, of operands that are computed, and of the score
 tiles that are alive at once:
 
-    registers = 30 + (1.05 * rows * state features + (3 * alive - 4) * rows * columns + operands) / threads
+    registers = 30 + (1.05 * rows * states + (3 * alive - 4) * rows * columns + 0.6 * operands) / threads
 
 Fitted on 16-bit kernels for sm_90 that load by descriptors (Triton 3.6, 8 tiles, 3 feature extents): no tile
 that is let through spills more than 160 bytes, and no candidate that is turned down would have been clean at
@@ -69,7 +69,7 @@ def registers(held: Footprint, tile: Tile) -> float:
     threads = 32 * tile.warps
     scores = max(3 * held.alive - 4, 1) * tile.rows * tile.columns
     operands = tile.rows * held.row_operands + tile.columns * held.column_operands
-    return 30 + (1.05 * tile.rows * held.states + scores + operands) / threads
+    return 30 + (1.05 * tile.rows * held.states + scores + 0.6 * operands) / threads
 
 
 def shared_memory(held: Footprint, tile: Tile, width: int) -> int:

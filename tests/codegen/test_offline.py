@@ -42,18 +42,23 @@ def made(
     return compiled(compile(Source.read(path), spec), cascade, target, dtype, tile)
 
 
-def wrong(report: Report, target: str, dtype: torch.dtype, extent: int) -> list[str]:
+DIGITS = 32
+"""Bytes of stack on which sines reduce a large angle; nothing is spilled there."""
+
+
+def wrong(report: Report, target: str, dtype: torch.dtype, extent: int, stack: int = 0) -> list[str]:
     """The limits of its GPU that a kernel passes. Float32 is multiplied exactly, not by every matrix unit."""
     found = [f"{report.shared} bytes of shared memory"] if report.shared > SHARED[target] else []
     found += ["no matrix instructions"] if report.matrix == 0 and dtype != torch.float32 else []
-    spilled = report.stack > 0 and target in NO_STACK and extent <= 128
+    spilled = report.stack > stack and target in NO_STACK and extent <= 128
     return [*found, f"{report.stack} bytes of stack"] if spilled else found
 
 
 def check(name: str, target: str, dtype: torch.dtype) -> None:
     found = made(name, target, dtype)
     assert len(found) == 2
-    assert not {key: w for key, r in found.items() if (w := wrong(r, target, dtype, max(key[:-1])))}
+    stack = DIGITS if name == "rope" else 0
+    assert not {key: w for key, r in found.items() if (w := wrong(r, target, dtype, max(key[:-1]), stack))}
 
 
 @pytest.mark.parametrize("target", SHARED)

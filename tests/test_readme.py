@@ -1,0 +1,29 @@
+"""What the README shows is what the compiler makes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import attncc
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text("utf-8")
+
+
+def test_the_kernel_is_the_generated_one() -> None:
+    (shown,) = re.findall(r"```python\n(    # tiles seen whole.*?)```", README, re.DOTALL)
+    made = (ROOT / "tests" / "golden" / "streaming.cuda.py").read_text("utf-8")
+    start = made.index("    # tiles seen whole")
+    loop = made[start : made.index("    # O[q,e] = O_total", start)]
+    tile = re.compile(r"        k0 = .*?\n(?=        k = k0)", re.DOTALL)
+    assert tile.sub("", shown) == tile.sub("", loop)
+
+
+def test_the_decorated_function_is_a_pattern() -> None:
+    (shown,) = re.findall(r"```python\n(@attncc\.jit\n.*?)```", README, re.DOTALL)
+    names: dict[str, object] = {"attncc": attncc}
+    exec(shown, names)
+    attend = names["attend"]
+    assert isinstance(attend, attncc.Attention)
+    assert [t.name for t in attend.cascade.inputs] == ["Q", "K", "V", "doc", "window"]
