@@ -82,7 +82,7 @@ TILES = {
     },
     (64, 64, 4): {
         "BLOCK_Q": 32, "BLOCK_K": 32, "BLOCK_D": 64, "BLOCK_E": 64,
-        "num_warps": 4, "num_stages": 2,
+        "num_warps": 8, "num_stages": 2,
     },
     (128, 128, 2): {
         "BLOCK_Q": 128, "BLOCK_K": 128, "BLOCK_D": 128, "BLOCK_E": 128,
@@ -90,7 +90,7 @@ TILES = {
     },
     (128, 128, 4): {
         "BLOCK_Q": 32, "BLOCK_K": 32, "BLOCK_D": 128, "BLOCK_E": 128,
-        "num_warps": 4, "num_stages": 2,
+        "num_warps": 8, "num_stages": 2,
     },
 }
 
