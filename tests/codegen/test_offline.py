@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -71,13 +70,15 @@ def test_short_kinds(name: str, target: str) -> None:
     check(name, target, torch.bfloat16)
 
 
-def every() -> Iterator[Any]:
+def every() -> list[Any]:
     """Every pattern, GPU and element type."""
+    cases = []
     spills = pytest.mark.xfail(strict=True, reason="sines of 128 features in float32 spill 208 bytes")
     for case in product((*KERNELS, *MORE), SHARED, WIDTHS):
         name, target, dtype = case
         known = name == "rope" and dtype == torch.float32 and target in NO_STACK
-        yield pytest.param(*case, marks=spills if known else (), id="-".join(map(str, case)))
+        cases.append(pytest.param(*case, marks=spills if known else (), id="-".join(map(str, case))))
+    return cases
 
 
 @pytest.mark.slow
