@@ -6,7 +6,7 @@ import os
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import metadata, util
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +84,6 @@ def gpu() -> bool:
 
 def _cache() -> tuple[str, list[str]]:
     """The folder of generated modules, and what is wrong with it."""
-    if util.find_spec("attncc.runtime.cache") is None:
-        return "none", []
     from attncc.runtime.cache import folder
 
     where = folder()

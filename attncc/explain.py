@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 from math import prod
 from typing import Any
 
 from attncc.ir.brief import briefly, one_place
-from attncc.ir.cascade import Cascade, Index, Reduce, Tensor, free, reads
+from attncc.ir.cascade import Cascade, Expr, Index, Read, Reduce, Tensor, free, reads
+from attncc.ir.logic import times
 from attncc.ir.show import show_equation, show_expr
 from attncc.masks.counts import TileCounts, count
 from attncc.masks.integers import at
 from attncc.passes.analyse import Passes, analyse, walked
 from attncc.passes.expand import expand
-from attncc.passes.online import Updater, corrected, updaters
+from attncc.passes.online import Updater, before, corrected, updaters
 from attncc.passes.share import share
 from attncc.passes.simplify import simplify
 from attncc.pipeline import streamed
@@ -89,15 +90,16 @@ class Explanation:
         lines += ["", "As it runs:", ""]
         lines += [f"    {line}" for line in briefly(self.streamed)]
         lines.append("")
-        for before, after in zip(self.written, self.derived, strict=False):
-            lines.append(
-                f"Passes over {before.index.name}: {before.count} as written, {after.count} as it runs."
-            )
-            lines += [f"  as written, {e.reader} waits for {e.read}" for e in before.blocking]
-            lines += [f"  still, {e.reader} waits for {e.read}" for e in after.blocking]
+        for said, runs in zip(self.written, self.derived, strict=False):
+            lines.append(f"Passes over {said.index.name}: {said.count} as written, {runs.count} as it runs.")
+            lines += [f"  as written, {e.reader} waits for {e.read}" for e in said.blocking]
+            lines += [f"  still, {e.reader} waits for {e.read}" for e in runs.blocking]
         for name, updater in self.updaters.items():
             follows = ", ".join(t.name for t in updater.follows)
             lines.append(f"{name} follows {follows} online: * {show_expr(one_place(updater.correction))}")
+            for t, weight in updater.companions:
+                moved = times(Read(before(t), t.indices), weight)
+                lines.append(f"  + {show_expr(one_place(moved))}")
         if self.plan is None:
             return "\n".join([*lines, "", f"No kernel: {self.refused}", ""])
         lines.append(f"State of a row: {', '.join(_named(t) for t in _states(self.plan))}.")
@@ -141,7 +143,8 @@ def explain(
     tiles, depends, flops = None, "", None
     if plan is not None:
         known = dict(cascade.defaults) | dict(numbers or {})
-        depends = ", ".join(sorted({name for loop in _loops(plan) for name in unknown(loop, known)}))
+        read = [*(loop.reach for loop in _loops(plan)), *(size for _, size in cascade.lengths)]
+        depends = ", ".join(unknown(read, known))
         if not depends:
             tiles, flops = work(plan, environment(cascade, length, known), tile)
     sizes = {i.name: {"sequence": length, "feature": FEATURES, "batch": 1}[i.role] for i in _indices(cascade)}
@@ -246,9 +249,9 @@ def environment(
     return env
 
 
-def unknown(loop: Loop, known: Mapping[str, Any]) -> list[str]:
-    """What the loop's predicate reads and is not known."""
-    return sorted({f"`{r.tensor.name}`" for r in reads(loop.reach) if r.tensor.name not in known})
+def unknown(read: Iterable[Expr], known: Mapping[str, Any]) -> list[str]:
+    """What some expressions read and is not known."""
+    return sorted({f"`{r.tensor.name}`" for e in read for r in reads(e) if r.tensor.name not in known})
 
 
 def traffic(cascade: Cascade, sizes: Mapping[str, int], width: int) -> int:

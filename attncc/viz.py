@@ -87,8 +87,8 @@ def draw(
     shown = set(cascade.inputs) & masks
     batch = {i.name: HEADS for kernel in plan.kernels for i in kernel.batch}
     groups = {i.name: HEADS for t in cascade.inputs for i in t.indices if i.role == "batch"}
-    env = environment(cascade, length, numbers, {**groups, **batch, **(extents or {})})
-    env |= {name: value for name, value in _known(cascade, numbers or {}, shown).items()}
+    known = {**(numbers or {}), **_known(cascade, numbers or {}, shown)}
+    env = environment(cascade, length, known, {**groups, **batch, **(extents or {})})
     example = tables(cascade, [t for t in cascade.inputs if t in shown and t.indices], env)
     env |= example
     panels = []
@@ -111,8 +111,9 @@ def fitting(length: int) -> int:
 
 
 def _known(cascade: Cascade, given: Mapping[str, Number], shown: set[Tensor]) -> dict[str, Number]:
-    """The numbers that the mask reads; only those need a value."""
+    """The numbers that the mask or a derived extent reads; only those need a value."""
     wanted = {t.name for t in shown if t.origin in ("scalar", "static")}
+    wanted |= {read.tensor.name for _, size in cascade.lengths for read in reads(size)}
     defaults = dict(cascade.defaults)
     rest = {t.name: 0 for t in cascade.inputs if t.name not in wanted and t.name not in defaults}
     return {name: x for name, x in numbered(cascade, {**rest, **given}).items() if name in wanted}

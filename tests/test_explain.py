@@ -145,6 +145,13 @@ def test_tiles_that_depend_on_data_or_on_a_number(more: str, where: str, what: s
     assert f"the tiles visited depend on {what}." in words("", text)
 
 
+def test_extents_that_depend_on_a_number() -> None:
+    text = NARROW.format(more=", block: int", where="k <= q").replace(
+        "    S[q,k]", "    split k into n, i by block\n    S[q,k]", 1
+    )
+    assert explained("", text=text)["depends"] == "`block`"
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_patterns_without_kernels(name: str) -> None:
     said = explained(name)

@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from attncc.calls import BadNumber
 from attncc.ir.check import check
 from attncc.pipeline import planned
 from attncc.schedule.plan import Refused
@@ -168,3 +169,10 @@ def test_truth_values_and_ranges_of_tables() -> None:
     assert found.caption[1] == "an example of open: True from 0, False from 10, True from 24, False from 39"
     within = drawn(text("k < length", "length[b]: int", "assume length in [5, 9]"))
     assert within.caption[1] == "an example of length: 5, 6, 7, 8"
+
+
+def test_a_number_that_shapes_a_split_needs_a_value() -> None:
+    split = text("k <= q", "block: int", "split k into n, i by block")
+    with pytest.raises(BadNumber, match="`block` has no default"):
+        drawn(split)
+    assert drawn(split, numbers={"block": 16}).panels == drawn(text("k <= q")).panels

@@ -120,8 +120,8 @@ def _peers(
 
 def _work(here: Setting) -> tuple[int | None, int | None, list[str]]:
     """Cells that are seen and operations of matrix products, or why they are not known."""
-    loops = [loop for kernel in here.plan.kernels for loop in kernel.loops]
-    if missing := sorted({name for loop in loops for name in unknown(loop, here.env)}):
+    reach = [loop.reach for kernel in here.plan.kernels for loop in kernel.loops]
+    if missing := unknown(reach, here.env):
         return None, None, [f"no rates: the cells seen depend on the values of {', '.join(missing)}"]
     counts, flops = work(here.plan, here.env, Tile(128, 128, 1, 1))  # cells are the same in any tile
     return counts.cells, flops, []

@@ -53,7 +53,7 @@ def setting(
     `shape` is batch, heads, length and features; `fixed` are the extents of single indices.
     """
     sizes = _sizes(cascade, shape, fixed)
-    env = {**environment(cascade, shape[2], numbers, sizes), **numbers}
+    env = environment(cascade, shape[2], numbers, sizes)
     example = tables(cascade, [t for t in tensors(cascade) if t.kind != "float"], env)
     source = torch.Generator(device).manual_seed(0)
     given: dict[str, Any] = {}

@@ -33,12 +33,9 @@ class Commands(click.Group):
 
 def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     if wanted and not ctx.resilient_parsing:
-        from importlib import metadata
+        from attncc.doctor import version
 
-        try:
-            click.echo(f"attncc {metadata.version('attncc')}")
-        except metadata.PackageNotFoundError:
-            click.echo("attncc (a checkout that is not installed)")
+        click.echo(f"attncc {version('attncc', '(a checkout that is not installed)')}")
         ctx.exit()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
 
 import click
 
@@ -11,9 +10,6 @@ from attncc.cli import options
 from attncc.cli.files import deliver, keep, read
 from attncc.schedule.spec import KINDS, SHORT
 from attncc.source import Source
-
-if TYPE_CHECKING:
-    from attncc.ir.cascade import Cascade
 
 
 @click.command("compile")
@@ -43,8 +39,9 @@ def explain(file: str, length: int, numbers: dict[str, str], as_data: bool) -> N
     """Say what the pattern of FILE costs, and why: passes, state, tiles visited, work and traffic."""
     from attncc.calls import given
     from attncc.explain import explain
+    from attncc.pipeline import meaning
 
-    cascade = meant(read(file))
+    cascade = meaning(read(file))
     with options.Asked():
         said = explain(cascade, length, given(cascade, numbers))
     click.echo(json.dumps(said.data(), indent=2) if as_data else said.text())
@@ -86,12 +83,12 @@ def viz(
 ) -> None:
     """Draw the mask of FILE: who sees whom, and which tiles are visited."""
     from attncc.calls import given
-    from attncc.pipeline import planned
+    from attncc.pipeline import meaning, planned
     from attncc.viz import Unseen, draw
 
     source = read(file)
     keep(output, file)
-    cascade = meant(source)
+    cascade = meaning(source)
     plan = planned(cascade, source)
     with options.Asked(), options.Progress() as tell:
         try:
@@ -103,14 +100,6 @@ def viz(
         click.echo(json.dumps(drawn.data(), indent=2))
     elif output != "-":
         click.echo("\n".join((*drawn.caption, f"drawn in {output}")))
-
-
-def meant(source: Source) -> Cascade:
-    """What a pattern means."""
-    from attncc.ir.check import check
-    from attncc.syntax.parser import parse
-
-    return check(parse(source), source)
 
 
 def compiled(source: Source, target: str, extents: dict[str, int], dtype: str | None) -> str:

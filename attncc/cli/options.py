@@ -59,9 +59,14 @@ def _shape(_: click.Context, __: click.Parameter, value: str) -> tuple[int, ...]
 
 def target(command: Decorated) -> Decorated:
     """`--target cuda:90`"""
-    return click.option("--target", default="cuda:90", show_default=True, callback=_target, metavar="DEVICE")(
-        command
-    )
+    return click.option(
+        "--target",
+        default="cuda:90",
+        show_default=True,
+        callback=_target,
+        metavar="DEVICE",
+        help="`cpu`, or a GPU as `cuda:80` (A100), `cuda:100` (B200), `hip:gfx942` (MI300).",
+    )(command)
 
 
 def extents(help: str) -> Callable[[Decorated], Decorated]:

@@ -8,7 +8,6 @@ import click
 
 from attncc.cli import options
 from attncc.cli.files import read
-from attncc.cli.meanings import meant
 from attncc.schedule.spec import KINDS, SHORT
 
 
@@ -45,15 +44,14 @@ def verify(
 ) -> None:
     """Try the kernel of FILE on drawn calls, row by row, against the dense reference in float64."""
     source = read(file)
-    cascade = meant(source)
-    where = options.chosen_device(device)
     from attncc.calls import given
+    from attncc.pipeline import meaning
+
+    cascade = meaning(source)
+    where = options.chosen_device(device)
     from attncc.verify import Missing, verify
 
-    kinds = KINDS["triton" if where == "cuda" else "torch"]
-    if dtype is not None and SHORT[dtype] not in kinds:
-        raise click.UsageError(f"no kernels in {dtype} on {where}: {', '.join(kinds)}")
-    dtypes = [SHORT[dtype]] if dtype else [kind for kind in kinds if kind != "float64"]
+    dtypes = [_kind(dtype, where)] if dtype else [SHORT[short] for short in ("fp16", "bf16", "fp32")]
     with options.Asked(), options.Progress() as tell:
         fixed = given(cascade, numbers)
         try:
@@ -86,15 +84,14 @@ def bench(
 ) -> None:
     """Time the kernel of FILE, against PyTorch's own where they compute the same."""
     source = read(file)
-    cascade = meant(source)
+    from attncc.calls import given
+    from attncc.pipeline import meaning
+
+    cascade = meaning(source)
     where = options.chosen_device(device)
     from attncc.bench import bench
-    from attncc.calls import given
 
-    kind = SHORT[dtype or ("bf16" if where == "cuda" else "fp32")]
-    kinds = KINDS["triton" if where == "cuda" else "torch"]
-    if kind not in kinds:
-        raise click.UsageError(f"no kernels in {dtype} on {where}: {', '.join(kinds)}")
+    kind = _kind(dtype or ("bf16" if where == "cuda" else "fp32"), where)
     with options.Asked(), options.Progress() as tell:
         report = bench(source, where, kind, shape, extents, given(cascade, numbers), tell)
     click.echo(json.dumps(report.data(), indent=2) if as_data else report.text())
@@ -111,3 +108,12 @@ def doctor(ctx: click.Context, as_data: bool) -> None:
         found = examine(tell)
     click.echo(json.dumps(found.data(), indent=2) if as_data else found.text())
     ctx.exit(0 if found.usable else 1)
+
+
+def _kind(dtype: str, device: str) -> str:
+    """The element type that is asked for. UsageError where a device has no kernels in it."""
+    kinds = KINDS["triton" if device == "cuda" else "torch"]
+    if SHORT[dtype] not in kinds:
+        has = ", ".join(short for short, kind in SHORT.items() if kind in kinds)
+        raise click.UsageError(f"no kernels in {dtype} on {device}: {has}")
+    return SHORT[dtype]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from attncc.ir.cascade import Index
 
-ATOM, POWER, UNARY, PRODUCT, SUM, SHIFT, AND, XOR, OR, COMPARISON, LOOSE = range(11)
+ATOM, POWER, UNARY, PRODUCT, SUM, AND, OR, COMPARISON, LOOSE = range(9)
 """How tightly Python binds, tightest first."""
 
 BINDS = {

@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import assert_never
 
-from attncc.codegen.code import (
-    ATOM,
-    Code,
-)
+from attncc.codegen.code import ATOM, Code
 from attncc.codegen.lines import needed
 from attncc.codegen.ranges import WalkRanges, scalar, walk_ranges
 from attncc.codegen.signature import Signature

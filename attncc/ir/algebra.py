@@ -1,16 +1,21 @@
 """Cascade ⟷ sympy: the one bridge, crossed only where the shape of an expression does not show the answer.
 
 `separate` is the factor test (theory §A.4): F(x, d) = G(x) * H(d) exactly when F(x, d) / F(x, d0) does not
-depend on x.
+depend on x. `comoving` finds the few functions that F(x, d) and its derivatives in d are made of (§A.5, step
+6).
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
+from random import Random
 from typing import Any
 
-from attncc.ir.cascade import Apply, Choose, Expr, Index, Literal, Read, Reduce, free, number, reads
-from attncc.ir.logic import product
+import numpy as np
+
+from attncc.ir.cascade import Apply, Choose, Expr, Index, Literal, Read, Reduce, children, free, number, reads
+from attncc.ir.logic import product, terms, total
 from attncc.ops import FUNCTIONS
 
 Leaves = dict[Expr, Any]
@@ -58,7 +63,119 @@ def separate(body: Expr, along: frozenset[Index], apart: frozenset[Read]) -> tup
         return None
 
 
+RANK = 4
+"""The most functions of a basis that moves along."""
+
+
+@dataclass(frozen=True)
+class Comoving:
+    """A term F(x, d) as the first of a basis B with B(x, d + step) = exp(growth * step) * W(step) * B(x, d).
+
+    `basis` are the others, `weights` the first row of W, polynomials in the steps.
+    """
+
+    basis: tuple[Expr, ...]
+    growth: tuple[Expr, ...]
+    weights: tuple[Expr, ...]
+
+
+@lru_cache(maxsize=4096)
+def comoving(
+    body: Expr, moving: tuple[Expr, ...], steps: tuple[Expr, ...], known: tuple[Expr, ...]
+) -> Comoving | None:
+    """The basis of a term that changes with `moving`, of `known` terms where they serve; None where there
+    is none of at most `RANK` functions which one exponential and polynomials move. `finite(m)` moves as `m`.
+    """
+    import sympy as sp
+
+    d = [sp.Symbol(f"d{n}", real=True) for n in range(len(moving))]
+    leaves: Leaves = {}
+    for e, symbol in zip(moving, d, strict=True):
+        leaves |= {part: symbol for part in (children(e) if _is_finite(e) else ())} | {e: symbol}
+    try:
+        basis = [_to_sympy(body, leaves, sp)]
+        others = [(e, x) for e in known if (x := _convertible(e, leaves, sp)) is not None]
+    except _Beyond:
+        return None
+    rows: list[list[list[Any]]] = [[] for _ in d]
+    for n in range(RANK):
+        for symbol, matrix in zip(d, rows, strict=True):
+            slope = sp.diff(basis[n], symbol)
+            row = _combination(slope, basis, sp)
+            if row is None:
+                basis.append(_plainest(slope, basis, [x for _, x in others], sp))
+                row = _combination(slope, basis, sp)
+            if row is None or len(basis) > RANK:
+                return None
+            matrix.append(row)
+        if n + 1 == len(basis):
+            break
+    size = len(basis)
+    matrices = [sp.Matrix([row + [0] * (size - len(row)) for row in matrix]) for matrix in rows]
+    growth = [matrix.trace() / size for matrix in matrices]
+    shears = [matrix - g * sp.eye(size) for matrix, g in zip(matrices, growth, strict=True)]
+    commute = all(a * b == b * a for a in shears for b in shears)
+    if size == 1 or not commute or any(shear**size != sp.zeros(size) for shear in shears):
+        return None
+    step = [sp.Symbol(f"step{n}") for n in range(len(d))]
+    shear = sum((s * m for s, m in zip(step, shears, strict=True)), sp.zeros(size))
+    moved = sum((shear**n / sp.factorial(n) for n in range(1, size)), sp.eye(size))
+    back = {s: e for e, s in leaves.items()} | dict(zip(step, steps, strict=True))
+    named = {x: e for e, x in others}
+    try:
+        found = tuple(named[x] if x in named else _from_sympy(x, back, sp) for x in basis[1:])
+        weights = tuple(_from_sympy(sp.expand(w), back, sp) for w in moved.row(0))
+        return Comoving(found, tuple(_from_sympy(g, back, sp) for g in growth), weights)
+    except _Beyond:
+        return None
+
+
+def _is_finite(e: Expr) -> bool:
+    return isinstance(e, Apply) and e.op == "finite"
+
+
+def _convertible(e: Expr, leaves: Leaves, sp: Any) -> Any:
+    """A known term over the same leaves, or None."""
+    count = len(leaves)
+    try:
+        made = _to_sympy(e, leaves, sp)
+    except _Beyond:
+        return None
+    return made if len(leaves) == count else None
+
+
+def _combination(x: Any, basis: list[Any], sp: Any) -> list[Any] | None:
+    """The numbers that make `x` of a basis: found on sampled points, and then proved."""
+    symbols = sorted(set().union(x.free_symbols, *(b.free_symbols for b in basis)), key=str)
+    random = Random(0)
+    points = [{s: sp.Rational(random.randint(20, 180), 100) for s in symbols} for _ in range(len(basis) + 4)]
+    try:
+        values = np.array([[float(f.subs(p).evalf()) for f in (*basis, x)] for p in points])
+    except TypeError:
+        return None
+    if not np.isfinite(values).all():
+        return None
+    numbers = np.linalg.lstsq(values[:, :-1], values[:, -1], rcond=None)[0]
+    if not np.allclose(values[:, :-1] @ numbers, values[:, -1], rtol=1e-8, atol=1e-10):
+        return None
+    rational = [sp.nsimplify(round(float(n), 10), rational=True) for n in numbers]
+    rest = sp.simplify(x - sum(n * b for n, b in zip(rational, basis, strict=True)))
+    return rational if rest == 0 else None
+
+
+def _plainest(x: Any, basis: list[Any], known: list[Any], sp: Any) -> Any:
+    """What joins a basis for the sake of `x`: a known term if one does, or the shortest."""
+    for term in known:
+        if term not in basis and _combination(x, [*basis, term], sp) is not None:
+            return term
+    shifted = [sp.factor_terms(x + n * b) for b in basis for n in (0, 1, -1, 2, -2)]
+    best = min(shifted, key=lambda f: (f.count_ops(), str(f)))
+    return best.as_coeff_Mul()[1]
+
+
 def _to_sympy(e: Expr, leaves: Leaves, sp: Any) -> Any:
+    if e in leaves:
+        return leaves[e]
     match e:
         case Literal(value, kind) if kind != "bool":
             return sp.Float(value) if kind == "float" else sp.Integer(value)
@@ -85,9 +202,14 @@ def _from_sympy(s: Any, back: dict[Any, Expr], sp: Any) -> Expr:
         return number(float(s))
     if s.is_Pow and s.base != sp.E:
         return _power(s, back, sp)
+    if s.is_Add:
+        signed = [a.as_coeff_Mul() for a in s.args]
+        return total([(1 if n > 0 else -1, _from_sympy(abs(n) * x, back, sp)) for n, x in signed])
+    if s.is_Mul and s.args[0] == -1:
+        return total([(-sign, x) for sign, x in terms(_from_sympy(-s, back, sp))])
     parts = [_from_sympy(a, back, sp) for a in s.args]
-    if s.is_Add or s.is_Mul or s.func in (sp.Max, sp.Min):
-        op = "+" if s.is_Add else "*" if s.is_Mul else "max" if s.func is sp.Max else "min"
+    if s.is_Mul or s.func in (sp.Max, sp.Min):
+        op = "*" if s.is_Mul else "max" if s.func is sp.Max else "min"
         whole = parts[0]
         for part in parts[1:]:
             whole = Apply(op, (whole, part))

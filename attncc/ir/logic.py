@@ -161,8 +161,3 @@ def quotient(up: Iterable[Expr], down: Iterable[Expr]) -> Expr:
     """Factors over divisors; float even where only integers are left."""
     top, bottom = product(up), product(down)
     return over(top, bottom)
-
-
-def is_number(e: Expr) -> bool:
-    """Whether an expression is an integer or a real, not a predicate."""
-    return kind(e) != "bool"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from attncc.ir.cascade import Cascade
+from attncc.passes.companions import accompany
 from attncc.passes.distribute import distribute
 from attncc.passes.expand import expand
 from attncc.passes.share import inline, share
@@ -25,4 +26,5 @@ PASSES: tuple[Pass, ...] = (
     stream,
     share,
     inline,
+    accompany,
 )

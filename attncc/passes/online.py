@@ -8,22 +8,39 @@ not imply that of d, a term of y could come before d has a value: no updater (th
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from attncc.ir.cascade import ONE, Apply, Cascade, Equation, Expr, Index, Read, Reduce, Tensor, free, rebuild
+from attncc.ir.algebra import Comoving, comoving
+from attncc.ir.cascade import (
+    ONE,
+    ZERO,
+    Apply,
+    Cascade,
+    Equation,
+    Expr,
+    Index,
+    Literal,
+    Read,
+    Reduce,
+    Tensor,
+    free,
+    rebuild,
+)
 from attncc.ir.cascade import children as parts_of
-from attncc.ir.logic import conjuncts, factors, minus, quotient, terms, times, total
+from attncc.ir.logic import conjuncts, factors, is_literal, minus, plus, quotient, terms, times, total
 from attncc.passes.scaled import Scales, scaled
 
 
 @dataclass(frozen=True)
 class Updater:
     """`y' = y * factor` (a sum) or `y' = y + shift` (a maximum) when the tensors it follows go from `d_old`
-    to `d`.
+    to `d`; to a sum come `companion_old * factor`.
     """
 
     follows: tuple[Tensor, ...]
     correction: Expr
+    companions: tuple[tuple[Tensor, Expr], ...] = ()
 
 
 def before(tensor: Tensor) -> Tensor:
@@ -36,7 +53,7 @@ def updaters(cascade: Cascade) -> dict[str, Updater]:
     reductions = {e.tensor: e.body for e in cascade.equations if isinstance(e.body, Reduce)}
     found = {}
     for equation in cascade.equations:
-        updater = _updater(equation, reductions)
+        updater = updater_of(equation, reductions)
         if updater is not None:
             found[equation.tensor.name] = updater
     return found
@@ -48,21 +65,106 @@ def corrected(found: dict[str, Updater], equation: Equation, read: str) -> bool:
     return updater is not None and read in {t.name for t in updater.follows}
 
 
-def _updater(equation: Equation, reductions: dict[Tensor, Reduce]) -> Updater | None:
+def updater_of(equation: Equation, reductions: Mapping[Tensor, Reduce]) -> Updater | None:
+    """How an equation follows the reductions it reads, given all there are; None if it waits for them."""
     e = equation.body
     if not isinstance(e, Reduce) or e.op not in ("sum", "max", "min"):
         return None
-    running = {t: r for t, r in reductions.items() if set(r.over) & set(e.over) and t != equation.tensor}
-    follows = tuple(t for t in _tensors(e.body) if t in running)
-    if not follows or any(not _implies(e.where, running[t].where) for t in follows):
+    follows = followed(equation, e, reductions)
+    if not follows:
         return None
     correction = _ratio(e, follows) if e.op == "sum" else _shift(e, follows)
-    return None if correction is None else Updater(follows, correction)
+    if correction is not None:
+        return Updater(follows, correction)
+    return _accompanied(e, follows, reductions) if e.op == "sum" else None
+
+
+def comoves(e: Reduce, follows: tuple[Tensor, ...], reductions: Mapping[Tensor, Reduce]) -> Comoving | None:
+    """The basis of a sum's term that moves with what it follows, if it has one."""
+    moving = moving_parts(e.body, e.over, follows, reductions)
+    steps = tuple(
+        minus(x, rebuild(x, (_old(_bare(x), follows),)) if _is_finite(x) else _old(x, follows))
+        for x in moving
+    )
+    known = [
+        r.body for r in reductions.values() if (r.op, r.over, r.where) == (e.op, e.over, e.where) and r != e
+    ]
+    return comoving(e.body, moving, steps, tuple(dict.fromkeys(known)))
+
+
+def moving_parts(
+    e: Expr, along: tuple[Index, ...], follows: tuple[Tensor, ...], reductions: Mapping[Tensor, Reduce]
+) -> tuple[Expr, ...]:
+    """The widest parts of a term that change with the values followed, and not along the index; extremes are
+    finite, as they are wherever there is a term.
+    """
+    match e:
+        case Read() if e.tensor in follows and reductions[e.tensor].op != "sum":
+            return (Apply("finite", (e,)),)
+        case Apply("finite", (Read() as r,)) if r.tensor in follows:
+            return (e,)
+        case _ if _moves(e, along, follows) and not _extremes(e, follows, reductions):
+            return (e,)
+    return tuple(
+        dict.fromkeys(x for part in parts_of(e) for x in moving_parts(part, along, follows, reductions))
+    )
+
+
+def _extremes(e: Expr, follows: tuple[Tensor, ...], reductions: Mapping[Tensor, Reduce]) -> bool:
+    return any(t in follows and reductions[t].op != "sum" for t in _tensors(e))
+
+
+def _accompanied(
+    e: Reduce, follows: tuple[Tensor, ...], reductions: Mapping[Tensor, Reduce]
+) -> Updater | None:
+    """A sum whose companions are all there."""
+    found = comoves(e, follows, reductions)
+    holders = {r: t for t, r in reductions.items()}
+    tensors = [holders.get(replace(e, body=b)) for b in found.basis] if found else []
+    if found is None or None in tensors:
+        return None
+    moving = moving_parts(e.body, e.over, follows, reductions)
+    growth: Expr = ZERO
+    for factor, x in zip(found.growth, moving, strict=True):
+        if is_literal(factor, 0):
+            continue
+        if not _vanishes(factor, x, reductions):
+            return None
+        old = _old(_bare(x), follows)
+        rise = minus(old, x) if is_literal(factor, -1) else times(factor, minus(x, old))
+        growth = plus(growth, rise)
+    scale = ONE if not terms(growth) else Apply("exp", (growth,))
+    own, *others = (times(w, scale) for w in found.weights)
+    return Updater(follows, own, tuple(zip((t for t in tensors if t), others, strict=True)))
+
+
+def _vanishes(factor: Expr, x: Expr, reductions: Mapping[Tensor, Reduce]) -> bool:
+    """Whether `exp(factor * (x - x_old))` is 0 while an extreme has no terms yet."""
+    match factor, _bare(x):
+        case Literal(value), Read(tensor):
+            return reductions[tensor].op == ("max" if value < 0 else "min")
+        case _:
+            return False
+
+
+def _is_finite(x: Expr) -> bool:
+    return isinstance(x, Apply) and x.op == "finite"
+
+
+def _bare(x: Expr) -> Expr:
+    return parts_of(x)[0] if _is_finite(x) else x
 
 
 def _tensors(e: Expr) -> tuple[Tensor, ...]:
     own = (e.tensor,) if isinstance(e, Read) else ()
     return tuple(dict.fromkeys((*own, *(t for part in parts_of(e) for t in _tensors(part)))))
+
+
+def followed(equation: Equation, e: Reduce, reductions: Mapping[Tensor, Reduce]) -> tuple[Tensor, ...]:
+    """The reductions over its index that one reads; none where a term may come before they have a value."""
+    running = {t: r for t, r in reductions.items() if set(r.over) & set(e.over) and t != equation.tensor}
+    follows = tuple(t for t in _tensors(e.body) if t in running)
+    return follows if all(_implies(e.where, running[t].where) for t in follows) else ()
 
 
 def _implies(strong: Expr, weak: Expr) -> bool:

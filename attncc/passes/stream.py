@@ -33,13 +33,14 @@ from attncc.ir.cascade import (
     Read,
     Reduce,
     Tensor,
+    children,
     free,
     kind,
     number,
     reads,
 )
 from attncc.ir.graph import recurrent
-from attncc.ir.logic import conjoin, conjuncts, plus, quotient, terms, times, total
+from attncc.ir.logic import conjoin, conjuncts, factors, plus, quotient, terms, times, total
 from attncc.passes.deferred import Waiting, deferred_factors, deferred_terms
 from attncc.passes.expand import Presence
 from attncc.passes.inside import Inside
@@ -62,6 +63,7 @@ class _Made:
     partial: set[Tensor] = field(default_factory=set)
     waits: dict[Tensor, frozenset[Index]] = field(default_factory=dict)
     maxima: dict[Expr, Tensor] = field(default_factory=dict)
+    bodies: dict[Tensor, Expr] = field(default_factory=dict)
 
     @property
     def scales(self) -> Scales:
@@ -97,6 +99,7 @@ def stream(cascade: Cascade) -> Cascade:
 
 def _add(equation: Equation, made: _Made) -> None:
     made.equations.append(equation)
+    made.bodies[equation.tensor] = equation.body
     match equation.body:
         case Reduce("max" | "min" as op):
             made.extremes[equation.tensor] = op
@@ -128,6 +131,10 @@ def _sum(equation: Equation, e: Reduce, made: _Made) -> Scaled:
     where = settled(e.where, made.scales)
     form = scaled(e.body, made.scales)
     waiting = Waiting(e, made.waits)
+    split = _split(form.mantissa, waiting, made)
+    if split is not None:
+        first, second = (replace(e, body=value(Scaled(m, form.exponent))) for m in split)
+        return scaled(Apply("+", (_held(equation, first, made), _held(equation, second, made))), made.scales)
     apart = deferred_factors(form.mantissa, waiting)
     kept = apart.kept
     loose, rest = deferred_terms(form.exponent, waiting)
@@ -146,6 +153,58 @@ def _sum(equation: Equation, e: Reduce, made: _Made) -> Scaled:
     loose = [(sign, _present(x, ZERO, inner, made)) for sign, x in loose]
     held = _read(_named(f"{equation.tensor.name.removesuffix('_sum')}_total", inner, equation, made))
     return Scaled(_outside(held, up, down, made), bounded(raised(total(loose), scale), made.scales))
+
+
+def _split(mantissa: Expr, waiting: Waiting, made: _Made) -> tuple[Expr, Expr] | None:
+    """A sum in two: of the terms that vary, with their point of reference, and of those that wait and leave.
+
+        (s[k] + log(l) - m) * w[k]   -->   (s[k] - m) * w[k],   log(l) * w[k]
+
+    What moves as `s` moves stays beside it, as the difference is small (`_moves_along`).
+    """
+    up, down = factors(mantissa)
+    for n, x in enumerate(up):
+        signed = terms(x)
+        loose = [pair for pair in signed if waiting.leaves(pair[1])]
+        vary = [pair for pair in signed if pair not in loose]
+        away = [pair for pair in loose if _shift(pair[1], total(vary), made) == 0]
+        if vary and away and not any(waiting.blocks(t) for _, t in vary):
+            kept = total([pair for pair in signed if pair not in away])
+            return quotient([*up[:n], kept, *up[n + 1 :]], down), quotient(
+                [*up[:n], total(away), *up[n + 1 :]], down
+            )
+    return None
+
+
+def _shift(e: Expr, unit: Expr, made: _Made) -> int | None:
+    """By how many times `c` a value grows when every `unit[k]` grows by `c`; None if that does not tell."""
+    if e == unit:
+        return 1
+    match e:
+        case Read(tensor) if tensor in made.bodies:
+            return _shift(made.bodies[tensor], unit, made)
+        case Reduce("max" | "min"):
+            return _shift(e.body, unit, made)
+        case Apply("finite", (a,)):
+            return _shift(a, unit, made)
+        case Apply("+" | "-" as op, (a, b)):
+            first, second = _shift(a, unit, made), _shift(b, unit, made)
+            if first is None or second is None:
+                return None
+            return first + second if op == "+" else first - second
+        case _:
+            parts = [_shift(part, unit, made) for part in children(e)]
+            return 0 if all(part == 0 for part in parts) else None
+
+
+def _held(equation: Equation, e: Reduce, made: _Made) -> Expr:
+    """A part of a sum, under a name of its own."""
+    form = _sum(equation, e, made)
+    if not isinstance(form.mantissa, Reduce):
+        return value(form)
+    tensor = _named(f"{equation.tensor.name}_part", form.mantissa, equation, made)
+    made.forms[tensor] = Scaled(_read(tensor))
+    return value(Scaled(_read(tensor), form.exponent))
 
 
 def _real(e: Expr) -> Expr:

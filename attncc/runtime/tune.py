@@ -99,9 +99,10 @@ def tiles(occasion: Occasion) -> tuple[Tile, ...]:
     if occasion.target == "cpu":
         return tuple(Tile(n, n, 1, 1) for n in (64, 128, 256))
     width = WIDTHS[occasion.dtype]
-    widest = max((padded(size) for _, size in occasion.extents), default=16)
-    target = nearest(occasion.target)
-    first = [t for narrow in (False, True) for t in candidates(target, width, widest, narrow)]
+    # outputs that are asked for may leave out the widest feature
+    sizes = sorted({padded(size) for _, size in occasion.extents} or {16}, reverse=True)
+    widest, target = sizes[0], nearest(occasion.target)
+    first = [t for size in sizes for narrow in (False, True) for t in candidates(target, width, size, narrow)]
     near = (t for tile in first for t in _neighbours(tile) if possible(t) and _fits(t, widest, width))
     return tuple(dict.fromkeys((*first, *near)))
 

@@ -21,6 +21,7 @@ from attncc.ir.cascade import (
     Index,
     Read,
     Reduce,
+    Tensor,
     extent,
     free,
     number,
@@ -32,7 +33,7 @@ from attncc.ops import REDUCTIONS
 from attncc.passes.online import before
 from attncc.schedule.block import Block, let, name_of, positive, value_of
 from attncc.schedule.loops import Dot, Edge, Fill, Fold, Let, Note, Program, Statement, Store, Walk
-from attncc.schedule.plan import Kernel, Loop, Refused, State
+from attncc.schedule.plan import REFERENCE, Kernel, Loop, Refused, State
 
 
 def lower(kernel: Kernel, cascade: Cascade) -> Program:
@@ -176,8 +177,8 @@ def _sides(
 
 def _refused(equation: Equation, rule: str) -> Refused:
     message = f"no kernel plan for `{equation.tensor.name}`: {rule}"
-    help = 'it runs as a dense reference: `attncc.load(path, backend="reference")`'
-    return Refused(Diagnostic("plan-contraction", message, (Label(equation.span, "contracted here"),), help))
+    label = Label(equation.span, "contracted here")
+    return Refused(Diagnostic("plan-contraction", message, (label,), REFERENCE))
 
 
 def _fold_features(equation: Equation, e: Reduce, block: Block) -> Expr:
@@ -231,6 +232,12 @@ def _before(equation: Equation, e: Reduce, loop: Loop, block: Block) -> None:
 def _tile(loop: Loop, outer: Block, kernel: Kernel) -> tuple[Statement, ...]:
     """What is done on one tile of the walked index."""
     block = Block(outer.axes, outer)
+    for tensor in _kept(loop):
+        held = block.find(tensor)
+        assert isinstance(held, Read)
+        old = before(held.tensor)
+        block.statements.append(Let(old, held))
+        block.held[before(tensor)] = Read(old, old.indices)
     for equation in loop.tiles:
         _define(equation, block, kernel)
     for state in loop.states:
@@ -241,6 +248,17 @@ def _tile(loop: Loop, outer: Block, kernel: Kernel) -> tuple[Statement, ...]:
         else:
             _extremum(state, loop, block)
     return tuple(block.statements)
+
+
+def _kept(loop: Loop) -> tuple[Tensor, ...]:
+    """The sums whose value before the present tile is read after they have taken it in."""
+    updaters = [s.updater for s in loop.states if s.updater is not None]
+    wanted = {t for u in updaters for t, _ in u.companions}
+    read = {
+        r.tensor for u in updaters for w in (u.correction, *(w for _, w in u.companions)) for r in reads(w)
+    }
+    sums = [s.equation.tensor for s in loop.states if s.reduce.op == "sum"]
+    return tuple(t for t in sums if t in wanted or before(t) in read)
 
 
 def _seen(where: Expr, index: Index, block: Block) -> Expr:
@@ -298,6 +316,11 @@ def _accumulate(state: State, loop: Loop, block: Block) -> None:
     start: Expr = held
     if state.updater is not None:
         start = times(held, _correction(state.updater.correction, block))
+        for companion, weight in state.updater.companions:
+            start = plus(
+                start,
+                times(value_of(Read(before(companion), companion.indices), block), value_of(weight, block)),
+            )
     features = [i for i in held.tensor.indices if i.role == "feature"]
     up, down = factors(e.body)
     if not features:
@@ -326,6 +349,8 @@ def _correction(correction: Expr, block: Block) -> Expr:
     if held is not None:
         return held
     value = value_of(correction, block)
+    if not free(value) & set(block.axes):
+        return value
     target = block.local("alpha", value)
     block.statements.append(Let(target, value))
     block.held[correction] = Read(target, target.indices)

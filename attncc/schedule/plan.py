@@ -134,7 +134,7 @@ def _refuse(code: str, message: str, span: Span, why: str, help: str) -> Refused
     return Refused(Diagnostic(code, message, (Label(span, why),), help))
 
 
-_REFERENCE = 'it runs as a dense reference: `attncc.load(path, backend="reference")`'
+REFERENCE = 'it runs as a dense reference: `attncc.load(path, backend="reference")`'
 
 
 def _check_families(cascade: Cascade) -> None:
@@ -144,23 +144,23 @@ def _check_families(cascade: Cascade) -> None:
         message = (
             f"no kernel plan for a recurrence: `{equation.tensor.name}` reads itself at earlier positions"
         )
-        raise _refuse("plan-recurrence", message, equation.span, "recurrent equation", _REFERENCE)
+        raise _refuse("plan-recurrence", message, equation.span, "recurrent equation", REFERENCE)
     for equation in cascade.equations:
         for e in walk(equation.body):
             if isinstance(e, Reduce) and REDUCTIONS[e.op].keeps:
                 over = e.over[0].name
                 message = f"no kernel plan for a selection over `{over}`: it needs a kernel before this one"
-                raise _refuse("plan-selection", message, equation.span, "selected here", _REFERENCE)
+                raise _refuse("plan-selection", message, equation.span, "selected here", REFERENCE)
             if isinstance(e, Reduce) and e.op not in ("sum", "max", "min"):
                 message = f"no kernel plan for `{e.op}`: a kernel folds `sum`, `max` and `min`"
-                raise _refuse("plan-reduction", message, equation.span, "reduced here", _REFERENCE)
+                raise _refuse("plan-reduction", message, equation.span, "reduced here", REFERENCE)
 
 
 def _check_inputs(cascade: Cascade) -> None:
     if not any(r.tensor.origin == "input" for e in cascade.equations for r in reads(e.body)):
         name = cascade.outputs[0].name
         message = f"no kernel plan for `{name}`: it reads no real tensor, whose precision a kernel follows"
-        raise _refuse("plan-inputs", message, cascade.equation(name).span, "computed here", _REFERENCE)
+        raise _refuse("plan-inputs", message, cascade.equation(name).span, "computed here", REFERENCE)
 
 
 def _rows(cascade: Cascade) -> Index:
@@ -174,7 +174,7 @@ def _rows(cascade: Cascade) -> Index:
                 f"no kernel plan for `{tensor.name}`: the kernel's outputs are over {names}, and it is not"
             )
             span = cascade.equation(tensor.name).span
-            raise _refuse("plan-rows", message, span, "its rows are another kernel's", _REFERENCE)
+            raise _refuse("plan-rows", message, span, "its rows are another kernel's", REFERENCE)
         own = [i for i in tensor.indices if i.role == "sequence"]
         first = [i for i in cascade.outputs[0].indices if i.role == "sequence"]
         if len(own) != 1 or own != first:
@@ -183,7 +183,7 @@ def _rows(cascade: Cascade) -> Index:
                 f"no kernel plan for `{tensor.name}`: outputs share one sequence index, this one has {names}"
             )
             span = cascade.equation(tensor.name).span
-            raise _refuse("plan-rows", message, span, "its rows are another kernel's", _REFERENCE)
+            raise _refuse("plan-rows", message, span, "its rows are another kernel's", REFERENCE)
     return next(i for i in cascade.outputs[0].indices if i.role == "sequence")
 
 
@@ -202,7 +202,7 @@ def _at_grid(cascade: Cascade, batch: tuple[Index, ...]) -> Cascade:
         at = {i: {s[tensor.indices.index(i)] for s in subscripts} for i in away}
         if any(len(values) != 1 for values in at.values()):
             message = f"no kernel plan: `{tensor.name}` is read at several heads"
-            raise _refuse("plan-heads", message, equation.span, "defined here", _REFERENCE)
+            raise _refuse("plan-heads", message, equation.span, "defined here", REFERENCE)
         value = {i: next(iter(values)) for i, values in at.items()}
         heads = tuple(i for i in batch if any(i in free(v) for v in value.values()))
         kept = tuple(i for i in tensor.indices if i not in away)
@@ -234,7 +234,7 @@ def _walked(e: Reduce, cascade: Cascade) -> Index | None:
     if len(sequence) > 1 or (sequence and len(e.over) > 1) or any(i.role == "batch" for i in e.over):
         names = ", ".join(i.name for i in e.over)
         message = f"no kernel plan for a reduction over `{names}` at once: a loop walks one sequence index"
-        raise _refuse("plan-walk", message, e.span, "reduced here", _REFERENCE)
+        raise _refuse("plan-walk", message, e.span, "reduced here", REFERENCE)
     return sequence[0] if sequence else None
 
 
@@ -250,20 +250,20 @@ def _check_equation(
             f" and the kernel's rows are `{rows.name}`"
         )
         raise _refuse(
-            "plan-earlier-kernel", message, equation.span, "needs a kernel before this one", _REFERENCE
+            "plan-earlier-kernel", message, equation.span, "needs a kernel before this one", REFERENCE
         )
     if len([i for i in sequence if i != rows]) > 1 or any(
         i.role == "batch" and i not in batch for i in tensor.indices
     ):
         message = f"no kernel plan: `{tensor.name}` is over more than a row and a walked index"
-        raise _refuse("plan-rank", message, equation.span, "defined here", _REFERENCE)
+        raise _refuse("plan-rank", message, equation.span, "defined here", REFERENCE)
     for read in reads(equation.body):
         if read.tensor.origin == "equation" and read.at != read.tensor.indices:
             message = (
                 f"no kernel plan: `{show_expr(read)}` reads an equation at another position than its own"
             )
             raise _refuse(
-                "plan-position", message, equation.span, f"`{read.tensor.name}` is read here", _REFERENCE
+                "plan-position", message, equation.span, f"`{read.tensor.name}` is read here", REFERENCE
             )
 
 
@@ -278,7 +278,7 @@ def _loop(
             f"no kernel plan in one pass over `{index.name}`: `{edge.reader}` waits for `{edge.read}`, "
             f"which is complete only after a pass of its own, and no correction of constant size follows it"
         )
-        help = f"take what depends on `{edge.read}` out of the reduction; " + _REFERENCE
+        help = f"take what depends on `{edge.read}` out of the reduction; " + REFERENCE
         raise _refuse("plan-passes", message, equation.span, f"`{edge.read}` -> `{edge.reader}`", help)
     own = tuple(
         State(e, found.get(e.tensor.name)) for e in cascade.equations if states.get(e.tensor) == index

@@ -9,7 +9,6 @@ from attncc.schedule.tiles import Tile
 WIDTHS = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 SHORT = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32", "fp64": "float64"}
 
-
 KINDS = {
     "torch": ("float16", "bfloat16", "float32", "float64"),
     "triton": ("float16", "bfloat16", "float32"),

@@ -99,7 +99,6 @@ WIDEST = 256
 OLDEST = 80
 """The first CUDA generation with the matrix units and asynchronous copies that kernels are written for."""
 
-
 SHARED = {
     "cuda:80": 166_912, "cuda:86": 101_376, "cuda:89": 101_376, "cuda:90": 232_448, "cuda:100": 232_448,
     "cuda:120": 101_376, "hip:gfx942": 65_536,

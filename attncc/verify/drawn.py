@@ -66,6 +66,13 @@ class Case:
     made: Mapping[str, Made]
     seed: int
 
+    @property
+    def kind(self) -> torch.dtype:
+        """The element type."""
+        kind = getattr(torch, self.dtype)
+        assert isinstance(kind, torch.dtype)
+        return kind
+
     def data(self) -> dict[str, Any]:
         """Plain data."""
         return {
@@ -90,7 +97,7 @@ class Case:
             shape = tuple(self.extents[i.name] for i in tensor.indices)
             how, seed = self.made[tensor.name], self.seed * 1000 + n
             if tensor.kind == "float":
-                x = _floats(shape, how.values, bounds(cascade, tensor.name), seed).to(_kind(self.dtype))
+                x = _floats(shape, how.values, bounds(cascade, tensor.name), seed).to(self.kind)
             else:
                 elements = torch.from_numpy(table(cascade, tensor, shape, how.span, seed))
                 x = elements.to(torch.int32) if tensor.kind == "int" else elements
@@ -101,12 +108,6 @@ class Case:
 def _said(made: Made) -> str:
     layout = "" if made.layout == "contiguous" else f", {made.layout}"
     return f"{made.values}{layout}"
-
-
-def _kind(name: str) -> torch.dtype:
-    kind = getattr(torch, name)
-    assert isinstance(kind, torch.dtype)
-    return kind
 
 
 @st.composite

@@ -86,7 +86,7 @@ class Trial:
         around it, PyTorch may be right by luck.
         """
         source = torch.Generator(self.report.device).manual_seed(seed)
-        kind = kind_of(case)
+        kind = case.kind
         little = EPSILON[kind] ** 0.5
         near = {
             n: (x * (1 + little * torch.randn(x.shape, generator=source, device=x.device))).to(kind)
@@ -107,7 +107,7 @@ class Trial:
     ) -> list[Tensor]:
         """For every output, the error of every row over its bound."""
         outputs = zip(self.cascade.outputs, made, plain, exact, strict=True)
-        return [rows_of(tensor, x, near, far, kind_of(case)) for tensor, x, near, far in outputs]
+        return [rows_of(tensor, x, near, far, case.kind) for tensor, x, near, far in outputs]
 
     def _worst(self, case: Case, found: list[Tensor]) -> Row:
         """The worst row of all outputs."""
@@ -177,13 +177,6 @@ def rows_of(named: Named, x: Tensor, plain: Tensor, exact: Tensor, kind: torch.d
         return ratios(x, plain, exact, kind, features)
     wrong = (x != exact).any(dim=-1) if features else x != exact
     return torch.where(wrong, torch.inf, 0.0)
-
-
-def kind_of(case: Case) -> torch.dtype:
-    """The element type of a call."""
-    kind = getattr(torch, case.dtype)
-    assert isinstance(kind, torch.dtype)
-    return kind
 
 
 @contextmanager

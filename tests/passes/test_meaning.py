@@ -65,6 +65,35 @@ def test_constants_are_exact() -> None:
     same(kernel(CONSTANTS, values, TILE), results(meant(CONSTANTS), values))
 
 
+MOMENTS = {
+    "entropy": "P[q,k] = softmax(k where k <= q) s[q,k]\n"
+    "    D[q] = -sum(k where k <= q) P[q,k] * log(P[q,k])",
+    "variance": "m[q] = mean(k where k <= q) s[q,k]\n"
+    "    D[q] = mean(k where k <= q) (s[q,k] - m[q]) * (s[q,k] - m[q])",
+    "skewness": "m[q] = mean(k) s[q,k]\n"
+    "    u[q] = mean(k) (s[q,k] - m[q]) * (s[q,k] - m[q])\n"
+    "    D[q] = (mean(k) (s[q,k] - m[q]) * (s[q,k] - m[q]) * (s[q,k] - m[q])) / (u[q] * sqrt(u[q]) + 0.001)",
+    "weighted moment": "m[q] = max(k where q - k < 3) s[q,k]\n"
+    "    D[q] = sum(k where q - k < 3) exp(s[q,k] - m[q]) * (s[q,k] - m[q]) * (s[q,k] - m[q])",
+}
+
+
+@pytest.mark.parametrize("name", MOMENTS)
+@pytest.mark.parametrize("offset", [0.0, 1e3])
+def test_moments_in_one_pass(name: str, offset: float) -> None:
+    """Sums that move with companions, also far from 0: in float64 to 1e-12 of the terms they are made of."""
+    text = (
+        "pattern moments(Q[q,d], K[k,d]) -> D[q]:\n    align q to k\n"
+        f"    s[q,k] = sum(d) Q[q,d] * K[k,d]\n    {MOMENTS[name]}\n"
+    )
+    random = np.random.default_rng(0)
+    values = {"Q": random.normal(size=(9, 2)), "K": random.normal(size=(13, 2))}
+    values["Q"][:, 0], values["K"][:, 0] = offset, 1.0
+    (found,) = kernel(text, values, TILE).values()
+    (wanted,) = results(meant(text), values).values()
+    np.testing.assert_allclose(found, wanted, rtol=1e-12, atol=1e-12 * max(1.0, offset))
+
+
 @given(patterns())
 @settings(max_examples=100)
 def test_what_is_drawn_is_read_back(drawn: Drawn) -> None:

@@ -14,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attncc.diagnostics import PatternError
-from attncc.ir.cascade import Cascade, Equation, Expr, Reduce, Tensor, reads
+from attncc.ir.cascade import Cascade, Equation, Expr, Literal, Reduce, Tensor, reads
 from attncc.ir.evaluate import Results, evaluate
 from attncc.ir.show import show_expr
 from attncc.passes.analyse import analyse
+from attncc.passes.companions import accompany
 from attncc.passes.online import before, corrected, updaters
 from attncc.pipeline import planned
 from attncc.source import Source
@@ -65,6 +66,50 @@ def test_derived(said: str, correction: str | None) -> None:
         + f"    m[q] = max(k) s[q,k]\n    l[q] = sum(k) s[q,k] * s[q,k]\n    y[q] = {said}\n"
     )
     assert corrections(meant(text)).get("y") == correction
+
+
+@pytest.mark.parametrize(
+    ("said", "companions"),
+    [
+        (
+            "sum(k) exp(s[q,k] - m[q]) * (s[q,k] - m[q])",
+            {
+                "exp(s[q,k] - finite(m[q]))": "(finite(m_old[q]) - finite(m[q])) "
+                "* exp(m_old[q] - finite(m[q]))"
+            },
+        ),
+        ("sum(k) (s[q,k] - l[q]) * (s[q,k] - l[q])", {"l[q] - s[q,k]": "", "1": ""}),
+        (
+            "sum(k) (s[q,k] - l[q]) * (s[q,k] - l[q]) * (s[q,k] - l[q])",
+            {"": "", "l[q] - s[q,k]": "", "1": ""},
+        ),
+        # of these none: their rank grows with the number of samples (theory §A.5)
+        ("sum(k) sigmoid(s[q,k] - m[q])", {}),
+        ("sum(k) relu(s[q,k] - m[q])", {}),
+        ("sum(k) (if s[q,k] >= m[q] then exp(s[q,k]) else 0)", {}),
+        # this one would need two exponentials
+        ("sum(k) cos(s[q,k] - l[q])", {}),
+    ],
+)
+def test_companions(said: str, companions: dict[str, str]) -> None:
+    text = (
+        HEADER.format("y[q]")
+        + f"    m[q] = max(k) s[q,k]\n    l[q] = sum(k) s[q,k] * s[q,k]\n    y[q] = {said}\n"
+    )
+    cascade = accompany(meant(text))
+    updater = updaters(cascade).get("y")
+    assert (updater is None) == (not companions)
+    found = {} if updater is None else {_body(cascade, t): show_expr(w) for t, w in updater.companions}
+    assert len(found) == len(companions)
+    for body, weight in companions.items():
+        assert body in ("", *found)
+        assert weight in ("", found.get(body))
+
+
+def _body(cascade: Cascade, tensor: Tensor) -> str:
+    body = cascade.equation(tensor.name).body
+    assert isinstance(body, Reduce)
+    return show_expr(body.body)
 
 
 def test_a_term_must_not_come_before_what_it_follows() -> None:
@@ -149,11 +194,20 @@ def test_refused_with_the_edge(of: str, term: str, read: str) -> None:
 # However keys are split
 
 
+MEAN = "    mu[q] = mean(k where c[q,k]) s[q,k]\n"
+
 SPLITS = {
     "softmax": ABOVE.format(w="exp(s[q,k])"),
     "of opposite signs": ABOVE.format(w="(exp(s[q,k]) + exp(-s[q,k]))"),
     "of two kinds": ABOVE.format(w="(if v[k] > 0 then exp(s[q,k]) else 1 + s[q,k] * s[q,k])"),
     "to base two": ABOVE.format(w="2 ** s[q,k]"),
+    "entropy": "    P[q,k] = softmax(k where c[q,k]) s[q,k]\n"
+    "    O[q] = -sum(k where c[q,k]) P[q,k] * log(P[q,k])\n",
+    "variance": MEAN + "    O[q] = mean(k where c[q,k]) (s[q,k] - mu[q]) * (s[q,k] - mu[q])\n",
+    "third moment": MEAN
+    + "    O[q] = sum(k where c[q,k]) (s[q,k] - mu[q]) * (s[q,k] - mu[q]) * (s[q,k] - mu[q])\n",
+    "weighted second moment": "    m[q] = max(k where c[q,k]) s[q,k]\n"
+    "    O[q] = sum(k where c[q,k]) exp(s[q,k] - m[q]) * (s[q,k] - m[q]) * (s[q,k] - m[q]) * v[k]\n",
 }
 """Cascades that are split after all passes, in which sums follow a maximum."""
 
@@ -182,6 +236,8 @@ def states(cascade: Cascade) -> list[Equation]:
 
 def told(e: Expr, over: Tensor, known: Mapping[str, Array]) -> Array:
     """The value of a formula over a tensor's indices, of tensors that are known by name."""
+    if isinstance(e, Literal):
+        return np.asarray(float(e.value))
     inputs = {r.tensor.name: replace(r.tensor, origin="input") for r in reads(e)}
     told = Tensor("told", over.indices, "float", "equation")
     one = Cascade("one", "", tuple(inputs.values()), (), (), (Equation(told, e),), (told,))
@@ -201,9 +257,13 @@ def merged(cascade: Cascade, parts: list[Mapping[str, Array]]) -> dict[str, Arra
             if updater is not None:
                 old = {before(t).name: part[t.name] for t in updater.follows}
                 correction = told(updater.correction, equation.tensor, whole | old)
+                others = [
+                    part[t.name] * told(weight, equation.tensor, whole | old)
+                    for t, weight in updater.companions
+                ]
                 # what follows nothing yet is nothing, and stays it
                 if equation.body.op == "sum":
-                    here = here * correction
+                    here = sum(others, here * correction)
                 else:
                     here = np.where(np.isinf(here), here, here + correction)
             joined.append(here)

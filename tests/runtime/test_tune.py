@@ -369,6 +369,19 @@ def test_which_tiles_are_tried(target: str, feature: int, dtype: str) -> None:
     assert all(tuned.possible(tile) for tile in found)
 
 
+def test_outputs_without_the_widest_feature() -> None:
+    """The default is among what is tried, also for outputs that read fewer features."""
+    source = Source.read(CAUSAL)
+    extents = (("d", 64), ("e", 256))
+    o = tuned.Occasion(("lse",), "triton", "cuda:90", "", "float16", extents, ())
+    cascade = meaning(source, ("lse",))
+
+    def made(tile: Tile | None) -> str:
+        return generate(cascade, source, Specialisation("triton", "cuda:90", ("float16",), (extents,), tile))
+
+    assert made(None) in [made(tile) for tile in tune.tiles(o)]
+
+
 def test_a_gpu_without_a_row_has_the_tiles_of_an_older_one() -> None:
     o = tuned.Occasion((), "triton", "cuda:103", "", "bfloat16", (("d", 64),), ())
     assert tune.tiles(o) == tune.tiles(replace(o, target="cuda:100"))

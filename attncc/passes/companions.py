@@ -1,0 +1,108 @@
+"""Cascade → Cascade: what sums need beside them to follow a value that is still changing.
+
+    mu[q] = sum(k) s[q,k] / |k|                  count[q] = sum(k) 1
+    y[q] = sum(k) (s[q,k] - mu[q]) ** 2   -->    z[q] = sum(k) (sum(k) s[q,k] / count[q] - s[q,k])
+                                                 y[q] = sum(k) (s[q,k] - sum(k) s[q,k] / count[q]) ** 2
+
+As the mean moves by `t`, `y` becomes `y + 2 * t * z + t * t * count` (`passes.online`, theory §A.5, step 6).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from attncc.ir.cascade import (
+    ONE,
+    TRUE,
+    Apply,
+    Cascade,
+    Equation,
+    Expr,
+    Read,
+    Reduce,
+    Tensor,
+    children,
+    extent,
+    free,
+    kind,
+    rebuild,
+    walk,
+)
+from attncc.passes.online import comoves, followed, moving_parts, updater_of
+from attncc.passes.share import fresh
+
+
+@dataclass
+class _Company:
+    """The equations so far, and every reduction by its tensor."""
+
+    taken: set[str]
+    reductions: dict[Tensor, Reduce]
+    equations: list[Equation] = field(default_factory=list)
+
+    def join(self, host: Equation, e: Reduce) -> Tensor:
+        """A tensor that holds a reduction, by an equation of its own if there is none."""
+        held = next((t for t, r in self.reductions.items() if r == e), None)
+        if held is not None:
+            return held
+        name = fresh(f"{host.tensor.name}_companion", self.taken)
+        self.taken.add(name)
+        indices = tuple(i for i in host.tensor.indices if i.role != "feature" or i in free(e))
+        tensor = Tensor(name, indices, kind(e), "equation")
+        self.equations.append(Equation(tensor, e, host.span))
+        self.reductions[tensor] = e
+        return tensor
+
+
+def accompany(cascade: Cascade) -> Cascade:
+    """The companions that sums need to follow what is still changing, each an equation before it.
+
+    A mean over all there is, `x / |k|`, is followed as one over what there is so far, `x / sum(k) 1`.
+    """
+    reductions = {e.tensor: e.body for e in cascade.equations if isinstance(e.body, Reduce)}
+    taken = {t.name for t in cascade.inputs} | {e.tensor.name for e in cascade.equations}
+    company = _Company(taken, reductions)
+    for equation in cascade.equations:
+        e = equation.body
+        if isinstance(e, Reduce) and e.op == "sum" and updater_of(equation, reductions) is None:
+            follows = followed(equation, e, reductions)
+            if follows and comoves(e, follows, reductions) is not None:
+                e = _so_far(equation, e, follows, company)
+                equation = replace(equation, body=e)
+                reductions[equation.tensor] = e
+                for body in _companions(e, followed(equation, e, reductions), reductions):
+                    company.join(equation, replace(e, body=body))
+        company.equations.append(equation)
+    return replace(cascade, equations=tuple(company.equations))
+
+
+def _so_far(host: Equation, e: Reduce, follows: tuple[Tensor, ...], company: _Company) -> Reduce:
+    """A sum over all of an index, with the extent counted where it is part of what is followed."""
+    length = extent(e.over[0])
+    parts = [x for x in moving_parts(e.body, e.over, follows, company.reductions) if length in walk(x)]
+    if e.where != TRUE or len(e.over) > 1 or not parts:
+        return e
+    count = company.join(host, replace(e, body=ONE))
+    table = {x: _put(x, {length: Read(count, count.indices)}) for x in parts}
+    return replace(e, body=_put(e.body, table))
+
+
+def _put(e: Expr, table: Mapping[Expr, Expr]) -> Expr:
+    """An expression with some of its parts replaced."""
+    if e in table:
+        return table[e]
+    return (
+        e
+        if isinstance(e, Apply) and e.op == "extent"
+        else rebuild(e, tuple(_put(x, table) for x in children(e)))
+    )
+
+
+def _companions(
+    e: Reduce, follows: tuple[Tensor, ...], reductions: Mapping[Tensor, Reduce]
+) -> tuple[Expr, ...]:
+    """The bodies of the companions that are not there yet."""
+    found = comoves(e, follows, reductions) if follows else None
+    there = {r for r in reductions.values()}
+    return tuple(b for b in found.basis if replace(e, body=b) not in there) if found else ()
