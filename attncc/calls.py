@@ -154,6 +154,12 @@ def numbered(cascade: Cascade, chosen: Mapping[str, Number]) -> dict[str, Number
     if missing:
         names = ", ".join(f"`{name}`" for name in missing)
         raise BadNumber(f"{names} has no default: say `--set {missing[0]}=...`")
+    whole = {t.name for t in scalars(cascade) if t.kind == "int"}
+    for name in sorted(divisors(cascade) & whole):
+        if values[name] <= 0:
+            raise BadNumber(
+                f"`{name}` divides positions or extents, and is {values[name]}: it must be positive"
+            )
     return {t.name: values[t.name] for t in scalars(cascade)}
 
 

@@ -212,3 +212,29 @@ def test_threads_share_what_is_generated() -> None:
                 assert torch.equal(o if n % 2 else o[0], meant[0])
                 assert n % 2 or torch.equal(o[1], meant[1])
     assert attend.compilations == 2
+
+
+BLOCKS = """pattern blocks(Q[q,d], K[k,d], block: int) -> O[q]:
+    align q to k
+    split k into n, i by block
+    S[q,k] = sum(d) Q[q,d] * K[k,d]
+    O[q] = sum(k where k // block == q // block) S[q,k]
+"""
+
+
+@pytest.mark.parametrize("block", [0, -1])
+def test_blocks_have_a_size(block: int) -> None:
+    attend = attncc.compile(BLOCKS, backend="torch")
+    with pytest.raises(ValueError, match=f"`block` divides positions and must be positive, not {block}"):
+        attend(torch.randn(9, 4), torch.randn(9, 4), block=block)
+
+
+def test_kernels_of_a_gpu_say_so() -> None:
+    from triton import knobs
+
+    x = torch.randn(1, 1, 9, 16)
+    attend = attncc.load("patterns/causal.attn", backend="triton")
+    with knobs.runtime.scope():
+        knobs.runtime.interpret = False
+        with pytest.raises(ValueError, match="this kernel runs on a GPU, and `Q` is on cpu"):
+            attend(x, x, x)

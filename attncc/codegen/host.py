@@ -39,8 +39,8 @@ KINDS = '''def check_kinds(floats, integers, booleans, allowed):
             raise TypeError(f"`{name}` is {str(tensor.dtype)[6:]}, but `{first}` is {other}")
         if tensor.requires_grad and torch.is_grad_enabled():
             raise NotImplementedError(
-                f"`{name}` requires grad, and this kernel has no backward pass yet: "
-                "call it under torch.no_grad(), or use the dense `reference`, which is differentiable"
+                f"`{name}` requires grad, and this kernel has no backward pass yet: call it under "
+                'torch.no_grad(), or as the dense reference, backend="reference", which is differentiable'
             )
     for name, tensor in integers:
         if tensor.dtype not in (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8):
@@ -86,8 +86,10 @@ def spelled(value: int | float | bool) -> str:
     return f"{'-' if value < 0 else ''}math.inf" if infinite else repr(value)
 
 
-def checks(cascade: Cascade, words: Words, dtypes: str, body: Sequence[str]) -> Iterator[str]:
-    """Lines that check the arguments and name the extents that they and the body read."""
+def checks(
+    cascade: Cascade, words: Words, dtypes: str, body: Sequence[str], positives: Sequence[Expr]
+) -> Iterator[str]:
+    """Lines that check the arguments, divisors too, and name the extents that they and the body read."""
     tensors = [t for t in cascade.inputs if t.origin in ("input", "table")]
     rows = [
         f'("{t.name}", "{" ".join(i.name for i in t.indices)}", {words.tensor(t.name)}),' for t in tensors
@@ -103,6 +105,7 @@ def checks(cascade: Cascade, words: Words, dtypes: str, body: Sequence[str]) -> 
     for tensor in cascade.inputs:
         if tensor.origin in ("scalar", "static"):
             yield f'check_number("{tensor.name}", {words.tensor(tensor.name)}, {tensor.kind})'
+    yield from _positive((*positives, *_divisors(cascade)), words)
     known = tuple(dict.fromkeys(i for t in tensors for i in t.indices))
     rest = [f"{words.extent(index)} = {number_text(length, words)}" for index, length in cascade.lengths]
     rest += _divisions(cascade, words)
@@ -136,9 +139,18 @@ def _groups(cascade: Cascade) -> tuple[tuple[Index, Index], ...]:
     return tuple(found)
 
 
-def positive_checks(positives: tuple[Expr, ...], words: Words) -> Iterator[str]:
-    """Divisors that the tile ranges take for positive."""
-    for e in positives:
+def _divisors(cascade: Cascade) -> Iterator[Expr]:
+    """What lengths are divided by."""
+    for _, length in cascade.lengths:
+        for e in walk(length):
+            match e:
+                case Apply("//" | "%", (_, divisor)):
+                    yield divisor
+
+
+def _positive(divisors: Sequence[Expr], words: Words) -> Iterator[str]:
+    """Numbers that lengths or the ranges of tiles are divided by."""
+    for e in dict.fromkeys(divisors):
         if isinstance(e, Read) and e.tensor.origin in ("scalar", "static"):
             name = words.tensor(e.tensor.name)
             yield f"if {name} <= 0:"

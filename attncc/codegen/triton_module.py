@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from attncc.codegen.descriptors import DESCRIBE, by_descriptor, described
-from attncc.codegen.host import checks, output_shape, positive_checks
+from attncc.codegen.host import checks, output_shape
 from attncc.codegen.module import INDENT, Said, assemble, element_types, host, words_of
 from attncc.codegen.signature import Signature
 from attncc.codegen.triton import kernel_text
@@ -37,7 +37,13 @@ def generate(said: Said, cascade: Cascade, plan: Plan, spec: Specialisation) -> 
     )
     helpers, text = kernel_text(program, words, s, ragged)
     launch = list(_launch(cascade, s, words))
-    lines = [*checks(cascade, words, "KINDS", launch), *positive_checks(s.positives, words)]
+    first = words.tensor(program.leading.name)
+    lines = [
+        *checks(cascade, words, "KINDS", launch, s.positives),
+        f"if not ({first}.is_cuda or triton.knobs.runtime.interpret):",
+        "    raise ValueError("
+        f'f"this kernel runs on a GPU, and `{program.leading.name}` is on {{{first}.device}}")',
+    ]
     table = element_types(spec)
     table += "# tiles, warps and pipeline stages by the extents of features and the bytes of an element\n"
     table += "\n".join(tile_table(s, spec, kernel.narrow))

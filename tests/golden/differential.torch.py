@@ -64,8 +64,8 @@ def check_kinds(floats, integers, booleans, allowed):
             raise TypeError(f"`{name}` is {str(tensor.dtype)[6:]}, but `{first}` is {other}")
         if tensor.requires_grad and torch.is_grad_enabled():
             raise NotImplementedError(
-                f"`{name}` requires grad, and this kernel has no backward pass yet: "
-                "call it under torch.no_grad(), or use the dense `reference`, which is differentiable"
+                f"`{name}` requires grad, and this kernel has no backward pass yet: call it under "
+                'torch.no_grad(), or as the dense reference, backend="reference", which is differentiable'
             )
     for name, tensor in integers:
         if tensor.dtype not in (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8):

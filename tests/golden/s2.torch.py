@@ -63,8 +63,8 @@ def check_kinds(floats, integers, booleans, allowed):
             raise TypeError(f"`{name}` is {str(tensor.dtype)[6:]}, but `{first}` is {other}")
         if tensor.requires_grad and torch.is_grad_enabled():
             raise NotImplementedError(
-                f"`{name}` requires grad, and this kernel has no backward pass yet: "
-                "call it under torch.no_grad(), or use the dense `reference`, which is differentiable"
+                f"`{name}` requires grad, and this kernel has no backward pass yet: call it under "
+                'torch.no_grad(), or as the dense reference, backend="reference", which is differentiable'
             )
     for name, tensor in integers:
         if tensor.dtype not in (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8):
@@ -130,13 +130,13 @@ def s2(Q, K, V, block=64, local=16, stride=8):
     check_number("block", block, int)
     check_number("local", local, int)
     check_number("stride", stride, int)
+    if block <= 0:
+        raise ValueError(f"`block` divides positions and must be positive, not {block}")
     NB, NH, NQ, D, NG, NK, E = (
         sizes["b"], sizes["h"], sizes["q"], sizes["d"], sizes["g"], sizes["k"], sizes["e"]
     )
     if NG == 0 or NH % NG:
         raise ValueError(f"|g| = {NG} does not divide |h| = {NH}")
-    if block <= 0:
-        raise ValueError(f"`block` divides positions and must be positive, not {block}")
     O = Q.new_empty((NB, NH, NQ, E))
     device, kind = Q.device, accumulator(Q)
     h = torch.arange(NH, device=device)[None, :]
