@@ -11,7 +11,7 @@ from attncc.ir.equations import Equations, equations
 from attncc.ir.indices import scope_of
 from attncc.ir.kinds import Kinds, check_kinds, kind_named, kinds_of, wanted
 from attncc.ir.lengths import lengths, statics
-from attncc.ir.said import Mistakes, listed, near
+from attncc.ir.said import Mistakes, listed, near, parts
 from attncc.ir.scope import Scope, statements
 from attncc.source import Source
 from attncc.syntax import ast
@@ -70,6 +70,18 @@ def _check_kinds(scope: Scope, kinds: Kinds, mistakes: Mistakes) -> None:
         check_kinds(e, kinds, mistakes)
     for equation in scope.equations.values():
         check_kinds(equation.body, kinds, mistakes)
+        _check_roots(equation.body, scope, mistakes)
+
+
+def _check_roots(e: ast.Expr, scope: Scope, mistakes: Mistakes) -> None:
+    """A root of a feature's position, where that of its extent is meant."""
+    match e:
+        case ast.Call("sqrt", (ast.Name(name),)) if name in scope.indices:
+            if scope.indices[name].role == "feature":
+                message = f"`sqrt({name})` is the root of every position of `{name}`, 0 at the first"
+                mistakes.add("position-root", message, e.span, "", f"`sqrt(|{name}|)` is that of its extent")
+    for part in parts(e):
+        _check_roots(part, scope, mistakes)
 
 
 def _inputs(scope: Scope) -> dict[str, Tensor]:
