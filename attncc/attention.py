@@ -255,7 +255,10 @@ def _argument(name: str) -> str:
 
 
 def _names(outputs: Sequence[str] | str | None) -> tuple[str, ...]:
-    return (outputs,) if isinstance(outputs, str) else tuple(outputs or ())
+    names = (outputs,) if isinstance(outputs, str) else () if outputs is None else outputs
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"`outputs` is a name, or a list or tuple of names, not {outputs!r}")
+    return tuple(names)
 
 
 def _kinds(backend: str, cascade: Cascade, arguments: dict[str, Any]) -> tuple[str, ...]:

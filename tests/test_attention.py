@@ -153,6 +153,11 @@ REFUSALS: dict[str, tuple[Callable[..., Any], type[Exception], str]] = {
     "real": (lambda f, q, k, v: f(q, k, v, 2.0), TypeError, "`window` is an integer, not 2.0"),
     "truth": (lambda f, q, k, v: f(q, k, v, sinks=True), TypeError, "`sinks` is an integer, not True"),
     "large": (lambda f, q, k, v: f(q, k, v, 1 << 30), ValueError, "stay between -2**30 and 2**30"),
+    "unordered": (
+        lambda f, q, k, v: f(q, k, v, outputs={"O", "lse"}),
+        TypeError,
+        "is a name, or a list or tuple",
+    ),
     "twice": (lambda f, q, k, v: f(q, k, v, outputs=("O", "O")), ValueError, "an output is asked for twice"),
     "output": (
         lambda f, q, k, v: f(q, k, v, outputs="nothing"),

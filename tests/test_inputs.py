@@ -50,6 +50,24 @@ def test_extents_of_nothing_and_of_one(name: str, device: str) -> None:
         close(made, meant)
 
 
+NEAR = """pattern near(Q[q,d], K[k,d], V[k,e], doc[k]: int) -> O[q,e]:
+    align q to k
+    S[q,k] = sum(d) Q[q,d] * K[k,d]
+    O[q,e] = sum(k) (softmax(k where abs(doc[k] - doc[q]) <= 1) S[q,k]) * V[k,e]
+"""
+
+
+@pytest.mark.parametrize("backend", [None, "reference"])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16])
+@pytest.mark.parametrize("device", DEVICES)
+def test_short_tables_do_not_wrap_around(dtype: torch.dtype, backend: str | None, device: str) -> None:
+    attend = attncc.compile(NEAR, backend)
+    call: dict[str, Any] = {name: torch.randn(80, 16, device=device) for name in "QKV"}
+    low, high = torch.iinfo(dtype).min, torch.iinfo(dtype).max
+    call["doc"] = torch.tensor([low, low + 1, high - 1, high], device=device).repeat(20)
+    close(attend(**{**call, "doc": call["doc"].to(dtype)}), exact(attend, call))
+
+
 @pytest.mark.parametrize("name", ["window", "streaming"])
 @pytest.mark.parametrize("device", DEVICES)
 def test_a_negative_window_sees_nothing(name: str, device: str) -> None:

@@ -102,6 +102,9 @@ def checks(
         for kind in ("float", "int", "bool")
     )
     yield f"check_kinds([{floats}], [{integers}], [{booleans}], {dtypes})"
+    for name in (words.tensor(t.name) for t in tensors if t.kind == "int"):
+        # sums of shorter integers would wrap around
+        yield f"{name} = {name}.to(torch.promote_types({name}.dtype, torch.int32))"
     for tensor in cascade.inputs:
         if tensor.origin in ("scalar", "static"):
             yield f'check_number("{tensor.name}", {words.tensor(tensor.name)}, {tensor.kind})'

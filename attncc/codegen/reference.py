@@ -66,7 +66,11 @@ def reference(cascade: Cascade) -> Reference:
     # a loop over positions may have the name of its index, unless that is a tensor of positions somewhere
     free = {i: name for i, name in frame.positions.items() if not _said(name, body.lines)}
     body = _body(cascade, whole, lacking, {**steps, **free})
-    lines = [*_signature(cascade, body.frame.words), *_extents(cascade, body), *body.lines]
+    words = body.frame.words
+    tables = [words.tensor(t.name) for t in cascade.inputs if t.origin == "table" and t.kind == "int"]
+    # sums of shorter integers would wrap around
+    wide = [f"    {name} = {name}.long()" for name in tables]
+    lines = [*_signature(cascade, words), *wide, *_extents(cascade, body), *body.lines]
     text = "\n".join(lines) + "\n"
     return Reference(helpers(text), text)
 

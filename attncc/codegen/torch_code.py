@@ -85,15 +85,25 @@ PYTHON = frozenset(("neg", "not", "and", "or", "+", "-", "*", "//", "%", "<", "<
 def _choose(e: Choose, k: Body) -> Code:
     c, a, b = (code_of(x, k) for x in (e.condition, e.then, e.other))
     if _plain(e.condition, k):
-        axes = union((a, b), k.axes)
+        if kind(e) == "float":
+            a, b = _alike((e.then, e.other), (a, b), k)
+        axes, lead = union((a, b), k.axes), a.lead or b.lead
+        if axes or lead:
+            a, b = (_filled(p, axes, e) if p.scalar else spread(p, axes) for p in (a, b))
         text = f"{a.within(LOOSE - 1)} if {c.within(LOOSE - 1)} else {b.within(LOOSE - 1)}"
-        return Code(text, LOOSE, axes, a.lead or b.lead)
+        return Code(text, LOOSE, axes, lead)
     if kind(e) == "float" and _plain(e.then, k) and _plain(e.other, k):
         a = Code(_tensor(a))
     a, b = _alike((e.then, e.other), (a, b), k)
     axes = union((c, a, b), k.axes)
     parts = ", ".join(spread(p, axes).text for p in (c, a, b))
     return Code(f"torch.where({parts})", ATOM, axes, c.lead or a.lead or b.lead)
+
+
+def _filled(code: Code, axes: tuple[Index, ...], e: Expr) -> Code:
+    """A number as a tensor, where the other branch is one."""
+    dtype = ", dtype=kind" if kind(e) == "float" else ""
+    return Code(f"torch.full({[1] * len(axes)}, {code.text}, device=device{dtype})", ATOM, axes)
 
 
 def _alike(args: tuple[Expr, ...], parts: Sequence[Code], k: Body, always: bool = False) -> list[Code]:

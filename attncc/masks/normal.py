@@ -70,7 +70,8 @@ def pushed(e: Expr, holds: bool = True) -> Expr:
 def total(e: Expr) -> Expr:
     """A predicate that says itself where it has no value, and reads nothing out of range.
 
-    A comparison without a value fails, and so does its negation; what an `or` beside it says still holds.
+    A comparison without a value fails, and so does its negation; what an `or` beside it says still holds. The
+    condition of a choice fails where it has no value.
     Subscripts made of batched indices alone are in range by construction. A reduction answers for its own
     body.
     """
@@ -79,9 +80,8 @@ def total(e: Expr) -> Expr:
 
 def _guarded(e: Expr, holds: bool) -> Expr:
     """A predicate, or its negation, each comparison asked only where it has a value."""
-    value, present = _clamped(e)
-    if present == TRUE:
-        return value if holds else pushed(value, False)
+    if _sure(e):
+        return e if holds else pushed(e, False)
     match e:
         case Apply(op="not", args=(a,)):
             return _guarded(a, not holds)
@@ -89,17 +89,36 @@ def _guarded(e: Expr, holds: bool) -> Expr:
             join = both if (e.op == "and") == holds else either
             return join(_guarded(a, holds), _guarded(b, holds))
         case Choose(condition=c, then=a, other=b):
-            taken = both(_guarded(c, True), _guarded(a, holds))
-            return either(taken, both(_guarded(c, False), _guarded(b, holds)))
+            taken = _guarded(c, True)
+            then, other = both(taken, _guarded(a, holds)), both(pushed(taken, False), _guarded(b, holds))
+            return either(then, other)
         case _:
+            value, present = _clamped(e)
             return both(present, pushed(value, holds))
+
+
+def _sure(e: Expr) -> bool:
+    """Whether an expression has a value wherever it stands."""
+    match e:
+        case Reduce():
+            return True
+        case Read():
+            own = zip(e.tensor.indices, e.at, strict=True)
+            return all(_sure(at) and _inside(at, axis)[1] == TRUE for axis, at in own)
+        case _:
+            return all(map(_sure, children(e)))
 
 
 def _clamped(e: Expr) -> tuple[Expr, Expr]:
     """An expression with its subscripts held inside their tensors, and where it has a value."""
+    if _sure(e):
+        return e, TRUE
     match e:
         case Index() | Literal() | Reduce() | Apply(op="extent"):
             return e, TRUE
+        case Apply(op="and" | "or"):
+            holds = _guarded(e, True)
+            return holds, either(holds, _guarded(e, False))
         case Read():
             present: Expr = TRUE
             at = []
@@ -110,9 +129,9 @@ def _clamped(e: Expr) -> tuple[Expr, Expr]:
                 present = both(present, both(there, inside))
             return rebuild(e, tuple(at)), present
         case Choose():
-            (c, there), (a, left), (b, right) = map(_clamped, children(e))
-            taken = left if left == right else pushed(Choose(c, left, right))
-            return Choose(c, a, b), both(there, taken)
+            c = _guarded(e.condition, True)
+            (a, left), (b, right) = _clamped(e.then), _clamped(e.other)
+            return Choose(c, a, b), left if left == right else pushed(Choose(c, left, right))
         case Apply():
             parts = [_clamped(part) for part in e.args]
             return rebuild(e, tuple(value for value, _ in parts)), reduce(both, (there for _, there in parts))

@@ -137,7 +137,9 @@ def _row(s: Sum, e: Expr, plane: Plane) -> Bands:
     moves = direction(spelled(s), plane)
     if moves is None:
         return _against(s, e, plane)
-    passes = Choose(e, Band(plane).end, number(-1))
+    # the column may still stand in `e`, where it cancels out
+    condition = _negative(s) if plane.columns in free(e) else e
+    passes = Choose(condition, Band(plane).end, number(-1))
     return (Band(plane, highs=(Bound(passes, REVERSE[moves]),)),)
 
 

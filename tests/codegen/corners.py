@@ -32,6 +32,10 @@ CORNERS = {
     "documents before": ("sorted doc[b,k]: int", "doc[k] < doc[q] or k == q"),
     "a truth value": ("flag: bool", "not flag or k <= q"),
     "a truth value with more": ("flag: bool", "(not flag and k < 9) or k <= q"),
+    "a number or a table": ("flag: bool, span[h]: int", "k <= (if not flag then q else span)"),
+    "a number or an element": ("flag: bool, doc[b,k]: int", "(if flag then 3 else doc[q]) != k"),
+    "a column that cancels out": ("n: int", "q // 3 < n + k - k"),
+    "a choice by what is not there": ("doc[b,k]: int", "(if doc[q + 9] == doc[k] then 0 else 1) > 0"),
     "a root": ("n: int", "q - k < sqrt(n) * 4"),
     "a real number": ("n: int", "k % n == 0 or Q[|q| - 1,0] < 0.3"),
     "names of the kernel": (

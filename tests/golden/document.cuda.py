@@ -259,6 +259,7 @@ def document(Q, K, V, doc):
         ("doc", "b k", doc),
     )
     check_kinds([("Q", Q), ("K", K), ("V", V)], [("doc", doc)], [], KINDS)
+    doc = doc.to(torch.promote_types(doc.dtype, torch.int32))
     NB, NH, NQ, D, NG, NK, E = (
         sizes["b"], sizes["h"], sizes["q"], sizes["d"], sizes["g"], sizes["k"], sizes["e"]
     )
@@ -327,6 +328,7 @@ def _amax(x, dim, nothing):
 
 def reference(Q, K, V, doc):
     """`document`: dense, differentiable, any device and dtype."""
+    doc = doc.long()
     _, NH, NQ, D = Q.shape
     _, NG, NK, _ = K.shape
     h = torch.arange(NH, device=Q.device)

@@ -110,6 +110,7 @@ def per_head_window(Q, K, V, span):
         ("span", "h", span),
     )
     check_kinds([("Q", Q), ("K", K), ("V", V)], [("span", span)], [], KINDS)
+    span = span.to(torch.promote_types(span.dtype, torch.int32))
     NB, NH, NQ, D, NG, NK, E = (
         sizes["b"], sizes["h"], sizes["q"], sizes["d"], sizes["g"], sizes["k"], sizes["e"]
     )
@@ -194,6 +195,7 @@ def _amax(x, dim, nothing):
 
 def reference(Q, K, V, span):
     """`per_head_window`: dense, differentiable, any device and dtype."""
+    span = span.long()
     _, NH, NQ, D = Q.shape
     _, NG, NK, _ = K.shape
     h = torch.arange(NH, device=Q.device)

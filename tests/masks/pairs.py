@@ -119,11 +119,12 @@ def size(a: Pair) -> Pair:
 
 
 def choose(c: Pair, a: Pair, b: Pair) -> Pair:
-    """`if c then a else b`: only the branch taken has to have a value."""
+    """`if c then a else b`: only the branch taken has to have a value, the second where `c` has none."""
 
     def meaning(env: Mapping[str, Any]) -> tuple[Any, Any]:
         (c_, there), (a_, left), (b_, right) = (p.meaning(env) for p in (c, a, b))
-        return np.where(c_, a_, b_), np.logical_and(there, np.where(c_, left, right))
+        taken = np.logical_and(c_, there)
+        return np.where(taken, a_, b_), np.where(taken, left, right)
 
     return Pair(Choose(c.e, a.e, b.e), meaning)
 

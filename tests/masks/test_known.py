@@ -21,6 +21,7 @@ from tests.masks.pairs import (
     Q,
     aligned,
     choose,
+    const,
     h,
     k,
     least,
@@ -183,6 +184,15 @@ def test_a_read_out_of_range_fails_alone() -> None:
     env: dict[str, Any] = {"|q|": 4, "|k|": 4, "doc": np.zeros(4, int)}
     found = bands(mask.e, Q, K)
     assert max(hi for _, hi, _, _ in segments(found, 0, 3, 1, env)) == 4
+
+
+def test_a_condition_out_of_range_is_false() -> None:
+    """`if doc[k + 1] == 0 then false else true`: only the last column holds."""
+    mask = choose(table("doc", K, k + 1).equals(0), FALSE, TRUE)
+    number = choose(table("doc", K, k + 1).equals(0), const(0), const(1)) > 0
+    env: dict[str, Any] = {"|q|": 4, "|k|": 4, "doc": np.zeros(4, int)}
+    for found in (bands(mask.e, Q, K), bands(number.e, Q, K)):
+        assert any(lo <= 3 < hi for lo, hi, _, _ in segments(found, 0, 3, 1, env))
 
 
 def test_too_many_bands_become_a_test() -> None:
