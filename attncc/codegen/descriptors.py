@@ -34,8 +34,8 @@ DESCRIBE = '''def describe(tensor, block):
 
 
 def by_descriptor(spec: Specialisation) -> bool:
-    """Whether a module loads by descriptors. Exact float32 products take their operands from
-    registers, and pointers lead there in fewer.
+    """Whether a module loads by descriptors. Exact float32 products take their operands from registers, and
+    pointers lead there in fewer.
     """
     vendor, _, generation = spec.target.partition(":")
     return vendor == "cuda" and int(generation) >= FIRST and any(WIDTHS[d] == 2 for d in spec.dtypes)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from attncc.ir.cascade import Apply, Choose, Expr, Index, Literal, Read, Reduce, children, free, number, reads
-from attncc.ir.logic import product, terms, total
+from attncc.ir.logic import is_finite, product, terms, total
 from attncc.ops import FUNCTIONS
 
 Leaves = dict[Expr, Any]
@@ -91,7 +91,7 @@ def comoving(
     d = [sp.Symbol(f"d{n}", real=True) for n in range(len(moving))]
     leaves: Leaves = {}
     for e, symbol in zip(moving, d, strict=True):
-        leaves |= {part: symbol for part in (children(e) if _is_finite(e) else ())} | {e: symbol}
+        leaves |= {part: symbol for part in (children(e) if is_finite(e) else ())} | {e: symbol}
     try:
         basis = [_to_sympy(body, leaves, sp)]
         others = [(e, x) for e in known if (x := _convertible(e, leaves, sp)) is not None]
@@ -128,10 +128,6 @@ def comoving(
         return Comoving(found, tuple(_from_sympy(g, back, sp) for g in growth), weights)
     except _Beyond:
         return None
-
-
-def _is_finite(e: Expr) -> bool:
-    return isinstance(e, Apply) and e.op == "finite"
 
 
 def _convertible(e: Expr, leaves: Leaves, sp: Any) -> Any:

@@ -72,6 +72,11 @@ def is_literal(e: Expr, value: float) -> bool:
     return isinstance(e, Literal) and e.kind != "bool" and e.value == value
 
 
+def is_finite(e: Expr) -> bool:
+    """Whether an expression is an extreme made finite."""
+    return isinstance(e, Apply) and e.op == "finite"
+
+
 def times(a: Expr, b: Expr) -> Expr:
     """`a * b`, without a factor 1."""
     if is_literal(a, 1):

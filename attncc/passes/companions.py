@@ -71,7 +71,8 @@ def accompany(cascade: Cascade) -> Cascade:
                 e = _so_far(equation, e, follows, company)
                 equation = replace(equation, body=e)
                 reductions[equation.tensor] = e
-                for body in _companions(e, followed(equation, e, reductions), reductions):
+                found = comoves(e, followed(equation, e, reductions), reductions)
+                for body in found.basis if found else ():
                     company.join(equation, replace(e, body=body))
         company.equations.append(equation)
     return replace(cascade, equations=tuple(company.equations))
@@ -92,17 +93,6 @@ def _put(e: Expr, table: Mapping[Expr, Expr]) -> Expr:
     """An expression with some of its parts replaced."""
     if e in table:
         return table[e]
-    return (
-        e
-        if isinstance(e, Apply) and e.op == "extent"
-        else rebuild(e, tuple(_put(x, table) for x in children(e)))
-    )
-
-
-def _companions(
-    e: Reduce, follows: tuple[Tensor, ...], reductions: Mapping[Tensor, Reduce]
-) -> tuple[Expr, ...]:
-    """The bodies of the companions that are not there yet."""
-    found = comoves(e, follows, reductions) if follows else None
-    there = {r for r in reductions.values()}
-    return tuple(b for b in found.basis if replace(e, body=b) not in there) if found else ()
+    if isinstance(e, Apply) and e.op == "extent":
+        return e
+    return rebuild(e, tuple(_put(x, table) for x in children(e)))

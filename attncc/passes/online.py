@@ -28,7 +28,18 @@ from attncc.ir.cascade import (
     rebuild,
 )
 from attncc.ir.cascade import children as parts_of
-from attncc.ir.logic import conjuncts, factors, is_literal, minus, plus, quotient, terms, times, total
+from attncc.ir.logic import (
+    conjuncts,
+    factors,
+    is_finite,
+    is_literal,
+    minus,
+    plus,
+    quotient,
+    terms,
+    times,
+    total,
+)
 from attncc.passes.scaled import Scales, scaled
 
 
@@ -83,8 +94,7 @@ def comoves(e: Reduce, follows: tuple[Tensor, ...], reductions: Mapping[Tensor, 
     """The basis of a sum's term that moves with what it follows, if it has one."""
     moving = moving_parts(e.body, e.over, follows, reductions)
     steps = tuple(
-        minus(x, rebuild(x, (_old(_bare(x), follows),)) if _is_finite(x) else _old(x, follows))
-        for x in moving
+        minus(x, rebuild(x, (_old(_bare(x), follows),)) if is_finite(x) else _old(x, follows)) for x in moving
     )
     known = [
         r.body for r in reductions.values() if (r.op, r.over, r.where) == (e.op, e.over, e.where) and r != e
@@ -147,12 +157,8 @@ def _vanishes(factor: Expr, x: Expr, reductions: Mapping[Tensor, Reduce]) -> boo
             return False
 
 
-def _is_finite(x: Expr) -> bool:
-    return isinstance(x, Apply) and x.op == "finite"
-
-
 def _bare(x: Expr) -> Expr:
-    return parts_of(x)[0] if _is_finite(x) else x
+    return parts_of(x)[0] if is_finite(x) else x
 
 
 def _tensors(e: Expr) -> tuple[Tensor, ...]:

@@ -5,9 +5,9 @@ tiles that are alive at once:
 
     registers = 30 + (1.05 * rows * states + (3 * alive - 4) * rows * columns + 0.6 * operands) / threads
 
-Fitted on 16-bit kernels for sm_90 that load by descriptors (Triton 3.6, 8 tiles, 3 feature extents): no tile
-that is let through spills more than 160 bytes, and no candidate that is turned down would have been clean at
-its speed. Exact float32 products and other vendors keep to their rows.
+Fitted on six 16-bit kernels for sm_90 that load by descriptors (Triton 3.6, 8 tiles, 3 feature extents): what
+is let through spilled 16 bytes at most; a few tiles are turned down though they were clean. The estimate of
+shared memory is up to 8 KB low. Exact float32 products and other vendors keep to their rows.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ os.environ["TRITON_INTERPRET"] = "1"
 import torch
 
 import attncc
-from tests.criterion import worst
+from attncc.verify.criterion import worst
 from tests.shapes import Shape, arguments, doubled, numbers
 
 CASES = (

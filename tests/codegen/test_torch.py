@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import attncc
-from tests.criterion import worst
+from attncc.verify.criterion import worst
 from tests.shapes import AHEAD, KERNELS, LENGTHS, MORE, PAIRING, Shape, arguments, doubled, numbers
 
 ROOT = Path(__file__).parents[2]

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import attncc
+from attncc.verify.criterion import worst
 from tests.codegen.corners import CORNERS, argument, text_of
-from tests.criterion import worst
 from tests.shapes import KERNELS, LENGTHS, MORE, Shape, arguments, doubled, numbers
 
 pytestmark = pytest.mark.gpu

@@ -12,7 +12,7 @@ import torch
 
 import attncc
 from attncc.runtime import tuned
-from tests.criterion import worst
+from attncc.verify.criterion import worst
 
 pytestmark = pytest.mark.gpu
 
