@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable, Sequence
 from keyword import iskeyword
 from pathlib import Path
@@ -12,13 +13,14 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from attncc.codegen.words import Words
-from attncc.diagnostics import Diagnostic, PatternError
+from attncc.diagnostics import Diagnostic, Label, PatternError
 from attncc.ir.cascade import Cascade
 from attncc.pipeline import generate, meaning
 from attncc.runtime.cache import cached
 from attncc.schedule.spec import KINDS, WIDTHS, Specialisation
 from attncc.schedule.tiles import WIDEST, Tile
 from attncc.source import Source
+from attncc.syntax.parser import parse
 
 if TYPE_CHECKING:
     from attncc.runtime.tune import Report
@@ -49,6 +51,11 @@ class Attention:
             raise ValueError(
                 f"backend {backend!r}: choose torch, triton, reference, or None for the tensors' device"
             )
+        if backend in (None, "triton") and "torch" in sys.modules:
+            from attncc.runtime.target import prepare
+
+            prepare()
+        _refuse_reserved(source)
         self.source = source
         self.backend = backend
         self.modules: dict[_Key, str] = {}
@@ -58,7 +65,7 @@ class Attention:
         self._traced = SimpleNamespace()
         self.__name__ = self.cascade.name
         self.__doc__ = self.cascade.doc
-        self.__signature__ = signature or _signature(self.cascade)
+        self.__signature__ = _signature(self.cascade, signature)
         names = {_argument(t.name): t.name for t in self.cascade.inputs}
         self._inputs = {name: names[name] for name in self.__signature__.parameters}
         parameters = self.__signature__.parameters.values()
@@ -236,17 +243,34 @@ class Attention:
         return function, dict(zip(inputs, parameters, strict=True))
 
 
-def _signature(cascade: Cascade) -> inspect.Signature:
-    """By name only from where a parameter without a default follows one that has it."""
-    defaults = dict(cascade.defaults)
+def _signature(cascade: Cascade, written: inspect.Signature | None) -> inspect.Signature:
+    """The parameters as they are written, or else in the pattern's order, with the pattern's defaults. By
+    name only from where a parameter without a default follows one that has it.
+    """
+    place, name_only = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
+    defaults = {_argument(name): value for name, value in cascade.defaults}
+    every = (
+        list(written.parameters.values())
+        if written
+        else [inspect.Parameter(_argument(t.name), place) for t in cascade.inputs]
+    )
     parameters: list[inspect.Parameter] = []
     late = False
-    for n, tensor in enumerate(cascade.inputs):
-        late |= tensor.name in defaults and any(t.name not in defaults for t in cascade.inputs[n:])
-        place = inspect.Parameter.KEYWORD_ONLY if late else inspect.Parameter.POSITIONAL_OR_KEYWORD
-        default = defaults.get(tensor.name, inspect.Parameter.empty)
-        parameters.append(inspect.Parameter(_argument(tensor.name), place, default=default))
+    for n, p in enumerate(every):
+        late |= p.name in defaults and any(x.name not in defaults for x in every[n:] if x.kind is place)
+        default = defaults.get(p.name, inspect.Parameter.empty)
+        parameters.append(p.replace(kind=name_only if late else p.kind, default=default))
     return inspect.Signature(parameters)
+
+
+def _refuse_reserved(source: Source) -> None:
+    """PatternError where a parameter has the name by which a call asks for equations."""
+    pattern = parse(source).pattern
+    found = [p.span for p in pattern.params if p.name == "outputs"] if pattern else []
+    if found:
+        message = "a parameter called `outputs` cannot be given by name: `outputs=` asks for equations"
+        label = Label(found[0], "declared here")
+        raise PatternError(source, [Diagnostic("reserved-name", message, (label,), "give it another name")])
 
 
 def _argument(name: str) -> str:

@@ -9,12 +9,10 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from attncc.ir.cascade import Apply, Cascade, Expr, Index, Read, Tensor, walk
+from attncc.ops import LARGEST
 
 Number: TypeAlias = int | float | bool
 Array: TypeAlias = np.ndarray[Any, Any]
-
-LARGEST = 1 << 30
-"""Integers of a pattern stay below it, so that positions can be added to them."""
 
 
 class BadNumber(ValueError):

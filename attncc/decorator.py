@@ -28,10 +28,10 @@ def jit(*, backend: str | None = None) -> Callable[[Callable[..., Any]], Attenti
 def jit(function: Callable[..., Any] | None = None, /, *, backend: str | None = None) -> Any:
     """The pattern in a function's docstring, as a callable: `@attncc.jit` or `@attncc.jit(backend="torch")`.
 
-    The docstring gives tensors and outputs, `(Q[b,h,q,d], ...) -> O[b,h,q,e]`, then the statements; above the
-    line that begins with a bracket stands prose. The function gives the name, the order of the parameters,
-    and the numbers with their kinds and defaults, `window: int = 1024`. PatternError lists every mistake, at
-    its place in the Python file where that can be read.
+    The docstring gives tensors and outputs, `(Q[b,h,q,d], ...) -> O[b,h,q,e]`, then the statements; above
+    that line stands prose. The function gives the name, the order of the parameters, and the numbers with
+    their kinds and defaults, `window: int = 1024`, which may stand in the docstring instead. PatternError
+    lists every mistake, at its place in the Python file where that can be read.
     """
     if function is None:
         return functools.partial(jit, backend=backend)
@@ -48,14 +48,13 @@ def jit(function: Callable[..., Any] | None = None, /, *, backend: str | None = 
 def _source(function: Function, name: str, parameters: list[inspect.Parameter]) -> Source:
     """`pattern attend(` the docstring's tensors `,` the signature's numbers `)` the rest of the docstring."""
     doc = function.doc
-    start = _HEADER.search(doc)
-    begin = len(doc) if start is None else start.end()
+    begin = _begin(doc)
     prose = doc[:begin].strip()
     head = [Piece(f'"""{prose}"""\n', function.first)] if prose and '"""' not in prose else []
     head += [Piece("pattern ", function.name), Piece(name, function.name)]
     at = sum(len(piece.text) for piece in head)
     here = Label(Span(at - len(name), at))
-    header = next(iter(logical_lines(doc[begin:])), ())
+    header = _header(doc, begin)
     end = begin + (header[-1].span.end if header else 0)
     declared, close = _declared(header)
     numbers = [p for p in parameters if header and p.name not in declared and _kind(p)]
@@ -72,6 +71,24 @@ def _source(function: Function, name: str, parameters: list[inspect.Parameter]) 
     if wrong:
         raise PatternError(source, [Diagnostic("jit", what, (here,), help) for what, help in wrong])
     return source
+
+
+def _begin(doc: str) -> int:
+    """Where the pattern begins: at a bracket that begins a line, and that an arrow follows. Prose may begin
+    with a bracket too; where none has its arrow, the first is taken for a pattern with a mistake in it.
+    """
+    starts = [found.end() for found in _HEADER.finditer(doc)]
+    for start in starts:
+        header = _header(doc, start)
+        _, close = _declared(header)
+        if any(a.span.start == close and b.text == "->" for a, b in pairwise(header)):
+            return start
+    return starts[0] if starts else len(doc)
+
+
+def _header(doc: str, begin: int) -> tuple[Word, ...]:
+    """The words of the line that begins there, brackets and all."""
+    return next(iter(logical_lines(doc[begin:])), ())
 
 
 def _declared(header: tuple[Word, ...]) -> tuple[set[str], int]:
@@ -139,7 +156,8 @@ def _mistakes(
             )
         elif p.name in declared:
             if p.default is not p.empty:
-                yield (f"`{p.name}` has a default, and is a tensor", "only numbers have defaults")
+                help = "a tensor has no default, and that of a number stands where the number is declared"
+                yield (f"`{p.name}` has a default here, and is declared in the docstring", help)
         elif _kind(p) is None:
             help = f"give it indices in the docstring, `{p.name}[b,h,q,d]`, or a kind here, `{p.name}: int`"
             yield (f"`{p.name}` is neither a tensor of the docstring nor a number", help)

@@ -135,11 +135,12 @@ def explain(
     written = tuple(analyse(apart, i) for i in indices)
     derived = tuple(analyse(run, i, lambda e, r: corrected(found, e, r)) for i in indices)
     plan, refused = None, ""
+    tile = candidates(TARGET, BYTES, FEATURES)[0]
     try:
-        plan = partition(run)
+        planned = partition(run)
+        plan, tile = planned, _tile(planned)
     except Refused as reason:
         refused = reason.diagnostic.message
-    tile = _tile(plan) if plan else candidates(TARGET, BYTES, FEATURES)[0]
     tiles, depends, flops = None, "", None
     if plan is not None:
         known = dict(cascade.defaults) | dict(numbers or {})

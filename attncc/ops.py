@@ -14,6 +14,10 @@ Kind = Literal["bool", "int", "float"]
 """What a value is: a predicate, an integer, or a real number."""
 
 
+LARGEST = 1 << 29
+"""Extents and the integers of a pattern stay below it, so that positions can be added to them in 32 bits."""
+
+
 @dataclass(frozen=True)
 class Function:
     """One scalar function: how many arguments, what comes out, and what it means.

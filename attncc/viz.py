@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from attncc.calls import Number, numbered
+from attncc.calls import BadNumber, Number, indices, numbered, sized
 from attncc.example import said_of, tables
 from attncc.explain import environment
 from attncc.ir.cascade import Cascade, Index, Read, Tensor, free, number, reads
@@ -25,6 +25,9 @@ from attncc.svg import CELLS, TILES, Panel, Run, svg
 
 HEADS = 4
 """Heads that are drawn where the mask differs between them and no extent is given."""
+
+MOST = 64
+"""Heads that are drawn at all."""
 
 
 class Unseen(ValueError):
@@ -73,14 +76,17 @@ def draw(
     """`length` positions in tiles of `tile` cells a side; one panel for every loop and head, or for one head.
 
     Tables that the mask reads are examples. Unseen where the mask depends on real numbers, and for a head or
-    a tile that cannot be drawn; BadNumber for a number without a value.
+    a tile that cannot be drawn; BadNumber for a number without a value and an extent that is none to choose.
     """
+    _chosen(cascade, extents or {})
     tile = tile or fitting(length)
     if -(-length // tile) > TILES[1]:
         raise Unseen(
             f"{-(-length // tile):,} tiles a side are too many to see: draw --tile {fitting(length)}"
         )
     loops = [(kernel, loop) for kernel in plan.kernels for loop in kernel.loops]
+    if head is not None and not any(_heads(kernel, loop) for kernel, loop in loops):
+        raise Unseen(f"the mask of {cascade.name} is the same for every head: leave out `--head`")
     masks = {read.tensor for _, loop in loops for read in reads(loop.reach)}
     if real := sorted(t.name for t in masks if t.kind == "float" and t.indices):
         raise Unseen(f"the mask depends on the values of {', '.join(f'`{name}`' for name in real)}")
@@ -119,16 +125,30 @@ def _known(cascade: Cascade, given: Mapping[str, Number], shown: set[Tensor]) ->
     return {name: x for name, x in numbered(cascade, {**rest, **given}).items() if name in wanted}
 
 
+def _chosen(cascade: Cascade, extents: Mapping[str, int]) -> None:
+    """BadNumber where an extent is given for no index, or for a sequence: the length is that of them all."""
+    sized(cascade, extents)
+    for index in indices(cascade):
+        if index.role == "sequence" and index.name in extents:
+            raise BadNumber(f"`{index.name}` is a sequence: `--length` is that of every sequence")
+
+
+def _heads(kernel: Kernel, loop: Loop) -> Index | None:
+    """The heads between which the mask differs, if it does."""
+    return next((i for i in kernel.batch[-1:] if i in free(loop.reach)), None)
+
+
 def _places(
     kernel: Kernel, loop: Loop, env: Mapping[str, Any], head: int | None
 ) -> Iterator[tuple[int, dict[str, int]]]:
     """The heads to draw, by number and by index: one where the mask is the same for all."""
-    apart = [i for i in kernel.batch[-1:] if i in free(loop.reach)]
-    heads: Index | None = apart[0] if apart else None
+    heads = _heads(kernel, loop)
     if heads is None:
         yield 0, {}
         return
     count = env[f"|{heads.name}|"]
+    if head is None and count > MOST:
+        raise Unseen(f"{count:,} heads are too many to see: choose one with `--head`")
     if head is not None and head >= count:
         raise Unseen(f"there is no head {head} of {count}: say `--extent {heads.name}=...`")
     for n in range(count) if head is None else (head,):

@@ -152,7 +152,7 @@ REFUSALS: dict[str, tuple[Callable[..., Any], type[Exception], str]] = {
     "too many": (lambda f, q, k, v: f(q, k, v, 1, 2, 3), TypeError, "too many positional arguments"),
     "real": (lambda f, q, k, v: f(q, k, v, 2.0), TypeError, "`window` is an integer, not 2.0"),
     "truth": (lambda f, q, k, v: f(q, k, v, sinks=True), TypeError, "`sinks` is an integer, not True"),
-    "large": (lambda f, q, k, v: f(q, k, v, 1 << 30), ValueError, "stay between -2**30 and 2**30"),
+    "large": (lambda f, q, k, v: f(q, k, v, 1 << 29), ValueError, "stay between -2**29 and 2**29"),
     "unordered": (
         lambda f, q, k, v: f(q, k, v, outputs={"O", "lse"}),
         TypeError,
@@ -311,3 +311,13 @@ def test_what_is_imported_when() -> None:
     bare, loaded, called = json.loads(done.stdout)
     assert (bare, loaded) == ([], [])
     assert "triton" not in called
+
+
+def test_a_parameter_cannot_be_called_outputs() -> None:
+    text = (PATTERNS / "window.attn").read_text("utf-8").replace("window: int", "outputs: int")
+    with pytest.raises(
+        attncc.PatternError, match="a parameter called `outputs` cannot be given by name"
+    ) as no:
+        attncc.compile(text.replace("< window", "< outputs"))
+    at = text[: text.index("outputs: int")]
+    assert f"--> <pattern>:{at.count(chr(10)) + 1}:{len(at.rpartition(chr(10))[2]) + 1}\n" in str(no.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -168,6 +169,17 @@ def test_an_unusable_file_in_json(tmp_path: Path) -> None:
         ["prove", "x.attn"],
         ["check", "x.attn", "--format", "xml"],
         ["explain", "x.attn", "--length", "0"],
+        ["explain", "x.attn", "--length", "1" + "0" * 21],
+        ["explain", "x.attn", "--length", "9" * 5000],
+        ["viz", "x.attn", "-o", "-", "--length", "100000000"],
+        ["viz", "x.attn", "-o", "-", "--tile", "1" + "0" * 23],
+        ["viz", "x.attn", "-o", "-", "--head", "²"],
+        ["viz", "x.attn", "-o", "-", "--head", "9" * 5000],
+        ["viz", "x.attn", "-o", "-", "--extent", "h=" + "9" * 5000],
+        ["verify", "x.attn", "--longest", "1" + "0" * 21],
+        ["compile", "x.attn", "-o", "-", "--target", "cuda:" + "9" * 5000],
+        ["bench", "x.attn", "--shape", "1,2,²,8"],
+        ["bench", "x.attn", "--shape", "1,2,64,100000000"],
         ["compile", "x.attn"],
         ["compile", "x.attn", "-o", "-", "--target", "tpu"],
         ["compile", "x.attn", "-o", "-", "--extent", "d"],
@@ -186,7 +198,7 @@ def test_an_unusable_file_in_json(tmp_path: Path) -> None:
         ["new", "two words"],
         ["new", "pattern", "-o", "-"],
     ],
-    ids=" ".join,
+    ids=lambda arguments: " ".join(arguments)[:60],
 )
 def test_usage(arguments: list[str]) -> None:
     result = run(*arguments)
@@ -407,6 +419,10 @@ def test_viz_keeps_the_pattern(file: Path) -> None:
         (["prefix_lm"], 2, "`prefix` has no default: say `--set prefix=...`"),
         (["window", "--set", "window=x"], 2, "`window` is an integer between"),
         (["s2", "--head", "4"], 1, "there is no head 4 of 4: say `--extent h=...`"),
+        (["s2", "--extent", "h=1000"], 1, "1,000 heads are too many to see: choose one with `--head`"),
+        (["causal", "--head", "7"], 1, "the mask of causal is the same for every head: leave out `--head`"),
+        (["causal", "--extent", "zz=7"], 2, "no index `zz`; its arguments show b, h, q, d, g, k, e"),
+        (["causal", "--extent", "k=7"], 2, "`k` is a sequence: `--length` is that of every sequence"),
         (
             ["causal", "--length", "8192", "--tile", "8"],
             1,
@@ -486,6 +502,21 @@ def test_bench_says_what_does_not_fit(file: Path) -> None:
     result = run("bench", str(file), *CPU, "--extent", "z=4")
     assert result.exit_code == 2
     assert "past has no index `z`; its arguments show b, h, q, d, k, e" in result.stderr
+    grouped = str(ROOT / "patterns" / "causal.attn")
+    result = run("bench", grouped, *CPU, "--shape", "1,3,64,16", "--extent", "g=2")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "Error: |g| = 2 does not divide |h| = 3" in result.stderr
+
+
+def test_bench_says_that_memory_does_not_suffice(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anything is made, and where PyTorch finds out."""
+    large = ("bench", str(file), *CPU, "--shape", "1,16777216,1024,1024")
+    setting = importlib.import_module("attncc.bench.setting")
+    for said in ("arguments and outputs take", "can't allocate memory"):
+        result = run(*large)
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert result.stderr.startswith("Error: not enough memory: ") and said in result.stderr
+        monkeypatch.setattr(setting, "memory", lambda _: 1 << 99)
 
 
 def test_doctor() -> None:
@@ -509,3 +540,64 @@ def test_module_runs_as_a_program(file: Path) -> None:
         [sys.executable, "-m", "attncc", "check", str(file)], cwd=ROOT, capture_output=True, text=True
     )
     assert (done.returncode, done.stdout) == (0, "1 file, no mistakes\n"), done.stderr
+
+
+def program(*arguments: str, out: str, input: str = "") -> tuple[int, str]:
+    """Status and stderr of the program when its standard streams are as the shell is told."""
+    command = f'exec "$0" -m attncc "$@" {out}'
+    done = subprocess.run(
+        ["sh", "-c", command, sys.executable, *arguments],
+        cwd=ROOT,
+        input=input,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=120,
+    )
+    return done.returncode, done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no full device")
+@pytest.mark.parametrize("arguments", [["explain", STREAMING], ["viz", STREAMING, "-o", "-"], ["--help"]])
+@pytest.mark.parametrize(
+    ("out", "why"), [(">/dev/full", "No space left on device"), (">&-", "Bad file descriptor")]
+)
+def test_a_standard_output_that_cannot_be_written(arguments: list[str], out: str, why: str) -> None:
+    assert program(*arguments, out=out) == (1, f"Error: standard output cannot be written: {why}\n")
+
+
+def test_a_closed_standard_output_that_is_not_needed(file: Path, tmp_path: Path) -> None:
+    assert program("fmt", written(file, UNTIDY), out=">&-") == (0, f"formatted {file}\n")
+
+
+def test_a_reader_that_is_gone_is_no_mistake() -> None:
+    status, said = program("viz", STREAMING, "-o", "-", out="| true")
+    assert (status, said) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("out", "why"), [("<&-", "is closed"), ("0>/dev/null", "cannot be read: Bad file descriptor")]
+)
+def test_a_standard_input_that_cannot_be_read(out: str, why: str) -> None:
+    assert program("check", "-", out=out) == (1, f"Error: standard input {why}\n")
+
+
+def test_names_and_letters_that_a_terminal_cannot_show(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    path = tmp_path / "größe.attn"
+    path.write_text(GOOD.replace("Attention to", "Größe of"), encoding="utf-8")
+    assert program("explain", str(path), out=">/dev/null") == (0, "")
+    assert program("viz", str(path), "-o", str(tmp_path / "größe.svg"), out=">/dev/null") == (0, "")
+
+
+def test_links_and_names_that_lead_nowhere(file: Path, tmp_path: Path) -> None:
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    assert run("new", "mine", "-o", str(loop)).exit_code == 2
+    assert "is there already" in run("new", "mine", "-o", str(loop)).stderr
+    assert run("new", "mine", "-o", str(loop / "x")).exit_code == 2
+    assert run("compile", str(file), "-o", str(loop / "x")).exit_code == 2
+    result = run("new", "a" * 400, "-o", str(tmp_path / ("a" * 400)))
+    assert result.exit_code == 2
+    assert "cannot be written: File name too long" in result.stderr

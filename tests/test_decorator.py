@@ -92,6 +92,50 @@ def test_copies() -> None:
     assert again.__signature__ == attend.__signature__
 
 
+def test_a_number_of_the_docstring_keeps_its_default() -> None:
+    @attncc.jit(backend="reference")
+    def shifted(by, X, off):
+        """
+        (X[b,q,d], by: float = 2.0, off: int = 3) -> Y[b,q,d]
+        over b
+        along q
+        Y[q,d] = by * X[q,d] + off
+        """
+
+    x = torch.randn(2, 3, 4)
+    assert torch.equal(shifted(X=x), 2 * x + 3)
+    assert torch.equal(shifted(X=x, off=1, by=1.0), x + 1)
+    assert str(inspect.signature(shifted)) == "(*, by=2.0, X, off=3)"
+    assert inspect.signature(pickle.loads(pickle.dumps(shifted))) == inspect.signature(shifted)
+
+
+@pytest.mark.parametrize(
+    "prose", ["(See the paper.)", "(One,\n  two [3] lines)", "(a) first\n  (b) last", "(never closed ->"]
+)
+def test_prose_may_begin_with_a_bracket(prose: str) -> None:
+    made: dict[str, Any] = {}
+    exec(f"def twice(Q):\n  '''Prose.\n\n  {prose}\n\n{BODY}'''", made)
+    twice = attncc.jit(made["twice"])
+    x = torch.randn(2, 3, 4)
+    assert torch.equal(twice(x), 2 * x)
+    assert prose.split()[-1] in (twice.cascade.doc or "")
+
+
+def test_a_parameter_cannot_be_called_outputs() -> None:
+    def wrong(Q, outputs: int):
+        """
+        (Q[b,q,d]) -> O[b,q,d]
+        over b
+        along q
+        O[q,d] = outputs * Q[q,d]
+        """
+
+    with pytest.raises(PatternError, match="a parameter called `outputs` cannot be given by name") as refused:
+        attncc.jit(wrong)
+    line, column = place_of(wrong, "outputs: int")
+    assert f"--> {__file__}:{line}:{column}\n" in str(refused.value)
+
+
 # ---- mistakes ----------------------------------------------------------------------------------
 
 
@@ -168,7 +212,10 @@ REFUSED = {
     "not a parameter": (f"def f():\n  '''{BODY}'''", "`Q` is in the docstring, but no parameter"),
     "many": (f"def f(Q, *more):\n  '''{BODY}'''", "`*more` cannot be called by name"),
     "by place": (f"def f(Q, /):\n  '''{BODY}'''", "`Q` cannot be called by name"),
-    "default": (f"def f(Q=None):\n  '''{BODY}'''", "`Q` has a default, and is a tensor"),
+    "default": (
+        f"def f(Q=None):\n  '''{BODY}'''",
+        "`Q` has a default here, and is declared in the docstring",
+    ),
     "none": (f"def f(Q, n: int = None):\n  '''{BODY}'''", "the default of `n` is no number: None"),
     "not finite": (
         f"def f(Q, x: float = float('nan')):\n  '''{BODY}'''",

@@ -168,3 +168,12 @@ def test_in_words() -> None:
     live, every = tiles["live"], tiles["live"] + tiles["skipped"]
     size = f"{tiles['rows']} x {tiles['columns']}"
     assert f"One head at length 8,192, tiles of {size}: {live:,} of {every:,} visited," in text
+
+
+def test_what_a_kernel_cannot_multiply_is_said_as_any_other_rule() -> None:
+    """A rule that is found only where a kernel is written down."""
+    text = (PATTERNS / "causal.attn").read_text("utf-8").replace("Q[q,d]", "Q[b, h + 1, q, d]")
+    assert "Q[b, h + 1, q, d]" in text
+    said = explained("", 1000, text)
+    assert not said["kernel"] and said["tiles"] is None
+    assert said["refused"].startswith("no kernel plan for `S`: ")

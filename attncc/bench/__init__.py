@@ -14,8 +14,8 @@ from attncc.attention import Attention
 from attncc.bench import peers
 from attncc.bench.clock import ceilings, milliseconds, peaks
 from attncc.bench.report import Report
-from attncc.bench.setting import Setting, setting
-from attncc.calls import Number, indices, numbered, sized
+from attncc.bench.setting import Setting, extents, room, setting
+from attncc.calls import BadNumber, Number, indices, numbered, sized
 from attncc.explain import traffic, unknown, work
 from attncc.pipeline import planned
 from attncc.schedule.spec import WIDTHS
@@ -41,8 +41,22 @@ def bench(
     tell: Callable[[str], None] = lambda _: None,
 ) -> Report:
     """Times a pattern's forward pass; `shape` is batch, heads, length and features, `fixed` the extents of
-    single indices. PatternError names the rule by which there is no kernel, BadNumber what does not fit.
+    single indices. PatternError names the rule by which there is no kernel, BadNumber what does not fit;
+    MemoryError where the machine is too small.
     """
+    with room():
+        return _timed(source, device, dtype, shape, fixed, numbers, tell)
+
+
+def _timed(
+    source: Source,
+    device: str,
+    dtype: str,
+    shape: tuple[int, ...],
+    fixed: Mapping[str, int],
+    numbers: Mapping[str, Number],
+    tell: Callable[[str], None],
+) -> Report:
     kernel, reference = Attention(source), Attention(source, "reference")
     cascade = kernel.cascade
     plan = planned(cascade, source)
@@ -56,7 +70,7 @@ def bench(
     runs: Runs = {"attncc": here.call(kernel)}
     tell("compiling")
     with torch.no_grad():
-        made = runs["attncc"]()
+        made = _first(runs["attncc"])
         try:
             own = peers.roles(small)
             scale = peers.scale_of(own, small, small.call(reference)())
@@ -68,7 +82,6 @@ def bench(
         times, measured = milliseconds(runs, device), ceilings(device, kind)
     tell("counting cells")
     cells, flops, why = _work(here)
-    sizes = {name[1:-1]: size for name, size in here.env.items() if name.startswith("|")}
     return Report(
         cascade.name,
         torch.cuda.get_device_name() if device == "cuda" else f"cpu, {torch.get_num_threads()} threads",
@@ -78,12 +91,20 @@ def bench(
         f"torch {torch.__version__}",
         cells,
         flops,
-        traffic(cascade, sizes, WIDTHS[dtype]),
+        traffic(cascade, extents(here.env), WIDTHS[dtype]),
         times,
         measured,
         peaks(device, kind),
         (*notes, *why),
     )
+
+
+def _first(run: Callable[[], Any]) -> Any:
+    """The first call. BadNumber where the kernel refuses its arguments, in its words."""
+    try:
+        return run()
+    except ValueError as refused:
+        raise BadNumber(str(refused)) from None
 
 
 def _peers(

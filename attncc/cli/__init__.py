@@ -1,12 +1,16 @@
 """A command line → an exit status: what a shell can ask of files of patterns.
 
-0: nothing wrong. 1: mistakes in a pattern, or a kernel that is wrong. 2: a command or file that cannot be
-used. The compiler is imported where it is called, so that `check`, `fmt`, `new`, `explain` and `viz`
-start without torch or triton.
+0: nothing wrong. 1: mistakes in a pattern, a kernel that is wrong, or no room: a standard stream that is
+closed or full, too little memory. 2: a command or file that cannot be used. The compiler is imported where it
+is called, so that `check`, `fmt`, `new`, `explain` and `viz` start without torch or triton.
 """
 
 from __future__ import annotations
 
+import os
+import sys
+from contextlib import suppress
+from io import TextIOWrapper
 from typing import Any
 
 import click
@@ -17,7 +21,23 @@ from attncc.diagnostics import PatternError
 
 
 class Commands(click.Group):
-    """Commands whose PatternError becomes its text on stderr and an exit status."""
+    """Commands whose PatternError becomes its text on stderr and an exit status, as does a standard output
+    that cannot be written; click itself is silent about a reader that is gone.
+    """
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        if sys.stdout is None:  # closed: as full, once there is something to write
+            sys.stdout = os.fdopen(os.open(os.devnull, os.O_RDONLY), "w")
+        if isinstance(sys.stdout, TextIOWrapper):  # a letter that its encoding lacks is spelled out
+            sys.stdout.reconfigure(errors="backslashreplace")
+        try:
+            return super().main(*args, **kwargs)
+        except OSError as error:
+            with suppress(OSError):
+                sys.stdout.close()  # what it still holds is not tried again
+            what = "standard output cannot be written" if error.filename is None else f"`{error.filename}`"
+            click.echo(f"Error: {what}: {error.strerror or error}", err=True)
+            sys.exit(1)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

@@ -28,15 +28,15 @@ def status(errors: Iterable[PatternError]) -> int:
 
 def read(name: str) -> Source:
     """A file, or standard input for `-`, as a source. Raises BadFile."""
+    shown = "<stdin>" if name == "-" else name
     try:
-        data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+        data = _standard_input() if name == "-" else Path(name).read_bytes()
     except FileNotFoundError:
         raise BadFile(name, f"there is no file `{name}`") from None
     except IsADirectoryError:
         raise BadFile(name, f"`{name}` is a directory", f"name its files: `{name}/*.attn`") from None
     except OSError as error:
         raise BadFile(name, f"`{name}` cannot be read: {error.strerror}") from None
-    shown = "<stdin>" if name == "-" else name
     if b"\0" in data:
         raise BadFile(shown, f"`{shown}` is not text: it holds a zero byte", "save it as UTF-8")
     try:
@@ -46,10 +46,20 @@ def read(name: str) -> Source:
         raise BadFile(shown, f"`{shown}` is not UTF-8, in line {line}", "save it as UTF-8") from None
 
 
+def _standard_input() -> bytes:
+    """All of it. ClickException where it is closed, or cannot be read."""
+    if sys.stdin is None:
+        raise click.ClickException("standard input is closed")
+    try:
+        return sys.stdin.buffer.read()
+    except OSError as error:
+        raise click.ClickException(f"standard input cannot be read: {error.strerror or error}") from None
+
+
 def write(name: str, text: str) -> None:
     """Puts a text in a file, whole or not at all: a full disk leaves what was there. Raises BadFile."""
     try:
-        path = Path(name).resolve()  # a link stays a link
+        path = Path(os.path.realpath(name))  # a link stays a link
         if path.exists() and not path.is_file():
             path.write_bytes(text.encode())  # a device is written to, not replaced
             return

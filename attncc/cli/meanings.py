@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import click
 
@@ -10,6 +11,8 @@ from attncc.cli import options
 from attncc.cli.files import deliver, keep, read
 from attncc.schedule.spec import KINDS, SHORT
 from attncc.source import Source
+
+HEAD = re.compile(r"[0-9]{1,9}")
 
 
 @click.command("compile")
@@ -32,7 +35,7 @@ def compile_(file: str, output: str, target: str, extents: dict[str, int], dtype
 
 @click.command()
 @click.argument("file", metavar="FILE")
-@click.option("--length", type=click.IntRange(min=1), default=8192, show_default=True, help="Of a sequence.")
+@click.option("--length", type=options.SIZE, default=8192, show_default=True, help="Of a sequence.")
 @options.numbers
 @options.data
 def explain(file: str, length: int, numbers: dict[str, str], as_data: bool) -> None:
@@ -48,9 +51,9 @@ def explain(file: str, length: int, numbers: dict[str, str], as_data: bool) -> N
 
 
 def _heads(_: click.Context, __: click.Parameter, value: str | None) -> int | None:
-    if value in (None, "all"):
+    if value is None or value == "all":
         return None
-    if not value.isdigit():
+    if not HEAD.fullmatch(value):
         raise click.BadParameter(f"`{value}` is neither a head nor `all`")
     return int(value)
 
@@ -58,8 +61,8 @@ def _heads(_: click.Context, __: click.Parameter, value: str | None) -> int | No
 @click.command()
 @click.argument("file", metavar="FILE")
 @click.option("-o", "--output", required=True, metavar="OUT", help="An SVG file, `-` for standard output.")
-@click.option("--length", type=click.IntRange(min=1), default=96, show_default=True, help="Of a sequence.")
-@click.option("--tile", type=click.IntRange(min=1), help="Side of a tile; by default what can be seen.")
+@click.option("--length", type=options.SIZE, default=96, show_default=True, help="Of a sequence.")
+@click.option("--tile", type=options.SIZE, help="Side of a tile; by default what can be seen.")
 @click.option(
     "--head",
     "--heads",

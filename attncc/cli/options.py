@@ -10,9 +10,12 @@ from typing import Any, TypeVar
 
 import click
 
-EXTENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=([1-9][0-9]*)")
+EXTENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=([0-9]+)")
 NUMBER = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.+)")
-TARGET = re.compile(r"cpu|cuda:[0-9]+|hip:gfx[0-9a-f]+")
+TARGET = re.compile(r"cpu|cuda:[0-9]{1,4}|hip:gfx[0-9a-f]+")
+
+SIZE = click.IntRange(1, 1 << 24)
+"""A length, an extent or how many of something: what is counted or drawn row by row fits into memory."""
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -41,20 +44,24 @@ def _pairs(pattern: re.Pattern[str], values: tuple[str, ...], what: str) -> dict
     return found
 
 
-def _extents(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, int]:
+def _size(text: Any, option: click.Parameter, ctx: click.Context) -> int:
+    return SIZE.convert(text, option, ctx)
+
+
+def _extents(ctx: click.Context, option: click.Parameter, values: tuple[str, ...]) -> dict[str, int]:
     found = _pairs(EXTENT, values, "an index and its extent, as in `d=128`")
-    return {name: int(text) for name, text in found.items()}
+    return {name: _size(text, option, ctx) for name, text in found.items()}
 
 
 def _numbers(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
     return _pairs(NUMBER, values, "a number of the pattern and its value, as in `window=64`")
 
 
-def _shape(_: click.Context, __: click.Parameter, value: str) -> tuple[int, ...]:
+def _shape(ctx: click.Context, option: click.Parameter, value: str) -> tuple[int, ...]:
     parts = value.split(",")
-    if len(parts) != 4 or not all(part.strip().isdigit() and int(part) for part in parts):
+    if len(parts) != 4:
         raise click.BadParameter(f"`{value}` is not batch, heads, length and features, as in `1,8,4096,64`")
-    return tuple(map(int, parts))
+    return tuple(_size(part, option, ctx) for part in parts)
 
 
 def target(command: Decorated) -> Decorated:
@@ -127,7 +134,9 @@ def chosen_device(wanted: str | None) -> str:
 
 
 class Asked:
-    """`with Asked():` what does not fit the pattern becomes a usage error."""
+    """`with Asked():` what does not fit the pattern becomes a usage error, what does not fit the machine a
+    line that says so.
+    """
 
     def __enter__(self) -> None:
         pass
@@ -137,6 +146,8 @@ class Asked:
 
         if isinstance(error, BadNumber):
             raise click.UsageError(str(error)) from None
+        if isinstance(error, MemoryError):
+            raise click.ClickException(f"not enough memory: {error}") from None
 
 
 class Progress:

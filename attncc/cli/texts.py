@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
 import re
-from pathlib import Path
 
 import click
 
@@ -84,7 +84,7 @@ def new(name: str, output: str | None, as_data: bool) -> None:
     if file == "-":
         click.echo(text.encode(), nl=False)
         return
-    if Path(file).exists() or Path(file).is_symlink():
+    if os.path.lexists(file):
         raise BadFile(file, f"`{file}` is there already", "name another file with `-o`")
     write(file, text)
     said = f"{file} is written. Change it, then: attncc check {file}; attncc viz {file}; attncc verify {file}"

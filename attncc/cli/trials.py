@@ -17,11 +17,11 @@ from attncc.schedule.spec import KINDS, SHORT
 @click.option(
     "--dtype", type=click.Choice(list(SHORT)), help="By default any of bf16, fp16 and fp32, drawn too."
 )
-@click.option("--examples", type=click.IntRange(min=1), default=50, show_default=True, help="Calls to try.")
+@click.option("--examples", type=options.SIZE, default=50, show_default=True, help="Calls to try.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option(
     "--longest",
-    type=click.IntRange(min=1),
+    type=options.SIZE,
     help="Length of a sequence; by default 333, on a GPU 1025 but for fp32.",
 )
 @click.option(

@@ -51,13 +51,13 @@ KINDS = '''def check_kinds(floats, integers, booleans, allowed):
 '''
 
 NUMBERS = '''def check_number(name, value, kind):
-    """A number of the pattern; an integer fits 30 bits, so that positions can be added to it."""
+    """A number of the pattern; an integer fits 29 bits, so that positions can be added to it."""
     if kind is bool and not isinstance(value, bool):
         raise TypeError(f"`{name}` is True or False, not {value!r}")
     if kind is int and (isinstance(value, bool) or not isinstance(value, int)):
         raise TypeError(f"`{name}` is an integer, not {value!r}")
-    if kind is int and not -(1 << 30) < value < 1 << 30:
-        raise ValueError(f"`{name}` is {value}: integers of a pattern stay between -2**30 and 2**30")
+    if kind is int and not -(1 << 29) < value < 1 << 29:
+        raise ValueError(f"`{name}` is {value}: integers of a pattern stay between -2**29 and 2**29")
     if kind is float and (isinstance(value, bool) or not isinstance(value, (int, float))):
         raise TypeError(f"`{name}` is a number, not {value!r}")
 '''
@@ -102,9 +102,6 @@ def checks(
         for kind in ("float", "int", "bool")
     )
     yield f"check_kinds([{floats}], [{integers}], [{booleans}], {dtypes})"
-    for name in (words.tensor(t.name) for t in tensors if t.kind == "int"):
-        # sums of shorter integers would wrap around
-        yield f"{name} = {name}.to(torch.promote_types({name}.dtype, torch.int32))"
     for tensor in cascade.inputs:
         if tensor.origin in ("scalar", "static"):
             yield f'check_number("{tensor.name}", {words.tensor(tensor.name)}, {tensor.kind})'
@@ -117,6 +114,15 @@ def checks(
         names = ", ".join(words.extent(i) for i in read)
         yield f"{names} = {', '.join(f'sizes[{_quoted(i)}]' for i in read)}"
     yield from rest
+
+
+def tables(cascade: Cascade, words: Words, wide: str) -> Iterator[str]:
+    """Lines that widen the tables of integers, as sums of shorter ones would wrap around; `wide` is a method
+    of the tensor, which may say `{name}`.
+    """
+    names = [words.tensor(t.name) for t in cascade.inputs if t.indices and t.kind == "int"]
+    yield from ("# sums of shorter integers would wrap around",) if names else ()
+    yield from (f"{name} = {name}.{wide.format(name=name)}" for name in names)
 
 
 def _divisions(cascade: Cascade, words: Words) -> Iterator[str]:

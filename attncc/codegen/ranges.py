@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from attncc.codegen.width import Widths
 from attncc.codegen.words import Words
-from attncc.ir.cascade import Expr, Read, Tensor
+from attncc.ir.cascade import ZERO, Expr, Read, Tensor, extent
+from attncc.masks.intervals import interval, largest, smallest
 from attncc.masks.ranges import union
 from attncc.schedule.loops import Walk
 
@@ -22,11 +24,17 @@ class WalkRanges:
 
 
 def walk_ranges(
-    walk: Walk, first: str, last: str, words: Words, spell: Callable[[Expr, frozenset[Expr]], str]
+    walk: Walk,
+    first: str,
+    last: str,
+    words: Words,
+    widths: Widths,
+    spell: Callable[[Expr, frozenset[Expr]], str],
 ) -> WalkRanges:
     """The ranges of a walk; `first` and `last` name the rows of the tile.
 
-    `spell` writes a number, given those that are never negative.
+    `spell` writes a number, given those that are never negative. Numbers that may be 64 bits wide are the
+    ends of ranges; clipped to the columns they are 32.
     """
     prefix = f"{walk.index.name}_"
     ranges = union(walk.bands, scalar(first), scalar(last), scalar(words.block(walk.index)), prefix)
@@ -34,7 +42,15 @@ def walk_ranges(
     def code(e: Expr) -> str:
         return spell(e, ranges.counted)
 
-    lines = [f"{code(Read(step.tensor, ()))} = {code(step.body)}" for step in ranges.steps]
+    lines = []
+    for step in ranges.steps:
+        value, name = step.body, step.tensor.name
+        if wide := widths.wide(value, tables=True):
+            value = smallest((largest((value, ZERO)), extent(walk.index)))
+        low, high = interval(value, widths)
+        widths.known[name] = (max(low, 0), high), False
+        text = f"({code(value)}).to(tl.int32)" if wide else code(value)
+        lines.append(f"{code(Read(step.tensor, ()))} = {text}")
     whole, edges = [], []
     for s in ranges.segments:
         lo, full_lo, full_hi, hi = (code(e) for e in (s.lo, s.full_lo, s.full_hi, s.hi))

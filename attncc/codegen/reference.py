@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from string import ascii_letters
 
+from attncc.codegen.host import tables
 from attncc.codegen.reference_bounds import Bounds, Facts
 from attncc.codegen.reference_guards import infinite
 from attncc.codegen.reference_helpers import HELPERS, helpers
@@ -67,9 +68,7 @@ def reference(cascade: Cascade) -> Reference:
     free = {i: name for i, name in frame.positions.items() if not _said(name, body.lines)}
     body = _body(cascade, whole, lacking, {**steps, **free})
     words = body.frame.words
-    tables = [words.tensor(t.name) for t in cascade.inputs if t.origin == "table" and t.kind == "int"]
-    # sums of shorter integers would wrap around
-    wide = [f"    {name} = {name}.long()" for name in tables]
+    wide = [f"    {line}" for line in tables(cascade, words, "long()")]
     lines = [*_signature(cascade, words), *wide, *_extents(cascade, body), *body.lines]
     text = "\n".join(lines) + "\n"
     return Reference(helpers(text), text)

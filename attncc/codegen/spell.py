@@ -26,9 +26,11 @@ TRITON = {
     "finite": "finite({0})",
     "through": "({0}).to(tl.float32)",
     "**": "power({0}, {1})",
+    "power_of_few": "power_of_few({0}, {1})",
     "divide": "divide({0}, {1})",
     "floor_divide": "floor_divide({0}, {1})",
     "modulo": "modulo({0}, {1})",
+    "held": "held({0})",
 }
 
 TRITON_HELPERS = {
@@ -50,11 +52,11 @@ def count_at_most(table, stride, size, limit):
 def tanh(x):
     """Hyperbolic tangent; near 0, where 1 - exp would cancel, its continued fraction to seven terms."""
     t = tl.exp2(tl.abs(x) * -2.8853900817779268)
-    large = (1.0 - t) / (1.0 + t)
     y = tl.minimum(x * x, 1.0)
-    above = 135135.0 + y * (17325.0 + y * (378.0 + y))
+    above = x * (135135.0 + y * (17325.0 + y * (378.0 + y)))
     below = 135135.0 + y * (62370.0 + y * (3150.0 + y * 28.0))
-    return tl.where(tl.abs(x) < 1.0, x * (above / below), tl.where(x < 0, -large, large))
+    far = tl.abs(x) >= 1.0
+    return tl.where(far, tl.where(x < 0, t - 1.0, 1.0 - t), above) / tl.where(far, 1.0 + t, below)
 ''',
     "softplus": '''@triton.jit
 def softplus(x):
@@ -90,10 +92,22 @@ def power(x, y):
     """x ** y for x >= 0"""
     return tl.where(x == 0, tl.where(y == 0, 1.0, 0.0), tl.exp2(y * tl.log2(x * 1.0)))
 ''',
+    "power_of_few": '''@triton.jit
+def power_of_few(x, y):
+    """x ** y for x >= 0, exact to float32: a phase is this times a position."""
+    wide = tl.exp2(y * tl.log2(x * tl.full([], 1.0, tl.float64)))
+    return tl.where(x == 0, tl.where(y == 0, 1.0, 0.0), wide.to(tl.float32))
+''',
     "divide": '''@triton.jit
 def divide(a, b):
     """a / b, where 0 / 0 is 0: the mean of nothing, a softmax over nothing."""
     return tl.where((a == 0) & (b == 0), 0.0, a * (1.0 / b))
+''',
+    "held": '''@triton.jit
+def held(x):
+    """x, for a loop that multiplies by it: as a sum over one place it stays in shared memory. In registers,
+    ptxas 12.8 for Hopper lets the loop's next product write over it."""
+    return tl.sum(x[:, :, None], 2)
 ''',
     "floor_divide": '''@triton.jit
 def floor_divide(a, b):

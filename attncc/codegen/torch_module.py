@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from attncc.codegen.host import checks, output_shape
+from attncc.codegen.host import checks, output_shape, tables
 from attncc.codegen.module import Said, assemble, element_types, host, words_of
 from attncc.codegen.signature import Signature
 from attncc.codegen.torch import body_lines
@@ -32,7 +32,7 @@ def generate(said: Said, cascade: Cascade, plan: Plan, spec: Specialisation) -> 
         *lines,
         f"return {', '.join(words.tensor(t.name) for t in cascade.outputs)}",
     ]
-    before = list(checks(cascade, words, "KINDS", body, s.positives))
+    before = [*checks(cascade, words, "KINDS", body, s.positives), *tables(cascade, words, "long()")]
     parts = [table, helpers, host(cascade, words, before, body, "any device")]
     return assemble(said, cascade, plan, words, ["import math", "", "import torch"], parts, '"cpu"', spec)
 

@@ -10,7 +10,7 @@ from attncc.codegen.lines import needed
 from attncc.codegen.ranges import WalkRanges, scalar, walk_ranges
 from attncc.codegen.signature import Signature
 from attncc.codegen.spell import TRITON_HELPERS
-from attncc.codegen.triton_code import Body, along, code_of, guard, placed, pointer
+from attncc.codegen.triton_code import Body, along, called, code_of, guard, placed, pointer
 from attncc.codegen.words import Words
 from attncc.ir.cascade import Expr, Index, Read, Tensor
 from attncc.schedule.loops import (
@@ -36,7 +36,8 @@ def kernel_text(
 ) -> tuple[str, str]:
     """The helpers and the kernel; `padded` are features whose extent is not a power of two."""
     tiles = (program.rows, *signature.walked, *signature.features)
-    k = Body(program, words, signature, tiles, padded, _raw(program.body), _positive(signature))
+    held = _held(program.body) if signature.described else frozenset()
+    k = Body(program, words, signature, tiles, padded, _raw(program.body), held, _positive(signature))
     rest = list(_block(program.body, k))
     rest = [*(f"{name} = {text}" for name, text in k.bases.items()), *rest]
     body = [*_opening(k), *needed(_positions(k), rest), *rest]
@@ -66,6 +67,14 @@ def _raw(body: Iterable[Statement]) -> frozenset[str]:
     loaded = {s.target.name for s in flat if isinstance(s, Load)}
     operands = [e for s in flat if isinstance(s, Dot) for e in (s.left, s.right)]
     return frozenset(e.tensor.name for e in operands if isinstance(e, Read) and e.tensor.name in loaded)
+
+
+def _held(body: tuple[Statement, ...]) -> frozenset[str]:
+    """Tiles computed before a walk of which it takes matrix products."""
+    before = {s.target.name for s in body if isinstance(s, Let) and len(s.target.indices) == 2}
+    dots = (d for s in body if isinstance(s, Walk) for d in statements(s.body) if isinstance(d, Dot))
+    operands = (e for d in dots for e in (d.left, d.right))
+    return frozenset(e.tensor.name for e in operands if isinstance(e, Read) and e.tensor.name in before)
 
 
 def _opening(k: Body) -> Iterator[str]:
@@ -108,6 +117,9 @@ def _statement(s: Statement, k: Body) -> Iterator[str]:
             yield f"{w.value(target)} = {_load(target, read, k)}"
         case Let(target, value):
             code = along(code_of(value, k), target.indices, k)
+            k.widths.name(target.name, value)
+            if target.name in k.held:
+                code = called("held", [code], target.indices, k)
             yield f"{w.value(target)} = {code.text}"
         case Fill(target, value):
             shape = ", ".join(w.block(i) for i in target.indices)
@@ -216,7 +228,7 @@ def _walk(s: Walk, k: Body) -> Iterator[str]:
     if s.bands:
         end = f"{last} = tl.minimum({first} + {w.block(rows)}, {w.extent(rows)}) - 1"
         k.elements.clear()
-        ranges = walk_ranges(s, first, last, w, lambda e, counted: _scalar(e, counted, k))
+        ranges = walk_ranges(s, first, last, w, k.widths, lambda e, counted: _scalar(e, counted, k))
         loop = list(_loop(s, ranges, k))
         yield from needed(
             [end, *(f"{name} = {text}" for text, name in k.elements.items()), *ranges.lines], loop

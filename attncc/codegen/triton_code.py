@@ -19,6 +19,7 @@ from attncc.codegen.code import (
 )
 from attncc.codegen.signature import Signature
 from attncc.codegen.spell import TRITON, TRITON_HELPERS
+from attncc.codegen.width import Widths
 from attncc.codegen.words import Words
 from attncc.ir.cascade import Apply, Choose, Expr, Index, Literal, Read, Reduce, Tensor, free, kind, reads
 from attncc.masks.counted import Counted, count_of
@@ -26,6 +27,9 @@ from attncc.masks.intervals import nonnegative
 from attncc.ops import FUNCTIONS
 from attncc.schedule.block import positive
 from attncc.schedule.loops import Program
+
+REAL = {op for op in TRITON if op in FUNCTIONS and FUNCTIONS[op].result == "float"} | {"power_of_few"}
+"""Functions of real numbers."""
 
 
 @dataclass
@@ -42,10 +46,16 @@ class Body:
     axes: tuple[Index, ...]
     padded: frozenset[Index]
     raw: frozenset[str]
+    held: frozenset[str]
     positive: frozenset[Expr]
     helpers: dict[str, None] = field(default_factory=dict)
     bases: dict[str, str] = field(default_factory=dict)
     counted: set[Expr] = field(default_factory=set)
+    widths: Widths = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.widths = Widths(self.positive)
+
     elements: dict[str, str] = field(default_factory=dict)
 
 
@@ -90,11 +100,14 @@ def _literal(e: Literal) -> Code:
 
 def _apply(op: str, args: tuple[Expr, ...], k: Body) -> Code:
     if op == "**" and isinstance(args[1], Literal) and args[1].value in (2, 3, 4):
-        base = code_of(args[0], k)
+        factor = Apply("*", (args[0], Literal(1.0, "float"))) if kind(args[0]) == "int" else args[0]
+        base = code_of(factor, k)
         return Code(" * ".join([base.within(PRODUCT - 1)] * int(args[1].value)), PRODUCT, base.axes)
     parts = [code_of(a, k) for a in args]
     axes = union(parts, k.axes)
-    parts = [spread(p, axes) if p.axes else p for p in parts]
+    parts = _wide(op, args, [spread(p, axes) if p.axes else p for p in parts], k)
+    if op == "**" and len(axes) < 2:
+        op = "power_of_few"
     whole = all(kind(a) == "int" for a in args)
     match op:
         case "sqrt" if _fixed(args[0]):
@@ -106,16 +119,27 @@ def _apply(op: str, args: tuple[Expr, ...], k: Body) -> Code:
         case "and" | "or":
             return binary("&" if op == "and" else "|", _bracketed(parts[0]), _bracketed(parts[1]), axes)
         case "/" if not positive(args[1]):
-            return _called("divide", parts, axes, k)
-        case _ if op in TRITON and FUNCTIONS[op].result == "float" and any(kind(a) == "int" for a in args):
+            return called("divide", parts, axes, k)
+        case _ if op in REAL and any(kind(a) == "int" for a in args):
             parts = [p if kind(a) == "float" else _real(p) for a, p in zip(args, parts, strict=True)]
-            return _called(op, parts, axes, k)
+            return called(op, parts, axes, k)
         case "//" | "%" if not (nonnegative(args[0], k.positive, k.counted) and whole):
-            return _called("floor_divide" if op == "//" else "modulo", parts, axes, k)
+            return called("floor_divide" if op == "//" else "modulo", parts, axes, k)
         case "+" | "-" | "*" | "/" | "//" | "%" | "<" | "<=" | ">" | ">=" | "==" | "!=":
             return binary(op, parts[0], parts[1], axes)
         case _:
-            return _called(op, parts, axes, k)
+            return called(op, parts, axes, k)
+
+
+def _wide(op: str, args: tuple[Expr, ...], parts: list[Code], k: Body) -> list[Code]:
+    """Operands of which one is 64 bits wide, where what comes out may need it."""
+    if not k.widths.overflows(Apply(op, args)) or any(k.widths.wide(a) for a in args):
+        return parts
+    n = next((n for n, a in enumerate(args) if not _fixed(a)), None)
+    if n is None:
+        return parts
+    wide = Code(f"{parts[n].within(ATOM)}.to(tl.int64)", ATOM, parts[n].axes)
+    return [*parts[:n], wide, *parts[n + 1 :]]
 
 
 def _fixed(e: Expr) -> bool:
@@ -141,7 +165,8 @@ def _bracketed(code: Code) -> Code:
     return code if code.binds <= UNARY else Code(f"({code.text})", ATOM, code.axes)
 
 
-def _called(op: str, parts: list[Code], axes: tuple[Index, ...], k: Body) -> Code:
+def called(op: str, parts: list[Code], axes: tuple[Index, ...], k: Body) -> Code:
+    """A function of some values, which the module carries if it is none of Triton's."""
     text = TRITON[op].format(*(p.text for p in parts))
     k.helpers.update(dict.fromkeys(name for name in (text.split("(")[0],) if name in TRITON_HELPERS))
     return Code(text, ATOM, axes)

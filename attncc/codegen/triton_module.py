@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from attncc.codegen.descriptors import DESCRIBE, by_descriptor, described
-from attncc.codegen.host import checks, output_shape
+from attncc.codegen.host import checks, output_shape, tables
 from attncc.codegen.module import INDENT, Said, assemble, element_types, host, words_of
 from attncc.codegen.signature import Signature
 from attncc.codegen.triton import kernel_text
@@ -40,6 +40,9 @@ def generate(said: Said, cascade: Cascade, plan: Plan, spec: Specialisation) -> 
     first = words.tensor(program.leading.name)
     lines = [
         *checks(cascade, words, "KINDS", launch, s.positives),
+        *tables(cascade, words, "to(torch.promote_types({name}.dtype, torch.int32))"),
+        "if max(sizes.values()) >= 1 << 29:",
+        '    raise ValueError(f"extents {sizes}: those of a kernel stay below 2**29")',
         f"if not ({first}.is_cuda or triton.knobs.runtime.interpret):",
         "    raise ValueError("
         f'f"this kernel runs on a GPU, and `{program.leading.name}` is on {{{first}.device}}")',

@@ -14,6 +14,7 @@ from typing import TypeAlias
 from attncc.ir.cascade import Apply, Choose, Expr, Index, Literal, Read, Reduce, extent, kind
 from attncc.masks.counted import count_of
 from attncc.masks.sums import Sum, spelled, summed
+from attncc.ops import LARGEST
 
 Interval: TypeAlias = tuple[float, float]
 """Least and greatest value, both included."""
@@ -25,6 +26,9 @@ Leaf: TypeAlias = Callable[[Expr], Interval | None]
 """What is known of a part beforehand; None where it follows from its own parts."""
 
 WHOLE: Interval = (-inf, inf)
+
+POSITION: Interval = (0, LARGEST - 1)
+"""Any position, and any extent."""
 
 
 def interval(e: Expr, leaf: Leaf) -> Interval:
@@ -49,7 +53,7 @@ def least(s: Sum, leaf: Leaf) -> float:
     """A lower bound of a sum; `|i| - i` is at least 1."""
     found, constant = dict(s.terms), s.constant
     for term, coefficient in s.terms:
-        if isinstance(term, Index) and coefficient < 0 and leaf(term) in (None, (0, inf)):
+        if isinstance(term, Index) and coefficient < 0 and leaf(term) in (None, (0, inf), POSITION):
             paired = min(-coefficient, max(found.get(extent(term), 0), 0))
             found[term] += paired
             found[extent(term)] = found.get(extent(term), 0) - paired
@@ -76,6 +80,9 @@ def _part(e: Expr, leaf: Leaf) -> Interval:
             if e.op == "neg" or high <= 0:
                 return -high, -low
             return max(low, 0.0), max(-low, high)
+        case Apply(op="*", args=(Apply(op="//", args=(x, d)), f)) if d == f and interval(d, leaf)[0] > 0:
+            low, high = interval(x, leaf)
+            return low - interval(d, leaf)[1] + 1, high
         case Apply(op="+" | "-" | "*" | "//" | "%" | "min" | "max", args=(a, b)):
             return _pair(e.op, interval(a, leaf), interval(b, leaf))
         case _:
@@ -104,8 +111,8 @@ def _pair(op: str, a: Interval, b: Interval) -> Interval:
                 return a[0] % b[0], a[1] % b[0]
             return 0, min(b[1] - 1, a[1]) if a[0] >= 0 else b[1] - 1
         case _:
-            # a divisor of 0 has no meaning; one that is not negative then leaves a sign
-            return (0, inf) if op in ("//", "%") and b[0] >= 0 and (op == "%" or a[0] >= 0) else WHOLE
+            # a divisor of 0 has no meaning; one that is not negative is then at least 1
+            return _pair(op, a, (1, b[1])) if op in ("//", "%") and b[0] == 0 and b[1] >= 1 else WHOLE
 
 
 def _floor(x: float, y: float) -> float:

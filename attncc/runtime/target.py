@@ -1,7 +1,10 @@
-"""Tensors → the backend that runs them, and the device it is compiled for."""
+"""Tensors → the backend that runs them, the device it is compiled for, and what its compiler needs first."""
 
 from __future__ import annotations
 
+from contextlib import suppress
+from functools import lru_cache
+from threading import Thread
 from typing import Any
 
 import torch
@@ -25,3 +28,21 @@ def target_of(backend: str | None, arguments: list[Any]) -> tuple[str, str]:
         return backend, f"hip:{torch.cuda.get_device_properties(device).gcnArchName.split(':')[0]}"
     major, minor = torch.cuda.get_device_capability(device)
     return backend, f"cuda:{major}{minor}"
+
+
+@lru_cache
+def prepare() -> None:
+    """Has Triton find its GPU, for which it runs a C compiler once on a machine, while a pattern is read.
+
+    Only in a process that already uses a GPU, which therefore does not fork. What goes wrong is said again,
+    in its place, by the first kernel.
+    """
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        Thread(target=_prepared, daemon=True).start()
+
+
+def _prepared() -> None:
+    with suppress(Exception):
+        import triton
+
+        triton.runtime.driver.active.get_current_target()

@@ -114,11 +114,11 @@ def _neighbours(tile: Tile) -> Iterator[Tile]:
 
 
 def _fits(tile: Tile, feature: int, width: int) -> bool:
-    """16 rows a warp, and an estimate of registers a thread that separated kernels that spill from others
-    on Hopper: scores one and a half times, the sum once.
+    """16 rows a warp where matrix units take them, and an estimate of registers a thread that separated
+    kernels that spill from others on Hopper: scores one and a half times, the sum once.
     """
     numbers = (1.5 * tile.rows * tile.columns + tile.rows * feature) / (32 * tile.warps)
-    return tile.rows >= 16 * tile.warps and numbers * max(1, width // 2) + 40 <= 255
+    return (width > 2 or tile.rows >= 16 * tile.warps) and numbers * max(1, width // 2) + 40 <= 255
 
 
 def _results(run: Run) -> list[torch.Tensor]:

@@ -27,7 +27,7 @@ from attncc.ir.cascade import (
     number,
     reads,
 )
-from attncc.ir.logic import conjoin, factors, plus, product, quotient, times
+from attncc.ir.logic import conjoin, conjuncts, factors, plus, product, quotient, times
 from attncc.ir.show import show_expr
 from attncc.ops import REDUCTIONS
 from attncc.passes.online import before
@@ -131,10 +131,12 @@ def _row_and_column(equation: Equation, block: Block) -> tuple[Index, Index]:
 
 def _operands(equation: Equation, e: Reduce, block: Block) -> tuple[Expr, Expr, Expr]:
     """What a contraction multiplies: what has rows and the feature, columns and the feature, and the rest."""
-    if len(e.over) != 1 or free(e.where) - set(e.over):
-        raise _refused(
-            equation, "a contraction is over one feature index, and its predicate on that index only"
-        )
+    if len(e.over) != 1:
+        raise _refused(equation, "a contraction is over one feature index")
+    # said by the author, or the reads that have a value
+    if partly := [part for part in conjuncts(e.where) if free(part) - set(e.over)]:
+        terms = f"these are there only where `{show_expr(conjoin(partly))}`"
+        raise _refused(equation, f"a matrix product sums terms that are all there, and {terms}")
     row, column = _row_and_column(equation, block)
     up, down = factors(e.body)
     above, below = (_sides(parts, row, column, e.over[0], equation) for parts in (up, down))

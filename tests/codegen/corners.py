@@ -38,12 +38,21 @@ CORNERS = {
     "a choice by what is not there": ("doc[b,k]: int", "(if doc[q + 9] == doc[k] then 0 else 1) > 0"),
     "a root": ("n: int", "q - k < sqrt(n) * 4"),
     "a real number": ("n: int", "k % n == 0 or Q[|q| - 1,0] < 0.3"),
+    "spans without end": ("far[h]: int", "q - k < far[h] and k - q <= far[h]"),
+    "distances without end": ("far[h]: int", "abs(q - k) <= far[h]"),
+    "a span from a table, doubled": ("far[h]: int", "k <= q and q - k < 2 * far[h]"),
+    "the largest number": ("most: int", "k // 7 < most and q - k < most + most + most + most"),
+    "the least number": ("least: int", "k > least * 9 and k * 3 + least * 6 < q"),
+    "a cube": ("n: int", "k <= (q % 3 + 2000) * (q % 5 + 2000) * (q % 7 + 2000)"),
+    "a column scaled": ("n: int", "k * 100000000 <= q * 100000000 + 5"),
+    "a table scaled": ("doc[b,k]: int", "doc[k] * 200000000 <= doc[q] * 200000000"),
     "names of the kernel": (
         "k_whole: int, k_steps0: int, last: int, first: int, k0: int",
         "q - k < k_whole and k - q < k_steps0 and k > k0 - last - first",
     ),
 }
 NUMBERS = {"k_whole": 9, "k_steps0": 3, "last": 4, "first": 4, "k0": 12, "n": 4}
+NUMBERS |= {"most": 2**29 - 1, "least": 1 - 2**29}
 
 
 def text_of(name: str) -> str:
@@ -62,6 +71,8 @@ def argument(tensor: Any, lengths: dict[str, int], flag: bool) -> Any:
     if tensor.kind == "float":
         return torch.randn(shape)
     match tensor.name:
+        case "far":
+            return torch.tensor([2**31 - 1, 5, -(2**31)], dtype=torch.int32)
         case "start" | "doc":
             return (torch.arange(shape[-1]) // 20 * 20).expand(shape).to(torch.int32)
         case _:

@@ -29,13 +29,16 @@ SHARED = {"cuda:80": 166_912, "cuda:90": 232_448, "cuda:100": 232_448, "hip:gfx9
 
 @dataclass(frozen=True)
 class Report:
-    """Registers and stack bytes of a thread, shared memory bytes of a program; its matrix instructions."""
+    """Registers and stack bytes of a thread, shared memory bytes of a program; its matrix instructions, and
+    of which of them a loop finds an operand in registers where it stood before.
+    """
 
     tile: Mapping[str, int]
     registers: int
     stack: int
     shared: int
     matrix: int
+    standing: tuple[str, ...] = ()
 
 
 @dataclass
@@ -123,7 +126,25 @@ def _nvidia(made: Any, row: Mapping[str, int]) -> Report:
         out = subprocess.run(usage, capture_output=True, text=True, check=True).stdout
     registers, stack = (_number(rf"{word}:(\d+)", out) for word in ("REG", "STACK"))
     matrix = len(re.findall(r"wgmma\.mma_async|mma\.sync|tcgen05\.mma", made.asm["ptx"]))
-    return Report(row, registers, stack, made.metadata.shared, matrix)
+    return Report(row, registers, stack, made.metadata.shared, matrix, tuple(standing(made.asm["ttgir"])))
+
+
+def standing(text: str) -> list[str]:
+    """Matrix products of Hopper in a loop of which the first operand is in registers and computed before it:
+    ptxas 12.8 takes those registers for free after the product.
+    """
+    found, loops, made = [], [], set[str]()
+    for line in text.split("\n"):
+        depth = len(line) - len(line.lstrip())
+        if loops and depth == loops[-1][0] and line.lstrip().startswith("}"):
+            loops.pop()
+        product = re.search(r"warp_group_dot (%\w+)(?:#\d+)?,.* : (\w+)", line)
+        if product and loops and product[2] == "tensor" and product[1] in loops[-1][1]:
+            found.append(product[1])
+        made.update(re.findall(r"^ *(%\w+)(?::\d+)? = ", line))
+        if "scf.for" in line:
+            loops.append((depth, set(made)))
+    return found
 
 
 def _amd(made: Any, row: Mapping[str, int]) -> Report:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import attncc
+from attncc.codegen.spell import TRITON_HELPERS
 from attncc.pipeline import compile
 from attncc.schedule.spec import Specialisation
 from attncc.schedule.tiles import TARGETS, Tile
@@ -53,6 +54,7 @@ def wrong(report: Report, target: str, dtype: torch.dtype, extent: int, stack: i
     stack = max(stack, LITTLE if dtype == torch.float32 else 0)
     found = [f"{report.shared} bytes of shared memory"] if report.shared > SHARED[target] else []
     found += ["no matrix instructions"] if report.matrix == 0 and dtype != torch.float32 else []
+    found += [f"{name} stands in registers" for name in report.standing]
     spilled = report.stack > stack and target in NO_STACK and extent <= 128
     return [*found, f"{report.stack} bytes of stack"] if spilled else found
 
@@ -65,9 +67,16 @@ def check(name: str, target: str, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("target", SHARED)
-@pytest.mark.parametrize("name", ["streaming", "dense"])
+@pytest.mark.parametrize("name", ["streaming", "dense", "qk_norm"])
 def test_short_kinds(name: str, target: str) -> None:
     check(name, target, torch.bfloat16)
+
+
+def test_an_operand_that_stands_in_registers_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `held` is for, and that this file would see it gone."""
+    monkeypatch.setitem(TRITON_HELPERS, "held", "@triton.jit\ndef held(x):\n    return x\n")
+    found = made("qk_norm", "cuda:90", torch.bfloat16, 64)
+    assert all(report.standing for report in found.values())
 
 
 def every() -> list[Any]:

@@ -34,6 +34,6 @@ def test_predicates_of_every_sort(root: Path) -> None:
     )
     assert done.returncode == 0, done.stderr[-3000:]
     lines = done.stdout.splitlines()
-    assert len(lines) == 136, done.stdout
+    assert len(lines) == 200, done.stdout
     wrong = [line for line in lines if not float(line.split()[0]) <= 1e-5]
     assert not wrong, "\n".join(wrong)

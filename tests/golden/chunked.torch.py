@@ -72,13 +72,13 @@ def check_kinds(floats, integers, booleans, allowed):
 
 
 def check_number(name, value, kind):
-    """A number of the pattern; an integer fits 30 bits, so that positions can be added to it."""
+    """A number of the pattern; an integer fits 29 bits, so that positions can be added to it."""
     if kind is bool and not isinstance(value, bool):
         raise TypeError(f"`{name}` is True or False, not {value!r}")
     if kind is int and (isinstance(value, bool) or not isinstance(value, int)):
         raise TypeError(f"`{name}` is an integer, not {value!r}")
-    if kind is int and not -(1 << 30) < value < 1 << 30:
-        raise ValueError(f"`{name}` is {value}: integers of a pattern stay between -2**30 and 2**30")
+    if kind is int and not -(1 << 29) < value < 1 << 29:
+        raise ValueError(f"`{name}` is {value}: integers of a pattern stay between -2**29 and 2**29")
     if kind is float and (isinstance(value, bool) or not isinstance(value, (int, float))):
         raise TypeError(f"`{name}` is a number, not {value!r}")
 

@@ -264,6 +264,8 @@ def differential(Q1, K1, Q2, K2, V, lam):
     )
     if NG == 0 or NH % NG:
         raise ValueError(f"|g| = {NG} does not divide |h| = {NH}")
+    if max(sizes.values()) >= 1 << 29:
+        raise ValueError(f"extents {sizes}: those of a kernel stay below 2**29")
     if not (Q1.is_cuda or triton.knobs.runtime.interpret):
         raise ValueError(f"this kernel runs on a GPU, and `Q1` is on {Q1.device}")
     tile = TILES.get((D, E, Q1.element_size()))

@@ -182,13 +182,13 @@ def document_kernel(
         mask=(tl.maximum(q0 + NK - NQ, 0) < NK),
         other=0,
     )
-    doc_count0 = count_at_most(doc_here, sdoc_k, NK, doc_at0 - 1)
+    doc_count0 = count_at_most(doc_here, sdoc_k, NK, doc_at0.to(tl.int64) - 1)
     doc_at1 = tl.load(
         doc_here + tl.maximum(last + NK - NQ, 0).to(tl.int64) * sdoc_k,
         mask=(tl.maximum(last + NK - NQ, 0) < NK),
         other=0,
     )
-    doc_count1 = count_at_most(doc_here, sdoc_k, NK, doc_at1 - 1)
+    doc_count1 = count_at_most(doc_here, sdoc_k, NK, doc_at1.to(tl.int64) - 1)
     k_begin = doc_count0
     k_end = tl.maximum(0, tl.minimum(NK + last - NQ + 1, tl.where(last + (NK - NQ) >= 0, NK, 0)))
     k_lo = k_begin // BLOCK_K
@@ -259,12 +259,15 @@ def document(Q, K, V, doc):
         ("doc", "b k", doc),
     )
     check_kinds([("Q", Q), ("K", K), ("V", V)], [("doc", doc)], [], KINDS)
-    doc = doc.to(torch.promote_types(doc.dtype, torch.int32))
     NB, NH, NQ, D, NG, NK, E = (
         sizes["b"], sizes["h"], sizes["q"], sizes["d"], sizes["g"], sizes["k"], sizes["e"]
     )
     if NG == 0 or NH % NG:
         raise ValueError(f"|g| = {NG} does not divide |h| = {NH}")
+    # sums of shorter integers would wrap around
+    doc = doc.to(torch.promote_types(doc.dtype, torch.int32))
+    if max(sizes.values()) >= 1 << 29:
+        raise ValueError(f"extents {sizes}: those of a kernel stay below 2**29")
     if not (Q.is_cuda or triton.knobs.runtime.interpret):
         raise ValueError(f"this kernel runs on a GPU, and `Q` is on {Q.device}")
     tile = TILES.get((D, E, Q.element_size()))
@@ -328,6 +331,7 @@ def _amax(x, dim, nothing):
 
 def reference(Q, K, V, doc):
     """`document`: dense, differentiable, any device and dtype."""
+    # sums of shorter integers would wrap around
     doc = doc.long()
     _, NH, NQ, D = Q.shape
     _, NG, NK, _ = K.shape

@@ -127,12 +127,13 @@ def document(Q, K, V, doc):
         ("doc", "b k", doc),
     )
     check_kinds([("Q", Q), ("K", K), ("V", V)], [("doc", doc)], [], KINDS)
-    doc = doc.to(torch.promote_types(doc.dtype, torch.int32))
     NB, NH, NQ, D, NG, NK, E = (
         sizes["b"], sizes["h"], sizes["q"], sizes["d"], sizes["g"], sizes["k"], sizes["e"]
     )
     if NG == 0 or NH % NG:
         raise ValueError(f"|g| = {NG} does not divide |h| = {NH}")
+    # sums of shorter integers would wrap around
+    doc = doc.long()
     O = Q.new_empty((NB, NH, NQ, E))
     device, kind = Q.device, accumulator(Q)
     b = torch.arange(NB, device=device)[:, None]
@@ -225,6 +226,7 @@ def _amax(x, dim, nothing):
 
 def reference(Q, K, V, doc):
     """`document`: dense, differentiable, any device and dtype."""
+    # sums of shorter integers would wrap around
     doc = doc.long()
     _, NH, NQ, D = Q.shape
     _, NG, NK, _ = K.shape

@@ -77,13 +77,13 @@ def check_kinds(floats, integers, booleans, allowed):
 
 
 def check_number(name, value, kind):
-    """A number of the pattern; an integer fits 30 bits, so that positions can be added to it."""
+    """A number of the pattern; an integer fits 29 bits, so that positions can be added to it."""
     if kind is bool and not isinstance(value, bool):
         raise TypeError(f"`{name}` is True or False, not {value!r}")
     if kind is int and (isinstance(value, bool) or not isinstance(value, int)):
         raise TypeError(f"`{name}` is an integer, not {value!r}")
-    if kind is int and not -(1 << 30) < value < 1 << 30:
-        raise ValueError(f"`{name}` is {value}: integers of a pattern stay between -2**30 and 2**30")
+    if kind is int and not -(1 << 29) < value < 1 << 29:
+        raise ValueError(f"`{name}` is {value}: integers of a pattern stay between -2**29 and 2**29")
     if kind is float and (isinstance(value, bool) or not isinstance(value, (int, float))):
         raise TypeError(f"`{name}` is a number, not {value!r}")
 
@@ -143,11 +143,11 @@ def finite(m):
 def tanh(x):
     """Hyperbolic tangent; near 0, where 1 - exp would cancel, its continued fraction to seven terms."""
     t = tl.exp2(tl.abs(x) * -2.8853900817779268)
-    large = (1.0 - t) / (1.0 + t)
     y = tl.minimum(x * x, 1.0)
-    above = 135135.0 + y * (17325.0 + y * (378.0 + y))
+    above = x * (135135.0 + y * (17325.0 + y * (378.0 + y)))
     below = 135135.0 + y * (62370.0 + y * (3150.0 + y * 28.0))
-    return tl.where(tl.abs(x) < 1.0, x * (above / below), tl.where(x < 0, -large, large))
+    far = tl.abs(x) >= 1.0
+    return tl.where(far, tl.where(x < 0, t - 1.0, 1.0 - t), above) / tl.where(far, 1.0 + t, below)
 
 
 @triton.jit(do_not_specialize=["window", "cap", "scalar", "NQ", "NK", "NB", "NH", "NG"])
@@ -254,6 +254,8 @@ def gemma2(Q, K, V, window=4096, cap=50.0, scalar=256.0):
     )
     if NG == 0 or NH % NG:
         raise ValueError(f"|g| = {NG} does not divide |h| = {NH}")
+    if max(sizes.values()) >= 1 << 29:
+        raise ValueError(f"extents {sizes}: those of a kernel stay below 2**29")
     if not (Q.is_cuda or triton.knobs.runtime.interpret):
         raise ValueError(f"this kernel runs on a GPU, and `Q` is on {Q.device}")
     tile = TILES.get((D, E, Q.element_size()))

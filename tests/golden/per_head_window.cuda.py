@@ -154,11 +154,15 @@ def per_head_window_kernel(
     span_ = tl.load(span_here)
     last = tl.minimum(q0 + BLOCK_Q, NQ) - 1
     span_at0 = tl.load(span_here)
-    k_begin = tl.maximum(0, NK + q0 - span_at0 - NQ + 1)
+    k_begin = (
+        tl.minimum(tl.maximum(0, (NK + q0).to(tl.int64) - span_at0 - NQ + 1), NK)
+    ).to(tl.int32)
     k_end = tl.maximum(0, NK + last - NQ + 1)
     k_lo = k_begin // BLOCK_K
     k_hi = tl.where(k_begin < k_end, (BLOCK_K + k_end - 1) // BLOCK_K, k_lo)
-    k_inner_begin = tl.maximum(0, NK + last - span_at0 - NQ + 1)
+    k_inner_begin = (
+        tl.minimum(tl.maximum(0, (NK + last).to(tl.int64) - span_at0 - NQ + 1), NK)
+    ).to(tl.int32)
     k_inner_end = tl.maximum(0, NK + q0 - NQ + 1)
     k_full_lo = tl.minimum((BLOCK_K + k_inner_begin - 1) // BLOCK_K, k_hi)
     k_full_hi = tl.maximum(k_full_lo, k_inner_end // BLOCK_K)
@@ -221,12 +225,15 @@ def per_head_window(Q, K, V, span):
         ("span", "h", span),
     )
     check_kinds([("Q", Q), ("K", K), ("V", V)], [("span", span)], [], KINDS)
-    span = span.to(torch.promote_types(span.dtype, torch.int32))
     NB, NH, NQ, D, NG, NK, E = (
         sizes["b"], sizes["h"], sizes["q"], sizes["d"], sizes["g"], sizes["k"], sizes["e"]
     )
     if NG == 0 or NH % NG:
         raise ValueError(f"|g| = {NG} does not divide |h| = {NH}")
+    # sums of shorter integers would wrap around
+    span = span.to(torch.promote_types(span.dtype, torch.int32))
+    if max(sizes.values()) >= 1 << 29:
+        raise ValueError(f"extents {sizes}: those of a kernel stay below 2**29")
     if not (Q.is_cuda or triton.knobs.runtime.interpret):
         raise ValueError(f"this kernel runs on a GPU, and `Q` is on {Q.device}")
     tile = TILES.get((D, E, Q.element_size()))
@@ -274,6 +281,7 @@ def _amax(x, dim, nothing):
 
 def reference(Q, K, V, span):
     """`per_head_window`: dense, differentiable, any device and dtype."""
+    # sums of shorter integers would wrap around
     span = span.long()
     _, NH, NQ, D = Q.shape
     _, NG, NK, _ = K.shape

@@ -110,12 +110,13 @@ def per_head_window(Q, K, V, span):
         ("span", "h", span),
     )
     check_kinds([("Q", Q), ("K", K), ("V", V)], [("span", span)], [], KINDS)
-    span = span.to(torch.promote_types(span.dtype, torch.int32))
     NB, NH, NQ, D, NG, NK, E = (
         sizes["b"], sizes["h"], sizes["q"], sizes["d"], sizes["g"], sizes["k"], sizes["e"]
     )
     if NG == 0 or NH % NG:
         raise ValueError(f"|g| = {NG} does not divide |h| = {NH}")
+    # sums of shorter integers would wrap around
+    span = span.long()
     O = Q.new_empty((NB, NH, NQ, E))
     device, kind = Q.device, accumulator(Q)
     h = torch.arange(NH, device=device)[None, :]
@@ -195,6 +196,7 @@ def _amax(x, dim, nothing):
 
 def reference(Q, K, V, span):
     """`per_head_window`: dense, differentiable, any device and dtype."""
+    # sums of shorter integers would wrap around
     span = span.long()
     _, NH, NQ, D = Q.shape
     _, NG, NK, _ = K.shape

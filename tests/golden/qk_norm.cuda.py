@@ -81,13 +81,13 @@ def check_kinds(floats, integers, booleans, allowed):
 
 
 def check_number(name, value, kind):
-    """A number of the pattern; an integer fits 30 bits, so that positions can be added to it."""
+    """A number of the pattern; an integer fits 29 bits, so that positions can be added to it."""
     if kind is bool and not isinstance(value, bool):
         raise TypeError(f"`{name}` is True or False, not {value!r}")
     if kind is int and (isinstance(value, bool) or not isinstance(value, int)):
         raise TypeError(f"`{name}` is an integer, not {value!r}")
-    if kind is int and not -(1 << 30) < value < 1 << 30:
-        raise ValueError(f"`{name}` is {value}: integers of a pattern stay between -2**30 and 2**30")
+    if kind is int and not -(1 << 29) < value < 1 << 29:
+        raise ValueError(f"`{name}` is {value}: integers of a pattern stay between -2**29 and 2**29")
     if kind is float and (isinstance(value, bool) or not isinstance(value, (int, float))):
         raise TypeError(f"`{name}` is a number, not {value!r}")
 
@@ -143,6 +143,13 @@ def finite(m):
     return tl.where(m == float("-inf"), 0.0, m)
 
 
+@triton.jit
+def held(x):
+    """x, for a loop that multiplies by it: as a sum over one place it stays in shared memory. In registers,
+    ptxas 12.8 for Hopper lets the loop's next product write over it."""
+    return tl.sum(x[:, :, None], 2)
+
+
 @triton.jit(do_not_specialize=["eps", "NQ", "NK", "NB", "NH", "NG"])
 def qk_norm_kernel(
     Q, K, V, Wq, Wk, O,
@@ -181,7 +188,7 @@ def qk_norm_kernel(
     Wq_d = tl.load(Wq + d * sWq_d).to(tl.float32)
     Wk_d = tl.load(Wk + d * sWk_d).to(tl.float32)
     # S_total_row[q,d] = Q[q,d] * Wq[d] * Wk[d]
-    S_total_row_qd = Q_qd * Wq_d[None, :] * Wk_d[None, :]
+    S_total_row_qd = held(Q_qd * Wq_d[None, :] * Wk_d[None, :])
     last = tl.minimum(q0 + BLOCK_Q, NQ) - 1
     k_end = tl.maximum(0, NK + last - NQ + 1)
     k_hi = (BLOCK_K + k_end - 1) // BLOCK_K
@@ -258,6 +265,8 @@ def qk_norm(Q, K, V, Wq, Wk, eps=1e-06):
     )
     if NG == 0 or NH % NG:
         raise ValueError(f"|g| = {NG} does not divide |h| = {NH}")
+    if max(sizes.values()) >= 1 << 29:
+        raise ValueError(f"extents {sizes}: those of a kernel stay below 2**29")
     if not (Q.is_cuda or triton.knobs.runtime.interpret):
         raise ValueError(f"this kernel runs on a GPU, and `Q` is on {Q.device}")
     tile = TILES.get((D, E, Q.element_size()))

@@ -116,6 +116,13 @@ def power(x, y):
     return tl.where(x == 0, tl.where(y == 0, 1.0, 0.0), tl.exp2(y * tl.log2(x * 1.0)))
 
 
+@triton.jit
+def power_of_few(x, y):
+    """x ** y for x >= 0, exact to float32: a phase is this times a position."""
+    wide = tl.exp2(y * tl.log2(x * tl.full([], 1.0, tl.float64)))
+    return tl.where(x == 0, tl.where(y == 0, 1.0, 0.0), wide.to(tl.float32))
+
+
 @triton.jit(do_not_specialize=["NQ", "NK", "NB", "NH"])
 def retnet_kernel(
     Q, K, V, O,
@@ -156,7 +163,7 @@ def retnet_kernel(
         # O[q,e] = sum(k where seen) A_sum[q,k] * (1 - 2 ** (-5 - h)) ** (q + (|k| - |q|) - k) *
         #     V[k,e]
         power_tile_qk = power(
-            1 - power(2 * 1.0, (-5 - h) * 1.0), ((q + (NK - NQ))[:, None] - k[None, :]) * 1.0
+            1 - power_of_few(2 * 1.0, (-5 - h) * 1.0), ((q + (NK - NQ))[:, None] - k[None, :]) * 1.0
         )
         A_sum_seen_qk = A_sum_qk * (1 / D ** 0.5) * power_tile_qk
         if step >= k_whole:
@@ -184,6 +191,8 @@ def retnet(Q, K, V):
     )
     check_kinds([("Q", Q), ("K", K), ("V", V)], [], [], KINDS)
     NB, NH, NQ, D, NK, E = sizes["b"], sizes["h"], sizes["q"], sizes["d"], sizes["k"], sizes["e"]
+    if max(sizes.values()) >= 1 << 29:
+        raise ValueError(f"extents {sizes}: those of a kernel stay below 2**29")
     if not (Q.is_cuda or triton.knobs.runtime.interpret):
         raise ValueError(f"this kernel runs on a GPU, and `Q` is on {Q.device}")
     tile = TILES.get((D, E, Q.element_size()))

@@ -80,13 +80,13 @@ def check_kinds(floats, integers, booleans, allowed):
 
 
 def check_number(name, value, kind):
-    """A number of the pattern; an integer fits 30 bits, so that positions can be added to it."""
+    """A number of the pattern; an integer fits 29 bits, so that positions can be added to it."""
     if kind is bool and not isinstance(value, bool):
         raise TypeError(f"`{name}` is True or False, not {value!r}")
     if kind is int and (isinstance(value, bool) or not isinstance(value, int)):
         raise TypeError(f"`{name}` is an integer, not {value!r}")
-    if kind is int and not -(1 << 30) < value < 1 << 30:
-        raise ValueError(f"`{name}` is {value}: integers of a pattern stay between -2**30 and 2**30")
+    if kind is int and not -(1 << 29) < value < 1 << 29:
+        raise ValueError(f"`{name}` is {value}: integers of a pattern stay between -2**29 and 2**29")
     if kind is float and (isinstance(value, bool) or not isinstance(value, (int, float))):
         raise TypeError(f"`{name}` is a number, not {value!r}")
 
@@ -143,9 +143,17 @@ def finite(m):
 
 
 @triton.jit
-def power(x, y):
-    """x ** y for x >= 0"""
-    return tl.where(x == 0, tl.where(y == 0, 1.0, 0.0), tl.exp2(y * tl.log2(x * 1.0)))
+def held(x):
+    """x, for a loop that multiplies by it: as a sum over one place it stays in shared memory. In registers,
+    ptxas 12.8 for Hopper lets the loop's next product write over it."""
+    return tl.sum(x[:, :, None], 2)
+
+
+@triton.jit
+def power_of_few(x, y):
+    """x ** y for x >= 0, exact to float32: a phase is this times a position."""
+    wide = tl.exp2(y * tl.log2(x * tl.full([], 1.0, tl.float64)))
+    return tl.where(x == 0, tl.where(y == 0, 1.0, 0.0), wide.to(tl.float32))
 
 
 @triton.jit(do_not_specialize=["base", "NQ", "NK", "NB", "NH", "NG"])
@@ -197,9 +205,13 @@ def rope_kernel(
     # S_row[q,d] = Q[q,d] * cos((q + (|k| - |q|)) * base ** (-2 * (d % (|d| // 2)) / |d|)) + (if d <
     #     |d| // 2 then -1 else 1) * Q[q, (d + |d| // 2) % |d|] * sin((q + (|k| - |q|)) * base **
     #     (-2 * (d % (|d| // 2)) / |d|))
-    cos_base_qd = tl.cos((q + (NK - NQ))[:, None] * power(base, -(2 * (d % (D // 2)) / D))[None, :])
-    sin_base_qd = tl.sin((q + (NK - NQ))[:, None] * power(base, -(2 * (d % (D // 2)) / D))[None, :])
-    S_row_qd = Q_qd * cos_base_qd + tl.where(d < D // 2, -1, 1)[None, :] * Q2_qd * sin_base_qd
+    cos_base_qd = tl.cos(
+        (q + (NK - NQ))[:, None] * power_of_few(base, -(2 * (d % (D // 2)) / D))[None, :]
+    )
+    sin_base_qd = tl.sin(
+        (q + (NK - NQ))[:, None] * power_of_few(base, -(2 * (d % (D // 2)) / D))[None, :]
+    )
+    S_row_qd = held(Q_qd * cos_base_qd + tl.where(d < D // 2, -1, 1)[None, :] * Q2_qd * sin_base_qd)
     last = tl.minimum(q0 + BLOCK_Q, NQ) - 1
     k_end = tl.maximum(0, NK + last - NQ + 1)
     k_hi = (BLOCK_K + k_end - 1) // BLOCK_K
@@ -219,7 +231,7 @@ def rope_kernel(
             mask=(k[:, None] < NK),
             other=0,
         ).to(tl.float32)
-        cos_base2_kd = tl.cos(k[:, None] * power(base, -(2 * (d % (D // 2)) / D))[None, :])
+        cos_base2_kd = tl.cos(k[:, None] * power_of_few(base, -(2 * (d % (D // 2)) / D))[None, :])
         K2_kd = tl.load(
             K_here
             + k0.to(tl.int64) * sK_k
@@ -230,7 +242,7 @@ def rope_kernel(
             & (tl.broadcast_to(((d + D // 2) % D)[None, :], [BLOCK_K, BLOCK_D]) < D),
             other=0,
         ).to(tl.float32)
-        sin_base2_kd = tl.sin(k[:, None] * power(base, -(2 * (d % (D // 2)) / D))[None, :])
+        sin_base2_kd = tl.sin(k[:, None] * power_of_few(base, -(2 * (d % (D // 2)) / D))[None, :])
         S_column_kd = (
             K_kd * cos_base2_kd + tl.where(d < D // 2, -1, 1)[None, :] * K2_kd * sin_base2_kd
         )
@@ -291,6 +303,8 @@ def rope(Q, K, V, base=10000.0):
     )
     if NG == 0 or NH % NG:
         raise ValueError(f"|g| = {NG} does not divide |h| = {NH}")
+    if max(sizes.values()) >= 1 << 29:
+        raise ValueError(f"extents {sizes}: those of a kernel stay below 2**29")
     if not (Q.is_cuda or triton.knobs.runtime.interpret):
         raise ValueError(f"this kernel runs on a GPU, and `Q` is on {Q.device}")
     tile = TILES.get((D, E, Q.element_size()))

@@ -79,13 +79,13 @@ def check_kinds(floats, integers, booleans, allowed):
 
 
 def check_number(name, value, kind):
-    """A number of the pattern; an integer fits 30 bits, so that positions can be added to it."""
+    """A number of the pattern; an integer fits 29 bits, so that positions can be added to it."""
     if kind is bool and not isinstance(value, bool):
         raise TypeError(f"`{name}` is True or False, not {value!r}")
     if kind is int and (isinstance(value, bool) or not isinstance(value, int)):
         raise TypeError(f"`{name}` is an integer, not {value!r}")
-    if kind is int and not -(1 << 30) < value < 1 << 30:
-        raise ValueError(f"`{name}` is {value}: integers of a pattern stay between -2**30 and 2**30")
+    if kind is int and not -(1 << 29) < value < 1 << 29:
+        raise ValueError(f"`{name}` is {value}: integers of a pattern stay between -2**29 and 2**29")
     if kind is float and (isinstance(value, bool) or not isinstance(value, (int, float))):
         raise TypeError(f"`{name}` is a number, not {value!r}")
 
@@ -177,12 +177,24 @@ def s2_kernel(
     last = tl.minimum(q0 + BLOCK_Q, NQ) - 1
     k_end0 = tl.maximum(0, NK + last - NQ + 1)
     k_hi0 = (BLOCK_K + k_end0 - 1) // BLOCK_K
-    k_begin1 = tl.maximum(0, floor_divide(NK + q0 - NQ, block) * block + block - block * local)
+    k_begin1 = (
+        tl.minimum(
+            tl.maximum(
+                0, floor_divide(NK + q0 - NQ, block) * block + block - block.to(tl.int64) * local
+            ),
+            NK,
+        )
+    ).to(tl.int32)
     k_lo1 = k_begin1 // BLOCK_K
     k_hi1 = tl.where(k_begin1 < k_end0, (BLOCK_K + k_end0 - 1) // BLOCK_K, k_lo1)
-    k_inner_begin1 = tl.maximum(
-        0, floor_divide(NK + last - NQ, block) * block + block - block * local
-    )
+    k_inner_begin1 = (
+        tl.minimum(
+            tl.maximum(
+                0, floor_divide(NK + last - NQ, block) * block + block - block.to(tl.int64) * local
+            ),
+            NK,
+        )
+    ).to(tl.int32)
     k_inner_end1 = tl.maximum(0, NK + q0 - NQ + 1)
     k_full_lo1 = tl.minimum((BLOCK_K + k_inner_begin1 - 1) // BLOCK_K, k_hi1)
     k_full_hi1 = tl.maximum(k_full_lo1, k_inner_end1 // BLOCK_K)
@@ -219,7 +231,11 @@ def s2_kernel(
                 & (
                     (floor_divide(q + (NK - NQ), block)[:, None] - (k // block)[None, :] < local)
                     | (
-                        (k // block + h // (NH // NG) * tl.maximum(1, floor_divide(stride, NG)))
+                        (
+                            k // block
+                            + (h // (NH // NG)).to(tl.int64)
+                            * tl.maximum(1, floor_divide(stride, NG))
+                        )
                         % stride
                         == 0
                     )[None, :]
@@ -275,6 +291,8 @@ def s2(Q, K, V, block=64, local=16, stride=8):
     )
     if NG == 0 or NH % NG:
         raise ValueError(f"|g| = {NG} does not divide |h| = {NH}")
+    if max(sizes.values()) >= 1 << 29:
+        raise ValueError(f"extents {sizes}: those of a kernel stay below 2**29")
     if not (Q.is_cuda or triton.knobs.runtime.interpret):
         raise ValueError(f"this kernel runs on a GPU, and `Q` is on {Q.device}")
     tile = TILES.get((D, E, Q.element_size()))
