@@ -65,6 +65,22 @@ TENSORS: dict[str, dict[str, str]] = {
     "rope": GROUPED,
     "differential": {"Q1": "bhqd", "K1": "bgkd", "Q2": "bhqd", "K2": "bgkd", "V": "bgke", "lam": ""},
     "per_head_window": {**GROUPED, "span": "h"},
+    "lssa": GROUPED,
+    "lssar": GROUPED,
+    "selective_self": {**GROUPED, "Tq": "bhq", "Tv": "bgk", "alpha": "h"},
+    "cosine": {**GROUPED, "scale": ""},
+    "softmax1": GROUPED,
+    "l2_softmax": GROUPED,
+    "entropy": GROUPED,
+    "z_loss": GROUPED,
+    "max_logit": GROUPED,
+    "nap": {**GROUPED, "gain": "h", "shift": "h"},
+    "palm": {**GROUPED, "source": "b"},
+    "positional": {"X": "hqd", "Y": "hkd", "V": "bhke"},
+    "pointer": {"X": "bqd", "Y": "bkd", "v": "d"},
+    "evoformer": {"Q": "bmhqd", "K": "bmhkd", "V": "bmhke", "bias": "bhqk", "G": "bmhqe"},
+    "music": {**GROUPED, "E": "hrd"},
+    "kronecker": {"Q": "bhqd", "K1": "bhjd", "K2": "bhkd", "V1": "bhje", "V2": "bhke"},
 }
 """Every pattern's tensors in its order, each with its indices, one letter an index."""
 
@@ -96,8 +112,12 @@ def _plausible(pattern: str, name: str, x: Tensor) -> Tensor:
             return 0.2 * x.abs()
         case "doc":
             return (3 * x).floor().long().sort(-1).values
-        case "span":
+        case "span" | "source":
             return (20 * x.abs()).long()
+        case "Tq" | "Tv":
+            return torch.tanh(x)
+        case "scale":
+            return 8 + x
         case "K" if pattern == "gated_delta":
             return normalize(x, dim=-1)
         case _:
@@ -124,6 +144,23 @@ SHAPES = (
 ALONE = tuple({i: n for i, n in {**s, "h": min(s["h"], 3)}.items() if i != "g"} for s in SHAPES)
 """The same for patterns without groups."""
 
+
+FOLDED = tuple({**s, "m": 1 + i % 3} for i, s in enumerate(ALONE))
+"""The same for alignments of 1 to 3 sequences."""
+
+TABLED = tuple({**s, "r": r} for s, r in zip(SHAPES, (1, 65, 4, 63, 16, 1, 130, 33), strict=True))
+"""The same with tables of distances, some of which all pairs fit into."""
+
+TRIPLES = tuple(
+    {"b": b, "h": h, "q": q, "j": j, "k": k, "d": d, "e": e}
+    for b, h, q, j, k, d, e in (
+        (2, 3, 1, 1, 1, 8, 8),
+        (1, 2, 15, 7, 9, 4, 5),
+        (2, 1, 16, 17, 5, 16, 12),
+        (1, 3, 31, 32, 29, 7, 24),
+    )
+)
+"""Queries and two sequences of keys."""
 
 EVEN = tuple({**s, "d": s["d"] + s["d"] % 2} for s in SHAPES)
 """The same for patterns that pair features."""
@@ -225,5 +262,21 @@ CASES: dict[str, tuple[Case, ...]] = {
     "rope": _cases("rope", EVEN, {}, {"base": 500.0}),
     "differential": _cases("differential", SHAPES),
     "per_head_window": _cases("per_head_window", SHAPES),
+    "lssa": _cases("lssa", SHAPES),
+    "lssar": _cases("lssar", SHAPES, {}, {"power": 3}, {"power": 1, "eps": 0.5}),
+    "selective_self": _cases("selective_self", SHAPES),
+    "cosine": _cases("cosine", SHAPES),
+    "softmax1": _cases("softmax1", SHAPES),
+    "l2_softmax": _cases("l2_softmax", SHAPES),
+    "entropy": _cases("entropy", SHAPES),
+    "z_loss": _cases("z_loss", SHAPES),
+    "max_logit": _cases("max_logit", SHAPES),
+    "nap": _cases("nap", SHAPES, {}, {"eps": 0.5}),
+    "palm": _cases("palm", SHAPES),
+    "positional": _cases("positional", ALONE),
+    "pointer": _cases("pointer", ALONE),
+    "evoformer": _cases("evoformer", FOLDED),
+    "music": _cases("music", TABLED),
+    "kronecker": _cases("kronecker", TRIPLES),
 }
 """What every pattern is tried on."""

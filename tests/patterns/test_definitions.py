@@ -21,8 +21,9 @@ from attncc.ir.evaluate import evaluate
 from attncc.source import Source
 from attncc.syntax import ast
 from attncc.syntax.parser import parse
-from tests.patterns import definitions
+from tests.patterns import definitions, scores
 from tests.patterns.cases import CASES, TENSORS, Arguments, Case, inputs
+from tests.patterns.parts import Results
 
 FOLDER = Path(__file__).parents[2] / "patterns"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.attn") if path.stem != "std")
@@ -50,9 +51,14 @@ def cascade(name: str) -> Cascade:
     return check(*text(name))
 
 
-def define(case: Case, values: Arguments) -> definitions.Results:
-    results: definitions.Results = getattr(definitions, case.pattern)(**values)
-    return results
+def definition(name: str) -> Callable[..., Results]:
+    """What defines a pattern, in whichever module it stands."""
+    defined: Callable[..., Results] = getattr(definitions if hasattr(definitions, name) else scores, name)
+    return defined
+
+
+def define(case: Case, values: Arguments) -> Results:
+    return definition(case.pattern)(**values)
 
 
 @cache
@@ -109,7 +115,7 @@ def test_definition_takes_what_the_pattern_takes(name: str) -> None:
     }
     assert tensors == TENSORS[name] and list(tensors) == list(TENSORS[name])
     wanted = [(p.name, p.default if isinstance(p, ast.ScalarParam) else None) for p in pattern.params]
-    given = inspect.signature(getattr(definitions, name)).parameters.values()
+    given = inspect.signature(definition(name)).parameters.values()
     assert [(p.name, None if p.default is p.empty else p.default) for p in given] == wanted
 
 
@@ -150,7 +156,7 @@ def test_reference_is_the_definition(case: Case) -> None:
         assert_same(f"d{name}", x.numpy(), y)
 
 
-LONG = Case("causal", {"b": 1, "h": 6, "g": 2, "q": 37, "k": 41, "d": 8, "e": 5})
+LONG = Case("causal", {"b": 1, "h": 6, "g": 2, "q": 37, "k": 41, "d": 8, "e": 5, "m": 2, "r": 9})
 
 
 def arguments(pattern: str, **scalars: int | float) -> Arguments:
@@ -165,7 +171,7 @@ def test_softmax_attention_is_torchs(name: str) -> None:
     wanted = torch.nn.functional.scaled_dot_product_attention(
         x["Q"], x["K"], x["V"], attn_mask=seen, enable_gqa=True
     )
-    torch.testing.assert_close(getattr(definitions, name)(**x)["O"], wanted, rtol=0, atol=1e-12)
+    torch.testing.assert_close(definition(name)(**x)["O"], wanted, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -187,7 +193,7 @@ def test_softmax_attention_is_torchs(name: str) -> None:
 def test_choosing_everything_is_causal(name: str, scalars: dict[str, int | float]) -> None:
     x = arguments(name, **scalars)
     wanted = definitions.causal(x["Q"], x["K"], x["V"])["O"]
-    torch.testing.assert_close(getattr(definitions, name)(**x)["O"], wanted, rtol=0, atol=1e-10)
+    torch.testing.assert_close(definition(name)(**x)["O"], wanted, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize(
@@ -205,16 +211,36 @@ def test_choosing_everything_is_causal(name: str, scalars: dict[str, int | float
         ("neighborhood1d", {"window": 5}),
         ("qk_norm", {}),
         ("rope", {}),
+        ("lssa", {}),
+        ("lssar", {"eps": 0.0}),
+        ("cosine", {}),
+        ("entropy", {}),
+        ("z_loss", {}),
+        ("max_logit", {}),
+        ("positional", {}),
+        ("music", {}),
     ],
 )
 def test_weights_of_a_row_sum_to_one(name: str, scalars: dict[str, int | float]) -> None:
     x = arguments(name, **scalars)
     x["V"] = torch.ones_like(x["V"])
-    got = getattr(definitions, name)(**x)["O"]
+    got = definition(name)(**x)["O"]
     torch.testing.assert_close(got, torch.ones_like(got), rtol=0, atol=1e-12)
 
 
-AHEAD = ("dense", "cross", "sigmoid", "neighborhood1d", "neighborhood2d", "prefix_lm")
+AHEAD = (
+    "dense",
+    "cross",
+    "sigmoid",
+    "neighborhood1d",
+    "neighborhood2d",
+    "prefix_lm",
+    "palm",
+    "positional",
+    "pointer",
+    "evoformer",
+    "kronecker",
+)
 """Patterns whose queries see later keys."""
 CAUSAL = [name for name in NAMES if name not in AHEAD]
 
@@ -232,7 +258,7 @@ def test_the_future_changes_nothing(name: str) -> None:
         "chunk": 7,
         "group": 6,
     }
-    taken = inspect.signature(getattr(definitions, name)).parameters
+    taken = inspect.signature(definition(name)).parameters
     x = arguments(name, **{n: v for n, v in shapes.items() if n in taken})
     y = dict(x)
     for n in ("K", "K1", "K2", "V", "g", "beta"):
@@ -240,7 +266,7 @@ def test_the_future_changes_nothing(name: str) -> None:
             axis = TENSORS[name][n].index("k")
             y[n] = x[n].clone()
             y[n].narrow(axis, 30, 11).mul_(0.5)
-    before, after = (getattr(definitions, name)(**z)["O"] for z in (x, y))
+    before, after = (definition(name)(**z)["O"] for z in (x, y))
     torch.testing.assert_close(before[..., :26, :], after[..., :26, :], rtol=0, atol=0)
     assert not torch.equal(before[..., 26, :], after[..., 26, :])
 
