@@ -16,7 +16,7 @@ from attncc.masks.counts import TileCounts, count
 from attncc.masks.integers import at
 from attncc.passes.analyse import Passes, analyse, walked
 from attncc.passes.expand import expand
-from attncc.passes.online import Updater, before, corrected, updaters
+from attncc.passes.online import Updater, before, passes_over
 from attncc.passes.share import share
 from attncc.passes.simplify import simplify
 from attncc.pipeline import streamed
@@ -129,11 +129,12 @@ def explain(
     default makes the tiles unknown.
     """
     run = streamed(cascade)
-    found = updaters(run)
     indices = walked(cascade)
     apart = share(simplify(expand(cascade)))
     written = tuple(analyse(apart, i) for i in indices)
-    derived = tuple(analyse(run, i, lambda e, r: corrected(found, e, r)) for i in indices)
+    online = [passes_over(run, i) for i in indices]
+    derived = tuple(passes for passes, _ in online)
+    found = {name: updater for _, own in online for name, updater in own.items()}
     plan, refused = None, ""
     tile = candidates(TARGET, BYTES, FEATURES)[0]
     try:

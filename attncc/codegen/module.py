@@ -70,9 +70,13 @@ def docstring(said: Said, plan: Plan) -> str:
 
 def _in_words(rows: Index, loops: list[tuple[str, int]]) -> list[str]:
     lines = []
-    for name, bands in loops:
+    ordinals = ("First", "Second", "Third")
+    for n, (name, bands) in enumerate(loops):
+        passes = [other for other, _ in loops].count(name)
+        nth = [other for other, _ in loops[:n]].count(name)
+        said = "One pass" if passes == 1 else f"{ordinals[nth]} pass" if nth < 3 else f"Pass {nth + 1}"
         ranges = "one range" if bands == 1 else f"{bands} ranges"
-        lines.append(f"One pass over {name} for every tile of rows {rows.name},")
+        lines.append(f"{said} over {name} for every tile of rows {rows.name},")
         lines.append(f"over {ranges} of tiles that its predicate leaves live.")
     return lines
 

@@ -34,11 +34,13 @@ class Passes:
     blocking: tuple[Edge, ...]
 
 
-Corrected = Callable[[Equation, str], bool]
-"""Whether an equation can follow a value that is still changing."""
+Corrected = Callable[[Equation, frozenset[str], frozenset[str]], bool]
+"""Whether an equation can follow the values it awaits while they still change; those that earlier passes have
+completed do not.
+"""
 
 
-def never(equation: Equation, read: str) -> bool:
+def never(equation: Equation, awaited: frozenset[str], earlier: frozenset[str]) -> bool:
     """No equation is corrected: the passes of the cascade as it is written."""
     return False
 
@@ -55,15 +57,21 @@ def analyse(cascade: Cascade, index: Index, corrected: Corrected = never) -> Pas
         waits = [(0, "")]
         for read in _reads(equation.body):
             tensor = read.tensor.name
-            if tensor in groups.get(name, ()) or corrected(equation, tensor):
+            if tensor in groups.get(name, ()):
                 continue
             if tensor in streams and _rides(read, index, tensor in groups):
                 waits.append((streams[tensor] - 1, ""))
             else:
                 waits.append((complete.get(tensor, streams.get(tensor, 0)), tensor))
+        iterates = index in free(equation.body) or _iterates(equation.body, index)
         need = max(wait for wait, _ in waits)
-        blame = next((tensor for wait, tensor in waits if tensor and wait == need > 0), "")
-        if index not in free(equation.body) and not _iterates(equation.body, index):
+        awaited = frozenset(tensor for wait, tensor in waits if tensor and wait == need > 0)
+        if iterates and awaited:
+            earlier = frozenset(t for t, n in complete.items() if n < need)
+            if corrected(equation, awaited, earlier):
+                need, awaited = need - 1, frozenset()
+        blame = next((tensor for _, tensor in waits if tensor in awaited), "")
+        if not iterates:
             complete[name] = need
             continue
         own = need + 1

@@ -29,17 +29,34 @@ from attncc.ir.cascade import (
     rebuild,
     walk,
 )
-from attncc.passes.online import comoves, followed, moving_parts, updater_of
+from attncc.passes.online import comoves, followed, moving_parts, passes_over
 from attncc.passes.share import fresh
 
 
 @dataclass
 class _Company:
-    """The equations so far, and every reduction by its tensor."""
+    """The equations so far, and the reductions that run in the pass for which the present one waits."""
 
     taken: set[str]
-    reductions: dict[Tensor, Reduce]
+    reductions: dict[Tensor, Reduce] = field(default_factory=dict)
     equations: list[Equation] = field(default_factory=list)
+
+    def running(self, cascade: Cascade) -> dict[Tensor, Reduce]:
+        """What a sum, the last equation of a cascade, would have to follow; nothing where it need not."""
+        last = cascade.equations[-1]
+        if not isinstance(last.body, Reduce) or last.body.op != "sum":
+            return {}
+        for index in last.body.over:
+            passes, _ = passes_over(cascade, index)
+            of = dict(passes.of)
+            if any(edge.reader == last.tensor.name for edge in passes.blocking):
+                own = of[last.tensor.name]
+                return {
+                    e.tensor: e.body
+                    for e in cascade.equations
+                    if isinstance(e.body, Reduce) and of.get(e.tensor.name) == own - 1
+                }
+        return {}
 
     def join(self, host: Equation, e: Reduce) -> Tensor:
         """A tensor that holds a reduction, by an equation of its own if there is none."""
@@ -60,18 +77,16 @@ def accompany(cascade: Cascade) -> Cascade:
 
     A mean over all there is, `x / |k|`, is followed as one over what there is so far, `x / sum(k) 1`.
     """
-    reductions = {e.tensor: e.body for e in cascade.equations if isinstance(e.body, Reduce)}
-    taken = {t.name for t in cascade.inputs} | {e.tensor.name for e in cascade.equations}
-    company = _Company(taken, reductions)
+    company = _Company({t.name for t in cascade.inputs} | {e.tensor.name for e in cascade.equations})
     for equation in cascade.equations:
         e = equation.body
-        if isinstance(e, Reduce) and e.op == "sum" and updater_of(equation, reductions) is None:
-            follows = followed(equation, e, reductions)
-            if follows and comoves(e, follows, reductions) is not None:
+        company.reductions = company.running(replace(cascade, equations=(*company.equations, equation)))
+        if isinstance(e, Reduce) and company.reductions:
+            follows = followed(equation, e, company.reductions)
+            if follows and comoves(e, follows, company.reductions) is not None:
                 e = _so_far(equation, e, follows, company)
                 equation = replace(equation, body=e)
-                reductions[equation.tensor] = e
-                found = comoves(e, followed(equation, e, reductions), reductions)
+                found = comoves(e, followed(equation, e, company.reductions), company.reductions)
                 for body in found.basis if found else ():
                     company.join(equation, replace(e, body=body))
         company.equations.append(equation)

@@ -40,6 +40,7 @@ from attncc.ir.logic import (
     times,
     total,
 )
+from attncc.passes.analyse import Passes, analyse, walked
 from attncc.passes.scaled import Scales, scaled
 
 
@@ -59,25 +60,32 @@ def before(tensor: Tensor) -> Tensor:
     return replace(tensor, name=f"{tensor.name}_old")
 
 
-def updaters(cascade: Cascade) -> dict[str, Updater]:
-    """The updater of every reduction that follows others over its own index, where one exists."""
+def passes_over(cascade: Cascade, index: Index) -> tuple[Passes, dict[str, Updater]]:
+    """The passes over an index, and how reductions follow those that run in the same one."""
     reductions = {e.tensor: e.body for e in cascade.equations if isinstance(e.body, Reduce)}
-    found = {}
-    for equation in cascade.equations:
-        updater = updater_of(equation, reductions)
-        if updater is not None:
-            found[equation.tensor.name] = updater
-    return found
+    found: dict[str, Updater] = {}
+
+    def corrected(equation: Equation, awaited: frozenset[str], earlier: frozenset[str]) -> bool:
+        beside = {t: r for t, r in reductions.items() if t.name not in earlier}
+        updater = updater_of(equation, beside)
+        if updater is None or not awaited <= {t.name for t in updater.follows}:
+            return False
+        found[equation.tensor.name] = updater
+        return True
+
+    return analyse(cascade, index, corrected), found
 
 
-def corrected(found: dict[str, Updater], equation: Equation, read: str) -> bool:
-    """Whether the equation follows that tensor online."""
-    updater = found.get(equation.tensor.name)
-    return updater is not None and read in {t.name for t in updater.follows}
+def updaters(cascade: Cascade) -> dict[str, Updater]:
+    """How every reduction follows others that run in the same pass, where one does."""
+    return {name: u for i in walked(cascade) for name, u in passes_over(cascade, i)[1].items()}
 
 
 def updater_of(equation: Equation, reductions: Mapping[Tensor, Reduce]) -> Updater | None:
-    """How an equation follows the reductions it reads, given all there are; None if it waits for them."""
+    """How an equation follows those it reads of the reductions that run with it; None if it waits for them.
+
+    What else it reads is complete.
+    """
     e = equation.body
     if not isinstance(e, Reduce) or e.op not in ("sum", "max", "min"):
         return None

@@ -38,13 +38,15 @@ from attncc.schedule.plan import REFERENCE, Kernel, Loop, Refused, State
 
 def lower(kernel: Kernel, cascade: Cascade) -> Program:
     """The loop tree of a kernel."""
-    walked = tuple(loop.index for loop in kernel.loops)
+    walked = tuple(dict.fromkeys(loop.index for loop in kernel.loops))
     features = {i for e in cascade.equations for i in _indices(e) if i.role == "feature"}
     axes = (kernel.rows, *walked, *sorted(features, key=lambda i: i.name))
     block = Block(axes)
     for equation in kernel.prologue:
         _define(equation, block, kernel)
     for loop in kernel.loops:
+        for equation in loop.rows:
+            _define(equation, block, kernel)
         _lower_loop(loop, block, kernel)
     for equation in kernel.epilogue:
         _define(equation, block, kernel)

@@ -1,15 +1,14 @@
 """Cascade → Plan: which equations share a kernel, or the rule that says why they cannot.
 
 A kernel takes tiles of one sequence index, its *rows*, and walks other sequence indices, one loop each. Row
-by row it holds the running state of every reduction over a walked index; what reads such a reduction waits
-for the epilogue, or follows it online. A cascade that needs a value at every position of a walked index which
-is itself a reduction over a sequence (a scan, a pooled block, a selection, a recurrence) needs a kernel
-before this one, and is refused by that rule.
+by row it holds the running state of every reduction over a walked index; what reads such a reduction follows
+it online, or waits for its walk to end: for the epilogue, or for another walk (`stages`). A cascade that
+needs a value at every position of a walked index which is itself a reduction over a sequence (a scan, a
+pooled block, a selection, a recurrence) needs a kernel before this one, and is refused by that rule.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from attncc.diagnostics import Diagnostic, Label
@@ -32,9 +31,9 @@ from attncc.ir.graph import recurrent
 from attncc.ir.show import show_expr
 from attncc.masks.bands import Band, bands
 from attncc.ops import REDUCTIONS
-from attncc.passes.analyse import analyse
-from attncc.passes.online import Updater, corrected, updaters
+from attncc.passes.online import Updater
 from attncc.passes.share import replace_reads
+from attncc.schedule.stages import Stage, stages
 from attncc.source import Span
 
 
@@ -61,8 +60,8 @@ class State:
 
 @dataclass(frozen=True)
 class Loop:
-    """One walk: `bands`, those of `reach`, bound its tiles for a row tile, `tiles` are computed on each,
-    `states` carried.
+    """One walk, after its `rows`: `bands`, those of `reach`, bound its tiles for a row tile, `tiles` are
+    computed on each, `states` carried.
 
     `uniform` says that all states run over the same terms, so that there are tiles which none of them has to
     test.
@@ -71,6 +70,7 @@ class Loop:
     """
 
     index: Index
+    rows: tuple[Equation, ...]
     reach: Expr
     bands: tuple[Band, ...]
     uniform: bool
@@ -123,9 +123,8 @@ def partition(cascade: Cascade) -> Plan:
     states = {t: i for t, i in walks.items() if i is not None}
     for equation in cascade.equations:
         _check_equation(equation, rows, batch, states)
-    found = updaters(cascade)
-    loops = tuple(_loop(i, rows, cascade, states, found) for i in dict.fromkeys(states.values()))
-    prologue, epilogue = _around(cascade, states, rows)
+    prologue, walked, epilogue = stages(cascade, states, rows)
+    loops = tuple(_loop(stage, rows, cascade) for stage in walked)
     kernel = Kernel(cascade.name, rows, batch, prologue, loops, epilogue, cascade.outputs)
     return Plan(cascade, (kernel,))
 
@@ -267,53 +266,17 @@ def _check_equation(
             )
 
 
-def _loop(
-    index: Index, rows: Index, cascade: Cascade, states: dict[Tensor, Index], found: dict[str, Updater]
-) -> Loop:
-    passes = analyse(cascade, index, _follows(found))
-    if passes.count > 1:
-        edge = passes.blocking[0]
-        equation = cascade.equation(edge.reader)
-        message = (
-            f"no kernel plan in one pass over `{index.name}`: `{edge.reader}` waits for `{edge.read}`, "
-            f"which is complete only after a pass of its own, and no correction of constant size follows it"
-        )
-        help = f"take what depends on `{edge.read}` out of the reduction; " + REFERENCE
-        raise _refuse("plan-passes", message, equation.span, f"`{edge.read}` -> `{edge.reader}`", help)
-    own = tuple(
-        State(e, found.get(e.tensor.name)) for e in cascade.equations if states.get(e.tensor) == index
-    )
-    tiles = tuple(e for e in cascade.equations if index in e.tensor.indices)
+def _loop(stage: Stage, rows: Index, cascade: Cascade) -> Loop:
+    own = tuple(State(equation, updater) for equation, updater in stage.states)
     predicates = tuple(dict.fromkeys(s.reduce.where for s in own))
     uniform = len(predicates) == 1
     reach = predicates[0]
     for predicate in predicates[1:]:
         reach = _either(reach, predicate)
     sorted_tables = frozenset(d.subject for d in cascade.demands if d.name == "sorted")
-    return Loop(index, reach, bands(reach, rows, index, sorted_tables), uniform, tiles, own)
+    found = bands(reach, rows, stage.index, sorted_tables)
+    return Loop(stage.index, stage.rows, reach, found, uniform, stage.tiles, own)
 
 
 def _either(a: Expr, b: Expr) -> Expr:
     return TRUE if TRUE in (a, b) else Apply("or", (a, b))
-
-
-def _follows(found: dict[str, Updater]) -> Callable[[Equation, str], bool]:
-    return lambda equation, read: corrected(found, equation, read)
-
-
-def _around(
-    cascade: Cascade, states: dict[Tensor, Index], rows: Index
-) -> tuple[tuple[Equation, ...], tuple[Equation, ...]]:
-    """Row equations that no loop is needed for, and those that wait for one."""
-    late = set(states)
-    prologue, epilogue = [], []
-    for equation in cascade.equations:
-        tensor = equation.tensor
-        if tensor in states or any(i.role == "sequence" and i != rows for i in tensor.indices):
-            continue
-        if any(r.tensor in late for r in reads(equation.body)):
-            late.add(tensor)
-            epilogue.append(equation)
-        else:
-            prologue.append(equation)
-    return tuple(prologue), tuple(epilogue)

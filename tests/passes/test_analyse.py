@@ -195,5 +195,7 @@ def test_another_position_waits() -> None:
 
 
 def test_what_is_corrected_does_not_wait() -> None:
-    found = analyse(DEFERRED, m, lambda equation, read: (equation.tensor.name, read) == ("SN", "GM"))
+    found = analyse(
+        DEFERRED, m, lambda equation, awaited, _: (equation.tensor.name, awaited) == ("SN", {"GM"})
+    )
     assert found.count == 1

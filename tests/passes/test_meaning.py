@@ -9,6 +9,7 @@ from hypothesis import event, given, settings
 from attncc.diagnostics import PatternError
 from attncc.ir.verify import verified
 from attncc.passes import PASSES
+from attncc.pipeline import planned
 from attncc.source import Source
 from attncc.syntax.parser import parse
 from attncc.syntax.printer import show
@@ -92,6 +93,39 @@ def test_moments_in_one_pass(name: str, offset: float) -> None:
     (found,) = kernel(text, values, TILE).values()
     (wanted,) = results(meant(text), values).values()
     np.testing.assert_allclose(found, wanted, rtol=1e-12, atol=1e-12 * max(1.0, offset))
+
+
+SEVERAL = {
+    "above the mean": "m[q] = mean(k where k <= q) s[q,k]\n"
+    "    D[q] = sum(k where k <= q) relu(s[q,k] - m[q]) * K[k,0]",
+    "a softmax of a softmax": "P[q,k] = softmax(k where k <= q) s[q,k]\n"
+    "    D[q] = sum(k) (softmax(k where k <= q and q - k < 4) (3 * P[q,k])) * K[k,0]",
+    "near the maximum": "m[q] = max(k) s[q,k]\n"
+    "    D[q] = sum(k) (softmax(k where s[q,k] > m[q] - 1) s[q,k]) * K[k,0]",
+    "by what is seen": "n[q] = log(sum(k where k <= q) 1)\n"
+    "    D[q] = sum(k where k <= q) sigmoid(s[q,k] - n[q]) * K[k,0]",
+    "three times": "m[q] = mean(k) s[q,k]\n"
+    "    u[q] = sum(k) relu(s[q,k] - m[q])\n"
+    "    D[q] = sum(k) relu(s[q,k] - u[q] / 8) * K[k,0]",
+    "a row between": "m[q] = sum(k where k <= q) relu(s[q,k])\n"
+    "    t[q] = m[q] / (1 + m[q])\n"
+    "    D[q] = sum(k where q - k < 3) (softmax(k where q - k < 3) (s[q,k] * t[q])) * K[k,0] + t[q]",
+}
+"""What cannot be followed while it changes, and takes another pass."""
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_several_passes(name: str) -> None:
+    text = (
+        "pattern several(Q[q,d], K[k,d]) -> D[q]:\n    align q to k\n"
+        f"    s[q,k] = sum(d) Q[q,d] * K[k,d]\n    {SEVERAL[name]}\n"
+    )
+    random = np.random.default_rng(0)
+    values = {"Q": random.normal(size=(9, 2)), "K": random.normal(size=(13, 2))}
+    (plan,) = planned(meant(text), Source("", text)).kernels
+    walks = [loop.index.name for loop in plan.loops]
+    assert walks == ["k"] * (3 if name == "three times" else 2)
+    same(kernel(text, values, TILE), results(meant(text), values))
 
 
 @given(patterns())

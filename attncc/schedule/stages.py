@@ -1,0 +1,95 @@
+"""Reductions → walks in the order they run: one for each pass over an index, and the rows computed between.
+
+What the sums of a pass read along its index, they compute again: a pass is bought with another reading of the
+inputs, never with a matrix that is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from graphlib import TopologicalSorter
+
+from attncc.ir.cascade import Cascade, Equation, Index, Tensor, reads
+from attncc.passes.online import Updater, passes_over
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One walk: the rows computed before it, what is computed on its tiles, the reductions it completes and
+    how they follow each other.
+    """
+
+    index: Index
+    rows: tuple[Equation, ...]
+    tiles: tuple[Equation, ...]
+    states: tuple[tuple[Equation, Updater | None], ...]
+
+
+Walk = tuple[Index, int]
+"""An index, and which pass over it."""
+
+
+def stages(
+    cascade: Cascade, states: dict[Tensor, Index], rows: Index
+) -> tuple[tuple[Equation, ...], tuple[Stage, ...], tuple[Equation, ...]]:
+    """The rows computed before all walks, the walks, and the rows computed after them."""
+    pass_of: dict[Tensor, Walk] = {}
+    updaters: dict[str, Updater] = {}
+    for index in dict.fromkeys(states.values()):
+        passes, found = passes_over(cascade, index)
+        of = dict(passes.of)
+        pass_of |= {t: (index, of[t.name]) for t, i in states.items() if i == index}
+        updaters |= found
+    after = _after(cascade, pass_of)
+    order = _order(pass_of, after)
+    place = {walk: n for n, walk in enumerate(order)}
+    ready = {t: max((place[w] + 1 for w in walks), default=0) for t, walks in after.items()}
+
+    def is_row(e: Equation) -> bool:
+        return e.tensor not in pass_of and all(i == rows for i in e.tensor.indices if i.role == "sequence")
+
+    made = []
+    wanted: set[Tensor] = set()
+    for n, walk in reversed(list(enumerate(order))):
+        own = [e for e in cascade.equations if pass_of.get(e.tensor) == walk]
+        tiles = tuple(
+            e for e in _needed(own, cascade) if walk[0] in e.tensor.indices and e.tensor not in pass_of
+        )
+        wanted |= {e.tensor for e in _needed([*own, *tiles], cascade)}
+        between = (e for e in cascade.equations if is_row(e) and ready[e.tensor] == n > 0)
+        before = tuple(e for e in between if e.tensor in wanted)
+        made.append(Stage(walk[0], before, tiles, tuple((e, updaters.get(e.tensor.name)) for e in own)))
+    placed = {e.tensor for stage in made for e in stage.rows}
+    first = tuple(e for e in cascade.equations if is_row(e) and ready[e.tensor] == 0)
+    last = tuple(e for e in cascade.equations if is_row(e) and ready[e.tensor] and e.tensor not in placed)
+    return first, tuple(reversed(made)), last
+
+
+def _after(cascade: Cascade, pass_of: dict[Tensor, Walk]) -> dict[Tensor, frozenset[Walk]]:
+    """The walks that have to be over before a value exists."""
+    found: dict[Tensor, frozenset[Walk]] = {}
+    for equation in cascade.equations:
+        below = (found.get(r.tensor, frozenset()) for r in reads(equation.body))
+        own = {pass_of[equation.tensor]} if equation.tensor in pass_of else set()
+        found[equation.tensor] = frozenset().union(*below, own)
+    return found
+
+
+def _order(pass_of: dict[Tensor, Walk], after: dict[Tensor, frozenset[Walk]]) -> tuple[Walk, ...]:
+    """The walks, those that others wait for before them, else as they appear."""
+    walks = list(dict.fromkeys(pass_of.values()))
+    sorter: TopologicalSorter[Walk] = TopologicalSorter()
+    for walk in walks:
+        waits = {w for t, own in pass_of.items() if own == walk for w in after[t] if w != walk}
+        sorter.add(walk, *sorted(waits, key=walks.index))
+    return tuple(sorter.static_order())
+
+
+def _needed(equations: Iterable[Equation], cascade: Cascade) -> tuple[Equation, ...]:
+    """What some equations read, directly or through others that no walk completes, in order."""
+    names = {r.tensor for e in equations for r in reads(e.body)}
+    for equation in reversed(cascade.equations):
+        if equation.tensor in names:
+            names |= {r.tensor for r in reads(equation.body)}
+    return tuple(e for e in cascade.equations if e.tensor in names)
