@@ -76,6 +76,7 @@ CASES = [
     Case("dense", (2, 16, 8192, 128), {}, None, 8192**2),
     Case("causal", (2, 16, 8192, 128), {}, causal, banded(8192, 8192)),
     Case("causal", (1, 16, 32768, 128), {}, causal, banded(32768, 32768)),
+    Case("dense", (1, 16, 32768, 128), {}, None, 32768**2),
     Case("dense", (2, 32, 8192, 64), {}, None, 8192**2),
     Case("causal", (2, 32, 8192, 64), {}, causal, banded(8192, 8192)),
     Case("window", (1, 16, 16384, 128), {"window": 1024}, window, banded(16384, 1024), "1024"),

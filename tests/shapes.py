@@ -27,13 +27,28 @@ KERNELS = (
     "rope",
     "differential",
     "per_head_window",
+    "lssa",
+    "cosine",
+    "softmax1",
+    "selective_self",
+    "entropy",
+    "z_loss",
+    "max_logit",
+    "l2_softmax",
+    "nap",
+    "palm",
+    "positional",
+    "evoformer",
 )
 """Patterns that must have kernels."""
 
 MORE = ("s2", "lightning", "retnet", "based", "based_window")
 """References that have a kernel too, as their quadratic form is one."""
 
-AHEAD = ("dense", "cross", "sigmoid", "neighborhood1d", "prefix_lm")
+UNBOUNDED = ("lssar",)
+"""Kernels whose weights, powers here, pass what float16 holds: in other precisions only."""
+
+AHEAD = ("dense", "cross", "sigmoid", "neighborhood1d", "prefix_lm", "palm", "positional", "evoformer")
 """Those whose queries see later keys."""
 
 PAIRING = ("rope",)
@@ -44,7 +59,9 @@ LENGTHS = (1, 15, 63, 65, 127, 129, 250, 296, 333, 1023, 1025)
 
 @dataclass(frozen=True)
 class Shape:
-    """Batch, heads, key heads, queries, keys, and the two feature extents; numbers not at their defaults."""
+    """Batch, heads, key heads, queries, keys, and the two feature extents; numbers not at their defaults; how
+    many sequences an alignment has.
+    """
 
     b: int
     h: int
@@ -54,6 +71,7 @@ class Shape:
     d: int
     e: int
     numbers: dict[str, int | float] = field(default_factory=dict, hash=False)
+    m: int = 2
 
     def __str__(self) -> str:
         return f"b{self.b}h{self.h}g{self.g}q{self.q}k{self.k}d{self.d}e{self.e}"
@@ -88,11 +106,11 @@ def arguments(cascade: Any, shape: Shape, dtype: torch.dtype, device: str, seed:
 
 
 def _table(name: str, x: torch.Tensor) -> torch.Tensor:
-    """Standard normal draws turned into whole numbers: a dozen documents in order, spans up to some 60."""
+    """Standard normal draws turned into whole numbers: a dozen documents in order, lengths up to some 60."""
     match name:
         case "doc":
             return (3 * x).floor().sort(-1).values
-        case "span":
+        case "span" | "source":
             return (20 * x.abs()).floor()
         case _:
             raise AssertionError(f"no table {name}")

@@ -9,7 +9,7 @@ from attncc.codegen.code import ATOM, Code
 from attncc.codegen.lines import needed
 from attncc.codegen.ranges import WalkRanges, scalar, walk_ranges
 from attncc.codegen.signature import Signature
-from attncc.codegen.spell import TRITON_HELPERS
+from attncc.codegen.spell import SHORT_HELPERS, TRITON_HELPERS
 from attncc.codegen.triton_code import Body, along, called, code_of, guard, placed, pointer
 from attncc.codegen.words import Words
 from attncc.ir.cascade import Expr, Index, Read, Tensor
@@ -32,12 +32,14 @@ INDENT = "    "
 
 
 def kernel_text(
-    program: Program, words: Words, signature: Signature, padded: frozenset[Index]
+    program: Program, words: Words, signature: Signature, padded: frozenset[Index], short: bool
 ) -> tuple[str, str]:
-    """The helpers and the kernel; `padded` are features whose extent is not a power of two."""
+    """The helpers and the kernel; `padded` are features whose extent is not a power of two, `short` says that
+    elements have 16 bits.
+    """
     tiles = (program.rows, *signature.walked, *signature.features)
     held = _held(program.body) if signature.described else frozenset()
-    k = Body(program, words, signature, tiles, padded, _raw(program.body), held, _positive(signature))
+    k = Body(program, words, signature, tiles, padded, short, _raw(program.body), held, _positive(signature))
     rest = list(_block(program.body, k))
     rest = [*(f"{name} = {text}" for name, text in k.bases.items()), *rest]
     body = [*_opening(k), *needed(_positions(k), rest), *rest]
@@ -49,7 +51,8 @@ def kernel_text(
         "):",
         *(f"{INDENT}{line}" for line in body),
     ]
-    helpers = "\n\n".join(TRITON_HELPERS[name] for name in sorted(k.helpers) if name in TRITON_HELPERS)
+    texts = TRITON_HELPERS | (SHORT_HELPERS if short else {})
+    helpers = "\n\n".join(texts[name] for name in sorted(k.helpers) if name in texts)
     return helpers, "\n".join(lines) + "\n"
 
 

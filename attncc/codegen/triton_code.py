@@ -18,7 +18,7 @@ from attncc.codegen.code import (
     union,
 )
 from attncc.codegen.signature import Signature
-from attncc.codegen.spell import TRITON, TRITON_HELPERS
+from attncc.codegen.spell import SHORT, TRITON, TRITON_HELPERS
 from attncc.codegen.width import Widths
 from attncc.codegen.words import Words
 from attncc.ir.cascade import Apply, Choose, Expr, Index, Literal, Read, Reduce, Tensor, free, kind, reads
@@ -45,6 +45,7 @@ class Body:
     signature: Signature
     axes: tuple[Index, ...]
     padded: frozenset[Index]
+    short: bool
     raw: frozenset[str]
     held: frozenset[str]
     positive: frozenset[Expr]
@@ -105,6 +106,7 @@ def _apply(op: str, args: tuple[Expr, ...], k: Body) -> Code:
         return Code(" * ".join([base.within(PRODUCT - 1)] * int(args[1].value)), PRODUCT, base.axes)
     parts = [code_of(a, k) for a in args]
     axes = union(parts, k.axes)
+    narrow = bool(parts[-1].axes) and parts[-1].axes != axes
     parts = _wide(op, args, [spread(p, axes) if p.axes else p for p in parts], k)
     if op == "**" and len(axes) < 2:
         op = "power_of_few"
@@ -125,6 +127,8 @@ def _apply(op: str, args: tuple[Expr, ...], k: Body) -> Code:
             return called(op, parts, axes, k)
         case "//" | "%" if not (nonnegative(args[0], k.positive, k.counted) and whole):
             return called("floor_divide" if op == "//" else "modulo", parts, axes, k)
+        case "/" if narrow:
+            return binary("*", parts[0], Code(f"(1.0 / {parts[1].within(UNARY)})", ATOM, axes), axes)
         case "+" | "-" | "*" | "/" | "//" | "%" | "<" | "<=" | ">" | ">=" | "==" | "!=":
             return binary(op, parts[0], parts[1], axes)
         case _:
@@ -167,6 +171,8 @@ def _bracketed(code: Code) -> Code:
 
 def called(op: str, parts: list[Code], axes: tuple[Index, ...], k: Body) -> Code:
     """A function of some values, which the module carries if it is none of Triton's."""
+    if k.short and op in SHORT:
+        return Code(SHORT[op].format(*(p.text for p in parts)), PRODUCT, axes)
     text = TRITON[op].format(*(p.text for p in parts))
     k.helpers.update(dict.fromkeys(name for name in (text.split("(")[0],) if name in TRITON_HELPERS))
     return Code(text, ATOM, axes)

@@ -35,7 +35,8 @@ def generate(said: Said, cascade: Cascade, plan: Plan, spec: Specialisation) -> 
         for i in s.features
         if any(padded(dict(point)[i.name]) != dict(point)[i.name] for point in spec.extents)
     )
-    helpers, text = kernel_text(program, words, s, ragged)
+    short = all(WIDTHS[d] == 2 for d in spec.dtypes)
+    helpers, text = kernel_text(program, words, s, ragged, short)
     launch = list(_launch(cascade, s, words))
     first = words.tensor(program.leading.name)
     lines = [

@@ -35,27 +35,26 @@ from attncc.passes.share import fresh
 
 @dataclass
 class _Company:
-    """The equations so far, and the reductions that run in the pass for which the present one waits."""
+    """The equations so far, every reduction of the cascade, and those that the present one would run with,
+    which are all but those of earlier passes.
+    """
 
     taken: set[str]
+    every: dict[Tensor, Reduce]
     reductions: dict[Tensor, Reduce] = field(default_factory=dict)
     equations: list[Equation] = field(default_factory=list)
 
     def running(self, cascade: Cascade) -> dict[Tensor, Reduce]:
-        """What a sum, the last equation of a cascade, would have to follow; nothing where it need not."""
+        """What a sum, the last equation of a cascade, would run with; nothing where it need not wait."""
         last = cascade.equations[-1]
         if not isinstance(last.body, Reduce) or last.body.op != "sum":
             return {}
         for index in last.body.over:
             passes, _ = passes_over(cascade, index)
             of = dict(passes.of)
+            own = of[last.tensor.name]
             if any(edge.reader == last.tensor.name for edge in passes.blocking):
-                own = of[last.tensor.name]
-                return {
-                    e.tensor: e.body
-                    for e in cascade.equations
-                    if isinstance(e.body, Reduce) and of.get(e.tensor.name) == own - 1
-                }
+                return {t: r for t, r in self.every.items() if of.get(t.name, own) >= own - 1}
         return {}
 
     def join(self, host: Equation, e: Reduce) -> Tensor:
@@ -68,7 +67,7 @@ class _Company:
         indices = tuple(i for i in host.tensor.indices if i.role != "feature" or i in free(e))
         tensor = Tensor(name, indices, kind(e), "equation")
         self.equations.append(Equation(tensor, e, host.span))
-        self.reductions[tensor] = e
+        self.reductions[tensor] = self.every[tensor] = e
         return tensor
 
 
@@ -77,7 +76,9 @@ def accompany(cascade: Cascade) -> Cascade:
 
     A mean over all there is, `x / |k|`, is followed as one over what there is so far, `x / sum(k) 1`.
     """
-    company = _Company({t.name for t in cascade.inputs} | {e.tensor.name for e in cascade.equations})
+    taken = {t.name for t in cascade.inputs} | {e.tensor.name for e in cascade.equations}
+    every = {e.tensor: e.body for e in cascade.equations if isinstance(e.body, Reduce)}
+    company = _Company(taken, every)
     for equation in cascade.equations:
         e = equation.body
         company.reductions = company.running(replace(cascade, equations=(*company.equations, equation)))
@@ -86,6 +87,7 @@ def accompany(cascade: Cascade) -> Cascade:
             if follows and comoves(e, follows, company.reductions) is not None:
                 e = _so_far(equation, e, follows, company)
                 equation = replace(equation, body=e)
+                company.every[equation.tensor] = e
                 found = comoves(e, followed(equation, e, company.reductions), company.reductions)
                 for body in found.basis if found else ():
                     company.join(equation, replace(e, body=body))

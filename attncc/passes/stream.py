@@ -167,7 +167,8 @@ def _split(mantissa: Expr, waiting: Waiting, made: _Made) -> tuple[Expr, Expr] |
         signed = terms(x)
         loose = [pair for pair in signed if waiting.leaves(pair[1])]
         vary = [pair for pair in signed if pair not in loose]
-        away = [pair for pair in loose if _shift(pair[1], total(vary), made) == 0]
+        unit = total(vary if any(sign > 0 for sign, _ in vary) else [(1, x) for _, x in vary])
+        away = [pair for pair in loose if _shift(pair[1], unit, made) == 0]
         if vary and away and not any(waiting.blocks(t) for _, t in vary):
             kept = total([pair for pair in signed if pair not in away])
             return quotient([*up[:n], kept, *up[n + 1 :]], down), quotient(

@@ -28,7 +28,7 @@ from attncc.ir.cascade import (
     number,
     reads,
 )
-from attncc.ir.logic import factors, quotient, terms, times, total
+from attncc.ir.logic import factors, product, quotient, terms, times, total
 from attncc.schedule.loops import Let, Load, Statement
 
 LOG2E = log2(EULER)
@@ -104,7 +104,8 @@ def value_of(e: Expr, block: Block) -> Expr:
                 block.zero[e, block.where] = value
             return value
         case Apply(op, args):
-            whole = Apply(op, tuple(value_of(a, block) for a in args))
+            values = tuple(value_of(a, block) for a in args)
+            whole = _divided(values[0], values[1], block) if op == "/" else Apply(op, values)
             return _named(e, whole, block) if op in COSTLY else whole
         case Choose(condition, then, other):
             return Choose(value_of(condition, block), value_of(then, block), value_of(other, block))
@@ -112,6 +113,19 @@ def value_of(e: Expr, block: Block) -> Expr:
             raise AssertionError(f"a reduction inside an expression: {e}")
         case _:
             assert_never(e)
+
+
+def _divided(a: Expr, b: Expr, block: Block) -> Expr:
+    """`a / (x[q] * y[k])` as `a / x[q] / y[k]`: a division is by rows or by columns where it can be."""
+    up, down = factors(b)
+    parts: dict[frozenset[Index], list[Expr]] = {}
+    for factor in up:
+        parts.setdefault(frozenset(free(factor) & set(block.axes)), []).append(factor)
+    if down or len(parts) < 2 or frozenset().union(*parts) in parts:
+        return Apply("/", (a, b))
+    for along in sorted(parts, key=len):
+        a = Apply("/", (a, product(parts[along])))
+    return a
 
 
 def _hold(e: Expr, statement: Statement, target: Tensor, block: Block) -> Expr:

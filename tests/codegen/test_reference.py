@@ -123,7 +123,21 @@ def check_gradient(cascade: Cascade, values: Mapping[str, Any]) -> None:
     assert torch.autograd.gradcheck(function, tuple(inputs.values()))
 
 
-SIZES = {"b": 2, "h": 4, "g": 2, "q": 5, "k": 7, "j": 7, "t": 6, "n": 3, "i": 4, "d": 3, "e": 2}
+SIZES = {
+    "b": 2,
+    "h": 4,
+    "g": 2,
+    "q": 5,
+    "k": 7,
+    "j": 7,
+    "t": 6,
+    "n": 3,
+    "i": 4,
+    "d": 3,
+    "e": 2,
+    "m": 2,
+    "r": 6,
+}
 SHAPES = (SIZES, {**SIZES, "q": 9, "k": 5, "j": 5}, dict.fromkeys(SIZES, 1))
 
 

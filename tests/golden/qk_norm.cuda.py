@@ -208,8 +208,8 @@ def qk_norm_kernel(
         # P_max[q] = max(k where seen) S_total[q,k] / (sqrt(X_sum[q] / |d| + eps) * sqrt(Y_sum[k] /
         #     |d| + eps))
         ratio_S_total_qk = divide(
-            S_total_qk * (1 / D ** 0.5),
-            tl.sqrt(X_sum_q / D + eps)[:, None] * tl.sqrt(Y_sum_k / D + eps)[None, :],
+            divide(S_total_qk * (1 / D ** 0.5), tl.sqrt(X_sum_q / D + eps)[:, None]),
+            tl.sqrt(Y_sum_k / D + eps)[None, :],
         )
         ratio_S_total_seen_qk = ratio_S_total_qk
         if step >= k_whole:

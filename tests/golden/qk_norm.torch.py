@@ -180,9 +180,10 @@ def qk_norm(Q, K, V, Wq, Wk, eps=1e-06):
             # P_max[q] = max(k where seen) S_total[q,k] / (sqrt(X_sum[q] / |d| + eps) *
             #     sqrt(Y_sum[k] / |d| + eps))
             ratio_S_total_qk = divide(
-                S_total_qk * (1 / math.sqrt(D)),
-                torch.sqrt(X_sum_q / D + eps)[..., :, None]
-                * torch.sqrt(Y_sum_k / D + eps)[..., None, :],
+                divide(
+                    S_total_qk * (1 / math.sqrt(D)), torch.sqrt(X_sum_q / D + eps)[..., :, None]
+                ),
+                torch.sqrt(Y_sum_k / D + eps)[..., None, :],
             )
             ratio_S_total_seen_qk = ratio_S_total_qk
             if not whole:

@@ -78,7 +78,7 @@ TENSORS: dict[str, dict[str, str]] = {
     "palm": {**GROUPED, "source": "b"},
     "positional": {"X": "hqd", "Y": "hkd", "V": "bhke"},
     "pointer": {"X": "bqd", "Y": "bkd", "v": "d"},
-    "evoformer": {"Q": "bmhqd", "K": "bmhkd", "V": "bmhke", "bias": "bhqk", "G": "bmhqe"},
+    "evoformer": {"Q": "bmhqd", "K": "bmhkd", "V": "bmhke", "pair": "bhqk", "G": "bmhqe"},
     "music": {**GROUPED, "E": "hrd"},
     "kronecker": {"Q": "bhqd", "K1": "bhjd", "K2": "bhkd", "V1": "bhje", "V2": "bhke"},
 }
@@ -263,7 +263,7 @@ CASES: dict[str, tuple[Case, ...]] = {
     "differential": _cases("differential", SHAPES),
     "per_head_window": _cases("per_head_window", SHAPES),
     "lssa": _cases("lssa", SHAPES),
-    "lssar": _cases("lssar", SHAPES, {}, {"power": 3}, {"power": 1, "eps": 0.5}),
+    "lssar": _cases("lssar", SHAPES, {}, {"p": 3}, {"p": 1, "eps": 0.5}),
     "selective_self": _cases("selective_self", SHAPES),
     "cosine": _cases("cosine", SHAPES),
     "softmax1": _cases("softmax1", SHAPES),

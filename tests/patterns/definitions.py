@@ -150,8 +150,8 @@ def landmark(Q: Tensor, K: Tensor, V: Tensor, block: int = 64) -> Results:
         outer = weights(
             rows[..., torch.cat([marks, regular])], torch.cat([marks, regular])[None, :] <= place[:, None]
         )
-        inner = torch.softmax(rows[..., :base].unflatten(-1, (before, block))[..., :-1], -1)
-        values = V[..., :base, :].unflatten(-2, (before, block))[..., :-1, :]
+        inner = torch.softmax(torch.unflatten(rows[..., :base], -1, (before, block))[..., :-1], -1)
+        values = torch.unflatten(V[..., :base, :], -2, (before, block))[..., :-1, :]
         far = torch.einsum("bhqn,bhqni,bhnie->bhqe", outer[..., :before], inner, values)
         parts.append(outer[..., before:] @ V[..., regular, :] + far)
     return {"O": torch.cat(parts, -2)}
@@ -193,7 +193,7 @@ def nsa(
     P = weights(dots(Q, Kc), complete)
     compressed = P @ per_head(Vc, heads)
 
-    importance = P.detach().unflatten(1, (groups, heads // groups)).mean(2)
+    importance = torch.unflatten(P.detach(), 1, (groups, heads // groups)).mean(2)
     seen = torch.zeros(Q.shape[0], groups, Q.shape[-2], K.shape[-2], dtype=torch.bool, device=Q.device)
     for row, place in places(Q, K):
         own = place // block

@@ -23,7 +23,7 @@ from attncc.syntax import ast
 from attncc.syntax.parser import parse
 from tests.patterns import definitions, scores
 from tests.patterns.cases import CASES, TENSORS, Arguments, Case, inputs
-from tests.patterns.parts import Results
+from tests.patterns.parts import Results, dots
 
 FOLDER = Path(__file__).parents[2] / "patterns"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.attn") if path.stem != "std")
@@ -294,11 +294,10 @@ def test_only_distances_turn_scores() -> None:
     x = arguments("rope")
     at = torch.arange(37)
     near, far = (
-        definitions.dots(*(definitions.rotated(x[n][..., :37, :], at + by, 1e4) for n in "QK"))
-        for by in (0, 1000)
+        dots(*(definitions.rotated(x[n][..., :37, :], at + by, 1e4) for n in "QK")) for by in (0, 1000)
     )
     torch.testing.assert_close(near, far, rtol=0, atol=1e-10)
-    plain = definitions.dots(x["Q"], x["K"][..., :37, :])
+    plain = dots(x["Q"], x["K"][..., :37, :])
     torch.testing.assert_close(near.diagonal(0, -2, -1), plain.diagonal(0, -2, -1), rtol=0, atol=1e-10)
 
 

@@ -1,0 +1,315 @@
+"""NAP: scores of mean 0 and variance 1 in every row, scaled and shifted, are its weights (arXiv 2005.09561).
+
+The paper's definition sees every key, this one those up to the query; scores are not scaled before.
+
+(1) S[q,k] = sum(d) Q[q,d] * K[k,d]
+(2) Z[q,k] = layernorm(k where k <= q, eps = eps) S[q,k]
+(3) O[q,e] = gain * sum(k where k <= q) Z[q,k] * V[k,e] + shift * sum(k where k <= q) V[k,e]
+
+As it runs:
+
+    S[q,k] = sum(d) Q[q,d] * K[k,d]
+    Z_sum[q] = sum(k where k <= q + (|k| - |q|)) S[q,k]
+    Z_sum2[q] = sum(k where k <= q + (|k| - |q|)) 1
+    Z_sum3_companion[q] = sum(k where k <= q + (|k| - |q|)) (Z_sum[q] / Z_sum2[q] - S[q,k])
+    Z_sum3[q] = sum(k where k <= q + (|k| - |q|)) (S[q,k] - Z_sum[q] / Z_sum2[q]) ** 2
+    O_total[q,e] = sum(k where k <= q + (|k| - |q|)) (S[q,k] - Z_sum[q] / Z_sum2[q]) * V[k,e]
+    O_sum2[q,e] = sum(k where k <= q + (|k| - |q|)) V[k,e]
+    O[q,e] = gain * (O_total[q,e] / sqrt(Z_sum3[q] / Z_sum2[q] + eps)) + shift * O_sum2[q,e]
+
+One pass over k for every tile of rows q,
+over one range of tiles that its predicate leaves live.
+State of a row: Z_sum[q], Z_sum2[q], Z_sum3_companion[q], Z_sum3[q], O_total[q,e], O_sum2[q,e].
+
+Edit the pattern, not this file.
+"""
+
+import torch
+
+
+def extents(*tensors):
+    """Extents by index; each tensor is (name, its indices, itself). What does not fit is an error."""
+    found = {}
+    first = tensors[0][2]
+    for name, indices, tensor in tensors:
+        names = indices.split()
+        if not torch.is_tensor(tensor):
+            raise TypeError(f"`{name}` is a tensor over ({indices}), not {type(tensor).__name__}")
+        if tensor.dim() != len(names):
+            shape = tuple(tensor.shape)
+            raise ValueError(f"`{name}` is over ({indices}), but has {tensor.dim()} axes: {shape}")
+        if tensor.device != first.device:
+            raise ValueError(f"`{name}` is on {tensor.device}, `{tensors[0][0]}` on {first.device}")
+        for index, size in zip(names, tensor.shape):
+            other, known = found.setdefault(index, (name, size))
+            if known != size:
+                raise ValueError(f"`{name}` has {size} along `{index}`, but `{other}` has {known}")
+    return {index: size for index, (_, size) in found.items()}
+
+
+def check_kinds(floats, integers, booleans, allowed):
+    """Element types: all float tensors share one of `allowed`; gradients are not there yet."""
+    for name, tensor in floats:
+        if tensor.dtype not in allowed:
+            names = ", ".join(str(kind)[6:] for kind in allowed)
+            raise TypeError(f"`{name}` is {str(tensor.dtype)[6:]}; this kernel takes {names}")
+        if tensor.dtype != floats[0][1].dtype:
+            first, other = floats[0][0], str(floats[0][1].dtype)[6:]
+            raise TypeError(f"`{name}` is {str(tensor.dtype)[6:]}, but `{first}` is {other}")
+        if tensor.requires_grad and torch.is_grad_enabled():
+            raise NotImplementedError(
+                f"`{name}` requires grad, and this kernel has no backward pass yet: call it under "
+                'torch.no_grad(), or as the dense reference, backend="reference", which is differentiable'
+            )
+    for name, tensor in integers:
+        if tensor.dtype not in (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8):
+            raise TypeError(f"`{name}` is a table of integers, not {str(tensor.dtype)[6:]}")
+    for name, tensor in booleans:
+        if tensor.dtype != torch.bool:
+            raise TypeError(f"`{name}` is a table of truth values, not {str(tensor.dtype)[6:]}")
+
+
+def check_number(name, value, kind):
+    """A number of the pattern; an integer fits 29 bits, so that positions can be added to it."""
+    if kind is bool and not isinstance(value, bool):
+        raise TypeError(f"`{name}` is True or False, not {value!r}")
+    if kind is int and (isinstance(value, bool) or not isinstance(value, int)):
+        raise TypeError(f"`{name}` is an integer, not {value!r}")
+    if kind is int and not -(1 << 29) < value < 1 << 29:
+        raise ValueError(f"`{name}` is {value}: integers of a pattern stay between -2**29 and 2**29")
+    if kind is float and (isinstance(value, bool) or not isinstance(value, (int, float))):
+        raise TypeError(f"`{name}` is a number, not {value!r}")
+
+
+KINDS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+# rows and columns of a tile
+BLOCK_Q = 128
+BLOCK_K = 128
+
+
+def accumulator(tensor):
+    """The kind that sums are held in: float64 for float64, otherwise float32."""
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+def divide(a, b):
+    """a / b, where 0 / 0 is 0: the mean of nothing, a softmax over nothing."""
+    nothing = (a == 0) & (b == 0)
+    return torch.where(nothing, 0.0, a / torch.where(nothing, 1.0, b))
+
+
+def power(x, y):
+    """x ** y, real"""
+    return torch.pow(x * 1.0, y)
+
+
+def walk(tiles, block, end):
+    """(start, stop, seen whole) of every tile."""
+    for steps, whole in tiles:
+        for n in steps:
+            yield n * block, min((n + 1) * block, end), whole
+
+
+def nap(Q, K, V, gain, shift, eps=1e-08):
+    """Q[b,h,q,d], K[b,g,k,d], V[b,g,k,e], gain[h], shift[h] -> O[b,h,q,e], on any device.
+
+    Tensors may have any strides. ValueError and TypeError name what does not fit.
+    """
+    sizes = extents(
+        ("Q", "b h q d", Q),
+        ("K", "b g k d", K),
+        ("V", "b g k e", V),
+        ("gain", "h", gain),
+        ("shift", "h", shift),
+    )
+    check_kinds([("Q", Q), ("K", K), ("V", V), ("gain", gain), ("shift", shift)], [], [], KINDS)
+    check_number("eps", eps, float)
+    NB, NH, NQ, NG, NK, E = sizes["b"], sizes["h"], sizes["q"], sizes["g"], sizes["k"], sizes["e"]
+    if NG == 0 or NH % NG:
+        raise ValueError(f"|g| = {NG} does not divide |h| = {NH}")
+    O = Q.new_empty((NB, NH, NQ, E))
+    device, kind = Q.device, accumulator(Q)
+    eps = torch.tensor(eps, device=device, dtype=kind)
+    h = torch.arange(NH, device=device)[None, :]
+    for q0 in range(0, NQ, BLOCK_Q):
+        q1 = min(q0 + BLOCK_Q, NQ)
+        q = torch.arange(q0, q1, device=device)
+        # state of Z_sum[q] = sum(k where seen) S[q,k]
+        Z_sum_q = torch.full([NB, NH, q1 - q0], 0.0, device=device, dtype=kind)
+        # state of Z_sum2[q] = sum(k where seen) 1
+        Z_sum2_q = torch.full([NB, NH, q1 - q0], 0.0, device=device, dtype=kind)
+        # state of Z_sum3_companion[q] = sum(k where seen) (Z_sum[q] / Z_sum2[q] - S[q,k])
+        Z_sum3_companion_q = torch.full([NB, NH, q1 - q0], 0.0, device=device, dtype=kind)
+        # state of Z_sum3[q] = sum(k where seen) (S[q,k] - Z_sum[q] / Z_sum2[q]) ** 2
+        Z_sum3_q = torch.full([NB, NH, q1 - q0], 0.0, device=device, dtype=kind)
+        # state of O_total[q,e] = sum(k where seen) (S[q,k] - Z_sum[q] / Z_sum2[q]) * V[k,e]
+        O_total_qe = torch.full([NB, NH, q1 - q0, E], 0.0, device=device, dtype=kind)
+        # state of O_sum2[q,e] = sum(k where seen) V[k,e]
+        O_sum2_qe = torch.full([NB, NH, q1 - q0, E], 0.0, device=device, dtype=kind)
+        Q_qd = Q[:, :, q0:q1].to(kind)
+        # tiles of k that these rows see, and which of them whole
+        last = q1 - 1
+        end = max(0, NK + last - NQ + 1)
+        hi = (BLOCK_K + end - 1) // BLOCK_K
+        inner_end = max(0, NK + q0 - NQ + 1)
+        full_hi = inner_end // BLOCK_K
+        tiles = (
+            (range(0, full_hi), True),
+            (range(full_hi, hi), False),
+        )
+        for k0, k1, whole in walk(tiles, BLOCK_K, NK):
+            k = torch.arange(k0, k1, device=device)
+            Z_sum_old_q = Z_sum_q
+            Z_sum2_old_q = Z_sum2_q
+            Z_sum3_companion_old_q = Z_sum3_companion_q
+            O_sum2_old_qe = O_sum2_qe
+            # S[q,k] = sum(d) Q[q,d] * K[k,d]
+            K_kd = K[:, :, k0:k1].index_select(1, (h // (NH // NG)).flatten()).to(kind)
+            S_qk = Q_qd @ K_kd.mT
+            # Z_sum[q] = sum(k where seen) S[q,k]
+            S_seen_qk = S_qk
+            if not whole:
+                # seen: k < |k| and k <= q + (|k| - |q|)
+                seen_qk = k[None, :] <= (q + (NK - NQ))[:, None]
+                S_seen_qk = torch.where(seen_qk, S_seen_qk, 0.0)
+            Z_sum_tile_q = S_seen_qk.sum(-1)
+            Z_sum_q = Z_sum_q + Z_sum_tile_q
+            # Z_sum2[q] = sum(k where seen) 1
+            tile_seen_qk = 1 * torch.ones([q1 - q0, k1 - k0], device=device, dtype=kind)
+            if not whole:
+                # seen: k < |k| and k <= q + (|k| - |q|)
+                seen_qk = k[None, :] <= (q + (NK - NQ))[:, None]
+                tile_seen_qk = torch.where(seen_qk, tile_seen_qk, 0.0)
+            Z_sum2_tile_q = tile_seen_qk.sum(-1)
+            Z_sum2_q = Z_sum2_q + Z_sum2_tile_q
+            # Z_sum3_companion[q] = sum(k where seen) (Z_sum[q] / Z_sum2[q] - S[q,k])
+            S_seen2_qk = divide(Z_sum_q, Z_sum2_q)[..., :, None] - S_qk
+            if not whole:
+                # seen: k < |k| and k <= q + (|k| - |q|)
+                seen_qk = k[None, :] <= (q + (NK - NQ))[:, None]
+                S_seen2_qk = torch.where(seen_qk, S_seen2_qk, 0.0)
+            Z_sum3_companion_tile_q = S_seen2_qk.sum(-1)
+            Z_sum3_companion_q = (
+                Z_sum3_companion_q
+                + Z_sum2_old_q * (divide(Z_sum_q, Z_sum2_q) - divide(Z_sum_old_q, Z_sum2_old_q))
+                + Z_sum3_companion_tile_q
+            )
+            # Z_sum3[q] = sum(k where seen) (S[q,k] - Z_sum[q] / Z_sum2[q]) ** 2
+            power_S_qk = power(S_qk - divide(Z_sum_q, Z_sum2_q)[..., :, None], 2)
+            power_S_seen_qk = power_S_qk
+            if not whole:
+                # seen: k < |k| and k <= q + (|k| - |q|)
+                seen_qk = k[None, :] <= (q + (NK - NQ))[:, None]
+                power_S_seen_qk = torch.where(seen_qk, power_S_seen_qk, 0.0)
+            Z_sum3_tile_q = power_S_seen_qk.sum(-1)
+            Z_sum3_q = (
+                Z_sum3_q
+                + Z_sum3_companion_old_q
+                * (2 * (divide(Z_sum_q, Z_sum2_q) - divide(Z_sum_old_q, Z_sum2_old_q)))
+                + Z_sum2_old_q
+                * (
+                    (divide(Z_sum_q, Z_sum2_q) - divide(Z_sum_old_q, Z_sum2_old_q))
+                    * (divide(Z_sum_q, Z_sum2_q) - divide(Z_sum_old_q, Z_sum2_old_q))
+                )
+                + Z_sum3_tile_q
+            )
+            # O_total[q,e] = sum(k where seen) (S[q,k] - Z_sum[q] / Z_sum2[q]) * V[k,e]
+            S_seen3_qk = S_qk - divide(Z_sum_q, Z_sum2_q)[..., :, None]
+            if not whole:
+                # seen: k < |k| and k <= q + (|k| - |q|)
+                seen_qk = k[None, :] <= (q + (NK - NQ))[:, None]
+                S_seen3_qk = torch.where(seen_qk, S_seen3_qk, 0.0)
+            V_ke = V[:, :, k0:k1].index_select(1, (h // (NH // NG)).flatten()).to(kind)
+            O_total_qe = (
+                (
+                    O_total_qe
+                    + O_sum2_old_qe
+                    * (divide(Z_sum_old_q, Z_sum2_old_q) - divide(Z_sum_q, Z_sum2_q))[..., :, None]
+                )
+                + S_seen3_qk @ V_ke
+            )
+            # O_sum2[q,e] = sum(k where seen) V[k,e]
+            O_sum2_qe = O_sum2_qe + tile_seen_qk @ V_ke
+        # O[q,e] = gain * (O_total[q,e] / sqrt(Z_sum3[q] / Z_sum2[q] + eps)) + shift * O_sum2[q,e]
+        gain_ = gain[None, :, ...].to(kind)
+        ratio_O_total_qe = divide(
+            O_total_qe, torch.sqrt(divide(Z_sum3_q, Z_sum2_q) + eps)[..., :, None]
+        )
+        shift_ = shift[None, :, ...].to(kind)
+        O_qe = gain_[..., None, None] * ratio_O_total_qe + shift_[..., None, None] * O_sum2_qe
+        O[..., q0:q1, :] = O_qe
+    return O
+
+
+def _divide(a, b):
+    """a / b; 0 / 0 is 0, and no gradient passes where the divisor is 0."""
+    none = b == 0
+    at_none = torch.where(a == 0, 0, a / b).detach()
+    return torch.where(none, at_none, a / torch.where(none, 1, b))
+
+
+def _sqrt(x):
+    """The square root; of 0 it is 0 with gradient 0, which is that of a sum of nothing."""
+    none = x == 0
+    return torch.where(none, 0, torch.sqrt(torch.where(none, 1, x)))
+
+
+def _einsum(spelled, *tensors):
+    """torch.einsum in the widest dtype of its tensors; a mask among them is 0 and 1."""
+    dtype = tensors[0].dtype
+    for x in tensors[1:]:
+        dtype = torch.promote_types(dtype, x.dtype)
+    return torch.einsum(spelled, *(x.to(dtype) for x in tensors))
+
+
+def reference(Q, K, V, gain, shift, eps=1e-08):
+    """`nap`: dense, differentiable, any device and dtype."""
+    _, NH, NQ, _ = Q.shape
+    _, NG, NK, _ = K.shape
+    h = torch.arange(NH, device=Q.device)
+    q = torch.arange(NQ, device=Q.device)
+    k = torch.arange(NK, device=Q.device)
+    # S[b,h,q,k] = sum(d) Q[b,h,q,d] * K[b, h // (|h| // |g|), k, d]
+    S = _einsum("bhqd,bhkd->bhqk", Q, K[:, h // (NH // NG)])
+    # Z[b,h,q,k] = (S[b,h,q,k] - mean(k where k <= q + (|k| - |q|)) S[b,h,q,k]) / sqrt(mean(k where
+    #     k <= q + (|k| - |q|)) (S[b,h,q,k] - mean(k where k <= q + (|k| - |q|)) S[b,h,q,k]) ** 2 +
+    #     eps)
+    where_qk = k <= (q + (NK - NQ))[:, None]
+    sum_Z_q = where_qk.sum(-1)
+    minus_Z_qk = S - _divide(torch.where(where_qk, S, 0).sum(-1), sum_Z_q)[..., None]
+    sum_Z_q_2 = torch.where(where_qk, torch.where(where_qk, minus_Z_qk, 1) ** 2, 0).sum(-1)
+    Z = _divide(torch.where(where_qk, minus_Z_qk, 0), _sqrt(_divide(sum_Z_q_2, sum_Z_q) + eps)[..., None])
+    # O[b,h,q,e] = gain[h] * sum(k where k <= q + (|k| - |q|)) Z[b,h,q,k] * V[b, h // (|h| // |g|),
+    #     k, e] + shift[h] * sum(k where k <= q + (|k| - |q|)) V[b, h // (|h| // |g|), k, e]
+    sum_O_qe = _einsum("bhqk,bhke->bhqe", torch.where(where_qk, Z, 0), V[:, h // (NH // NG)])
+    times_O_qe = shift[:, None, None] * _einsum("qk,bhke->bhqe", where_qk, V[:, h // (NH // NG)])
+    O = gain[:, None, None] * sum_O_qe + times_O_qe
+    return O
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    device = "cpu"
+    given = {
+        "Q": torch.randn(2, 4, 150, 64, device=device, dtype=torch.float32),
+        "K": torch.randn(2, 2, 203, 64, device=device, dtype=torch.float32),
+        "V": torch.randn(2, 2, 203, 64, device=device, dtype=torch.float32),
+        "gain": torch.rand(4, device=device, dtype=torch.float32) / 8,
+        "shift": torch.rand(4, device=device, dtype=torch.float32) / 8,
+        "eps": 1e-08,
+    }
+    made = nap(**given)
+    floats = {
+        name: x.double()
+        for name, x in given.items()
+        if torch.is_tensor(x) and x.is_floating_point()
+    }
+    meant = reference(**{**given, **floats})
+    for name, x, y in (
+        ("O", made, meant),
+    ):
+        row = torch.linalg.vector_norm(torch.where(y.isfinite(), y, 0), dim=-1).mean()
+        error = torch.linalg.vector_norm(torch.where(x == y, 0, x - y), dim=-1).max() / row
+        print(f"{name}: the worst row is {error:.1e} of a mean row off")
+        assert error < 1e-5, f"{name} is wrong"
