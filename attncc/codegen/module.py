@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -123,7 +124,7 @@ def assemble(
         folded(main(cascade, words, device, spec)),
     ]
     text = "\n\n\n".join(piece.strip("\n") for piece in pieces if piece.strip()) + "\n"
-    wanted = [line for line in imports if line != "import math" or "math." in text]
+    wanted = [line for line in imports if line != "import math" or re.search(r"(?<!\.)\bmath\.", text)]
     head = "\n".join(wanted).strip("\n")
     return f"{docstring(said, plan)}\n{head}\n\n\n{text}"
 

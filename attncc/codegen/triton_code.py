@@ -127,7 +127,7 @@ def _apply(op: str, args: tuple[Expr, ...], k: Body) -> Code:
             return called(op, parts, axes, k)
         case "//" | "%" if not (nonnegative(args[0], k.positive, k.counted) and whole):
             return called("floor_divide" if op == "//" else "modulo", parts, axes, k)
-        case "/" if narrow:
+        case "/" if narrow and k.short:
             return binary("*", parts[0], Code(f"(1.0 / {parts[1].within(UNARY)})", ATOM, axes), axes)
         case "+" | "-" | "*" | "/" | "//" | "%" | "<" | "<=" | ">" | ">=" | "==" | "!=":
             return binary(op, parts[0], parts[1], axes)

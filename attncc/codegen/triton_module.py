@@ -8,6 +8,7 @@ from attncc.codegen.descriptors import DESCRIBE, by_descriptor, described
 from attncc.codegen.host import checks, output_shape, tables
 from attncc.codegen.module import INDENT, Said, assemble, element_types, host, words_of
 from attncc.codegen.signature import Signature
+from attncc.codegen.spell import FAST_LOG2
 from attncc.codegen.triton import kernel_text
 from attncc.codegen.words import Words
 from attncc.ir.cascade import Cascade
@@ -35,7 +36,7 @@ def generate(said: Said, cascade: Cascade, plan: Plan, spec: Specialisation) -> 
         for i in s.features
         if any(padded(dict(point)[i.name]) != dict(point)[i.name] for point in spec.extents)
     )
-    short = all(WIDTHS[d] == 2 for d in spec.dtypes)
+    short = spec.target.startswith("cuda") and all(WIDTHS[d] == 2 for d in spec.dtypes)
     helpers, text = kernel_text(program, words, s, ragged, short)
     launch = list(_launch(cascade, s, words))
     first = words.tensor(program.leading.name)
@@ -51,7 +52,8 @@ def generate(said: Said, cascade: Cascade, plan: Plan, spec: Specialisation) -> 
     table = element_types(spec)
     table += "# tiles, warps and pipeline stages by the extents of features and the bytes of an element\n"
     table += "\n".join(tile_table(s, spec, kernel.narrow))
-    helpers = "\n\n".join(part for part in (DESCRIBE if blocks else "", helpers) if part)
+    logs = "fast_log2(" in helpers + text
+    helpers = "\n\n".join(p for p in (FAST_LOG2 if logs else "", DESCRIBE if blocks else "", helpers) if p)
     parts = [table, helpers, text, host(cascade, words, lines, launch, spec.target)]
     imports = [
         "import contextlib",
@@ -60,6 +62,7 @@ def generate(said: Said, cascade: Cascade, plan: Plan, spec: Specialisation) -> 
         "import torch",
         "import triton",
         "import triton.language as tl",
+        *(["from triton.language.extra.cuda import libdevice"] if logs else []),
         *(["from triton.tools.tensor_descriptor import TensorDescriptor"] if blocks else []),
     ]
     return assemble(said, cascade, plan, words, imports, parts, DEVICE, spec)

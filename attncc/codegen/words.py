@@ -11,7 +11,7 @@ from attncc.codegen.spell import TORCH_HELPERS, TRITON_HELPERS
 from attncc.ir.cascade import Index, Tensor
 
 RESERVED = frozenset(keyword.kwlist) | TORCH_HELPERS.keys() | TRITON_HELPERS.keys() | {
-    "contextlib", "math", "tl", "torch", "triton",
+    "contextlib", "fast_log2", "libdevice", "log2", "math", "tl", "torch", "triton",
     "KINDS", "TILES", "TensorDescriptor", "accumulator", "check_kinds", "check_number", "describe",
     "extents", "reference",
     "abs", "bool", "dict", "float", "int", "isinstance", "len", "max", "min", "print", "range", "round",

@@ -15,7 +15,8 @@ import pytest
 import attncc
 from tests.codegen.golden import FILES, FOLDER, ROOT, path, text
 
-ALLOWED = {"contextlib", "math", "torch", "triton", "triton.language", "triton.tools.tensor_descriptor"}
+ALLOWED = {"contextlib", "math", "torch", "triton", "triton.language", "triton.language.extra.cuda"}
+ALLOWED |= {"triton.tools.tensor_descriptor"}
 
 ALONE = """
 import runpy, sys

@@ -107,8 +107,8 @@ TILES = {
         "num_warps": 8, "num_stages": 2,
     },
     (128, 128, 2): {
-        "BLOCK_Q": 64, "BLOCK_K": 64, "BLOCK_D": 128, "BLOCK_E": 128,
-        "num_warps": 8, "num_stages": 2,
+        "BLOCK_Q": 64, "BLOCK_K": 32, "BLOCK_D": 128, "BLOCK_E": 128,
+        "num_warps": 4, "num_stages": 2,
     },
     (128, 128, 4): {
         "BLOCK_Q": 32, "BLOCK_K": 32, "BLOCK_D": 128, "BLOCK_E": 128,
@@ -135,8 +135,8 @@ def describe(tensor, block):
 
 @triton.jit
 def divide(a, b):
-    """a / b, where 0 / 0 is 0: the mean of nothing, a softmax over nothing."""
-    return tl.where((a == 0) & (b == 0), 0.0, a * (1.0 / b))
+    """a / b to the last digit, where 0 / 0 is 0: the mean of nothing, a softmax over nothing."""
+    return tl.where((a == 0) & (b == 0), 0.0, tl.math.div_rn(a * 1.0, b * 1.0))
 
 
 @triton.jit

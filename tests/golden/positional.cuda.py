@@ -113,8 +113,8 @@ def describe(tensor, block):
 
 @triton.jit
 def divide(a, b):
-    """a / b, where 0 / 0 is 0: the mean of nothing, a softmax over nothing."""
-    return tl.where((a == 0) & (b == 0), 0.0, a * (1.0 / b))
+    """a / b to the last digit, where 0 / 0 is 0: the mean of nothing, a softmax over nothing."""
+    return tl.where((a == 0) & (b == 0), 0.0, tl.math.div_rn(a * 1.0, b * 1.0))
 
 
 @triton.jit
