@@ -39,14 +39,39 @@ print(launched)
 """
 
 
+LEAST = """
+import sys, time
+import torch
+x = torch.randn(1024, device="cuda")
+torch.cuda.synchronize()
+start = time.perf_counter()
+import triton
+import triton.language as tl
+
+@triton.jit
+def double(X, BLOCK: tl.constexpr):
+    at = tl.arange(0, BLOCK)
+    tl.store(X + at, tl.load(X + at) * 2)
+
+double[(1,)](x, 1024)
+print(time.perf_counter() - start)
+"""
+
+
 def first_call(pattern: str, numbers: dict[str, Any], bytecode: str) -> float:
-    """Seconds from text to launch, the caches of attncc and Triton empty; Python's is in a folder."""
+    """Seconds from text to launch."""
+    return fresh(FIRST, [str(ROOT / "patterns" / f"{pattern}.attn"), repr(numbers)], bytecode)
+
+
+def fresh(text: str, arguments: list[str], bytecode: str) -> float:
+    """What a process prints for which the caches of attncc and Triton are empty; Python's is in a folder."""
     with tempfile.TemporaryDirectory() as folder:
         caches = {"ATTNCC_CACHE_DIR": f"{folder}/attncc", "TRITON_CACHE_DIR": f"{folder}/triton"}
         caches |= {"PYTHONPYCACHEPREFIX": bytecode, "PYTHONDONTWRITEBYTECODE": ""}
-        path = ROOT / "patterns" / f"{pattern}.attn"
+        file = Path(folder) / "first.py"
+        file.write_text(text)
         done = subprocess.run(
-            [sys.executable, "-c", FIRST, str(path), repr(numbers)],
+            [sys.executable, str(file), *arguments],
             env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]), **caches},
             capture_output=True,
             text=True,
@@ -98,11 +123,17 @@ def main() -> None:
     patterns = {"window": {"window": 100}, "softcap": {"cap": 30.0}, "sigmoid": {"bias": -3.0}}
     with tempfile.TemporaryDirectory() as bytecode:
         first_call("dense", {}, bytecode)  # compiles Python's modules, as an installer does
+        least = statistics.median(fresh(LEAST, [], bytecode) for _ in range(3))
         cold = {
             name: statistics.median(first_call(name, numbers, bytecode) for _ in range(3))
             for name, numbers in patterns.items()
         }
-    found = {"first call, s": cold, "host, us": host(), "1,048,576 tokens": long()}
+    found = {
+        "first call, s": cold,
+        "of a kernel of one line, by hand, s": least,
+        "host, us": host(),
+        "1,048,576 tokens": long(),
+    }
     print(torch.cuda.get_device_name(), torch.__version__, triton.__version__)
     for name, value in found.items():
         print(name, value)
