@@ -128,7 +128,7 @@ def main() -> None:
             name: statistics.median(first_call(name, numbers, bytecode) for _ in range(3))
             for name, numbers in patterns.items()
         }
-    found = {
+    found: dict[str, Any] = {
         "first call, s": cold,
         "of a kernel of one line, by hand, s": least,
         "host, us": host(),
