@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import pairwise, product
 from math import prod
 from typing import Any
 
 from attncc.ir.brief import briefly, one_place
-from attncc.ir.cascade import Cascade, Expr, Index, Read, Reduce, Tensor, free, reads
+from attncc.ir.cascade import Cascade, Equation, Expr, Index, Read, Reduce, Tensor, free, reads
 from attncc.ir.logic import times
 from attncc.ir.show import show_equation, show_expr
 from attncc.masks.counts import TileCounts, count
 from attncc.masks.integers import at
+from attncc.passes import PASSES
 from attncc.passes.analyse import Passes, analyse, walked
 from attncc.passes.expand import expand
 from attncc.passes.online import Updater, before, passes_over
@@ -22,7 +23,7 @@ from attncc.passes.simplify import simplify
 from attncc.pipeline import streamed
 from attncc.schedule.cost import tiles_for
 from attncc.schedule.lower import lower
-from attncc.schedule.plan import Loop, Plan, Refused, partition
+from attncc.schedule.plan import Kernel, Loop, Plan, Refused, partition
 from attncc.schedule.tiles import Tile, candidates
 
 FEATURES = 128
@@ -30,6 +31,16 @@ FEATURES = 128
 
 TARGET = "cuda:90"
 BYTES = 2
+FLOPS, BANDWIDTH = 989e12, 3.35e12
+"""FLOP/s of 16-bit matrix products and bytes a second of an H100 SXM (NVIDIA's data sheet)."""
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """A compiler pass that changed the cascade, and the passes over each index after it."""
+
+    name: str
+    passes: tuple[tuple[str, int], ...]
 
 
 @dataclass(frozen=True)
@@ -44,6 +55,7 @@ class Explanation:
     written: tuple[Passes, ...]
     derived: tuple[Passes, ...]
     updaters: dict[str, Updater]
+    rewrites: tuple[Rewrite, ...]
     plan: Plan | None
     refused: str
     tile: Tile
@@ -64,8 +76,10 @@ class Explanation:
             "written": {p.index.name: p.count for p in self.written},
             "blocking": {p.index.name: [f"{e.read} -> {e.reader}" for e in p.blocking] for p in self.derived},
             "corrections": {name: show_expr(u.correction) for name, u in self.updaters.items()},
+            "rewrites": [{"name": r.name, "passes": dict(r.passes)} for r in self.rewrites],
             "state": [_named(t) for t in _states(self.plan)],
             "kernel": self.plan is not None,
+            "kernels": [_outline(kernel) for kernel in self.plan.kernels] if self.plan else [],
             "refused": self.refused,
             "tiles": None
             if self.tiles is None
@@ -81,7 +95,15 @@ class Explanation:
             "depends": self.depends,
             "flops": self.flops,
             "bytes": self.bytes,
+            "floor_ms": self.floor_ms,
         }
+
+    @property
+    def floor_ms(self) -> float | None:
+        """Milliseconds that one head takes at least on an H100: by its matrix units, or by its memory."""
+        if self.flops is None:
+            return None
+        return max(self.flops / FLOPS, self.bytes / BANDWIDTH) * 1e3
 
     def text(self) -> str:
         """The same in words."""
@@ -94,6 +116,7 @@ class Explanation:
             lines.append(f"Passes over {said.index.name}: {said.count} as written, {runs.count} as it runs.")
             lines += [f"  as written, {e.reader} waits for {e.read}" for e in said.blocking]
             lines += [f"  still, {e.reader} waits for {e.read}" for e in runs.blocking]
+        lines += _told(self.rewrites)
         for name, updater in self.updaters.items():
             follows = ", ".join(t.name for t in updater.follows)
             lines.append(f"{name} follows {follows} online: * {show_expr(one_place(updater.correction))}")
@@ -118,8 +141,17 @@ class Explanation:
             f"{t.full:,} whole and {t.partial:,} on an edge; {t.skipped:,} skipped.",
             f"{t.cells:,} cells seen; with features of {FEATURES} and {BYTES} bytes an element,",
             f"{self.flops / 1e9:,.2f} GFLOP and {self.bytes / 1e6:,.1f} MB,"
-            f" {self.flops / self.bytes:,.0f} FLOP a byte.",
+            f" {self.flops / self.bytes:,.0f} FLOP a byte;",
+            f"an H100 takes {self.floor_ms or 0:,.4f} ms at least.",
         ]
+
+
+def _told(rewrites: tuple[Rewrite, ...]) -> Iterator[str]:
+    """Which pass of the compiler saved a walk."""
+    for earlier, after in pairwise(rewrites):
+        for (index, many), (_, few) in zip(earlier.passes, after.passes, strict=True):
+            if few < many:
+                yield f"  `{after.name}` makes {few} of {many} passes over {index}"
 
 
 def explain(
@@ -132,6 +164,7 @@ def explain(
     indices = walked(cascade)
     apart = share(simplify(expand(cascade)))
     written = tuple(analyse(apart, i) for i in indices)
+    rewrites = tuple(_rewrites(cascade, indices))
     online = [passes_over(run, i) for i in indices]
     derived = tuple(passes for passes, _ in online)
     found = {name: updater for _, own in online for name, updater in own.items()}
@@ -157,6 +190,7 @@ def explain(
         written,
         derived,
         found,
+        rewrites,
         plan,
         refused,
         tile,
@@ -165,6 +199,35 @@ def explain(
         flops,
         traffic(cascade, sizes, BYTES),
     )
+
+
+def _rewrites(cascade: Cascade, indices: tuple[Index, ...]) -> Iterator[Rewrite]:
+    """The passes that change a cascade, in order; what each of them leaves to be walked."""
+    for rewrite in PASSES:
+        after = rewrite(cascade)
+        if after != cascade:
+            counts = tuple((i.name, passes_over(after, i)[0].count) for i in indices)
+            yield Rewrite(rewrite.__name__, counts)
+        cascade = after
+
+
+def _outline(kernel: Kernel) -> dict[str, Any]:
+    """What a kernel reads and writes, and its walks."""
+    walks = [
+        {"index": loop.index.name, "state": [_named(s.equation.tensor) for s in loop.states]}
+        for loop in kernel.loops
+    ]
+    used = (r.tensor for e in _equations(kernel) for r in reads(e.body))
+    read = dict.fromkeys(t.name for t in used if t.origin in ("input", "table"))
+    writes = [t.name for t in kernel.writes]
+    return {"rows": kernel.rows.name, "walks": walks, "reads": list(read), "writes": writes}
+
+
+def _equations(kernel: Kernel) -> Iterator[Equation]:
+    yield from kernel.prologue
+    for loop in kernel.loops:
+        yield from (*loop.rows, *loop.tiles, *(s.equation for s in loop.states))
+    yield from kernel.epilogue
 
 
 def _tile(plan: Plan) -> Tile:
@@ -225,7 +288,9 @@ def _products(loop: Loop, env: Mapping[str, Any]) -> int:
         return prod(env[f"|{i.name}|"] for i in indices if i.role == "feature")
 
     found = sum(
-        features(e.tensor.indices) * features(e.body.over) for e in loop.tiles if isinstance(e.body, Reduce)
+        features(e.tensor.indices) * features(e.body.over)
+        for e in loop.tiles
+        if isinstance(e.body, Reduce) and sum(i.role == "sequence" for i in e.tensor.indices) == 2
     )
     states = (s.equation.tensor.indices for s in loop.states)
     return 2 * (found + sum(features(own) for own in states if any(i.role == "feature" for i in own)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 
 from attncc.codegen import BACKENDS
@@ -13,6 +14,7 @@ from attncc.ir.verify import verified
 from attncc.passes import PASSES
 from attncc.passes.share import pruned
 from attncc.schedule.plan import Plan, Refused, partition
+from attncc.schedule.required import not_causal, too_many_passes
 from attncc.schedule.spec import KINDS, Points, Specialisation
 from attncc.schedule.tiles import OLDEST, WIDEST
 from attncc.source import Source
@@ -38,11 +40,30 @@ def streamed(cascade: Cascade) -> Cascade:
 
 
 def planned(cascade: Cascade, source: Source) -> Plan:
-    """The kernels of a cascade; PatternError names the rule by which it has none."""
+    """The kernels of a cascade; PatternError names the rule by which it has none, or what it was required to
+    be and is not.
+    """
+    run = streamed(cascade)
+    unmet = list(too_many_passes(run))
     try:
-        return partition(streamed(cascade))
+        plan = partition(run)
+        unmet += not_causal(plan)
     except Refused as refused:
-        raise PatternError(source, [refused.diagnostic]) from None
+        unmet.append(refused.diagnostic)
+    if unmet:
+        raise PatternError(source, unmet)
+    return plan
+
+
+def demanded(cascade: Cascade, source: Source) -> None:
+    """PatternError where a pattern is not what it requires itself to be, where that can be told."""
+    if any(d.name in ("passes", "causal") for d in cascade.demands):
+        run = streamed(cascade)
+        unmet = list(too_many_passes(run))
+        with suppress(Refused):
+            unmet += not_causal(partition(run))
+        if unmet:
+            raise PatternError(source, unmet)
 
 
 def generate(cascade: Cascade, source: Source, spec: Specialisation) -> str:

@@ -17,7 +17,7 @@ from tests.test_pipeline import NAMES, REFUSED
 PATTERNS = Path(__file__).parents[1] / "patterns"
 KEYS = [
     "pattern", "length", "features", "equations", "streamed", "passes", "written", "blocking", "corrections",
-    "state", "kernel", "refused", "tiles", "depends", "flops", "bytes",
+    "rewrites", "state", "kernel", "kernels", "refused", "tiles", "depends", "flops", "bytes", "floor_ms",
 ]  # fmt: skip
 
 
@@ -34,6 +34,23 @@ def words(name: str, text: str | None = None) -> str:
     result = CliRunner().invoke(cli.main, ["explain", file], input=text)
     assert result.exit_code == 0, result.stderr
     return result.stdout
+
+
+def test_what_a_two_pass_kernel_does() -> None:
+    said = explained("lssar")
+    (kernel,) = said["kernels"]
+    assert [walk["index"] for walk in kernel["walks"]] == ["k", "k"]
+    assert [walk["state"] for walk in kernel["walks"]] == [["P_sum[q]"], ["O_sum[q,e]", "O_sum2[q]"]]
+    assert (kernel["rows"], kernel["reads"], kernel["writes"]) == ("q", ["Q", "K", "V"], ["O"])
+    assert said["passes"] == {"k": 2}
+    # two products of scores and one with values, 128 features, at the cells of a triangle
+    assert said["flops"] == 3 * 2 * 128 * (8192 * 8193 // 2)
+    assert said["floor_ms"] == pytest.approx(said["flops"] / 989e12 * 1e3)
+
+
+def test_which_rewrite_saves_a_pass() -> None:
+    found = {r["name"]: r["passes"]["k"] for r in explained("entropy")["rewrites"]}
+    assert found["stream"] == 1 < found["inline"]
 
 
 @pytest.mark.parametrize("name", NAMES)

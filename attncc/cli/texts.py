@@ -102,12 +102,13 @@ def refusal(name: str) -> PatternError | None:
 def mistake(source: Source) -> PatternError | None:
     """What is wrong with a text, None if nothing is."""
     from attncc.ir.check import check
+    from attncc.pipeline import demanded
     from attncc.syntax.parser import parse
 
     try:
         file = parse(source)
         if file.pattern is not None:
-            check(file, source)
+            demanded(check(file, source), source)
     except PatternError as error:
         return error
     return None

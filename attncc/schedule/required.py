@@ -1,0 +1,62 @@
+"""Cascade after all passes → the demands of its pattern that it does not meet, each with the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from attncc.diagnostics import Diagnostic, Label
+from attncc.ir.brief import one_place
+from attncc.ir.cascade import Apply, Cascade, Demand, Expr, Index, Reduce, extent
+from attncc.ir.show import show_expr
+from attncc.masks.band import Band
+from attncc.masks.intervals import at_most
+from attncc.passes.analyse import walked
+from attncc.passes.online import passes_over
+from attncc.schedule.plan import Loop, Plan
+
+
+def too_many_passes(cascade: Cascade) -> Iterator[Diagnostic]:
+    """`require passes(k) <= n` where there are more, with the reads that force them (theory §A.9)."""
+    for demand in cascade.demands:
+        if demand.name != "passes":
+            continue
+        for index in walked(cascade):
+            passes, _ = passes_over(cascade, index)
+            if index.name == demand.subject and demand.high is not None and passes.count > demand.high:
+                yield _too_many(cascade, demand, passes.count, [(e.read, e.reader) for e in passes.blocking])
+
+
+def _too_many(cascade: Cascade, demand: Demand, count: int, edges: list[tuple[str, str]]) -> Diagnostic:
+    k = demand.subject
+    message = f"{count} passes over `{k}`, where at most {demand.high:.0f} may be"
+    labels = [Label(demand.span, "required here")]
+    for read, reader in edges:
+        equation = cascade.equation(reader)
+        body = equation.body.body if isinstance(equation.body, Reduce) else equation.body
+        term = show_expr(one_place(body))
+        labels.append(Label(equation.span, f"`{reader}` waits for `{read}`: {term} does not separate in it"))
+    waits = ", ".join(dict.fromkeys(f"`{read}`" for read, _ in edges))
+    help = f"take what depends on {waits} out of the reduction, or accept `require passes({k}) <= {count}`"
+    return Diagnostic("too-many-passes", message, tuple(labels), help)
+
+
+def not_causal(plan: Plan) -> Iterator[Diagnostic]:
+    """`require causal` where a row may see a later column, or where that is not proved.
+
+    The last row stands beside the last column, as `align q to k` has it.
+    """
+    for demand in plan.cascade.demands:
+        loops = [(kernel.rows, loop) for kernel in plan.kernels for loop in kernel.loops]
+        for rows, loop in loops if demand.name == "causal" else []:
+            if not all(_behind(band, rows, loop) for band in loop.bands):
+                message = f"not causal: a row of `{rows.name}` may see later places of `{loop.index.name}`"
+                seen = f"these are seen: {show_expr(one_place(loop.reach))}"
+                labels = (Label(demand.span, "required here"), Label(loop.states[0].equation.span, seen))
+                help = f"restrict the reduction: `where {loop.index.name} <= {rows.name}`"
+                yield Diagnostic("not-causal", message, labels, help)
+                break
+
+
+def _behind(band: Band, rows: Index, loop: Loop) -> bool:
+    own: Expr = Apply("+", (rows, Apply("-", (extent(loop.index), extent(rows)))))
+    return any(at_most(high.value, own, band.plane.facts) for high in band.highs)
