@@ -42,6 +42,9 @@ KERNELS = (
 )
 """Patterns that must have kernels."""
 
+MANY = KERNELS.index("lssa")
+"""So many of them are interpreted at every length, the others at a few."""
+
 MORE = ("s2", "lightning", "retnet", "based", "based_window")
 """References that have a kernel too, as their quadratic form is one."""
 
