@@ -55,12 +55,12 @@ class Attention:
             from attncc.runtime.target import prepare
 
             prepare()
-        _refuse_reserved(source)
         self.source = source
         self.backend = backend
         self.modules: dict[_Key, str] = {}
         self._functions: dict[_Key, _Function] = {}
         self._cascades: dict[tuple[str, ...], Cascade] = {(): meaning(source)}
+        _refuse_reserved(self.cascade, source)
         self._lock = RLock()
         self._traced = SimpleNamespace()
         self.__name__ = self.cascade.name
@@ -263,13 +263,12 @@ def _signature(cascade: Cascade, written: inspect.Signature | None) -> inspect.S
     return inspect.Signature(parameters)
 
 
-def _refuse_reserved(source: Source) -> None:
+def _refuse_reserved(cascade: Cascade, source: Source) -> None:
     """PatternError where a parameter has the name by which a call asks for equations."""
-    pattern = parse(source).pattern
-    found = [p.span for p in pattern.params if p.name == "outputs"] if pattern else []
-    if found:
+    pattern = parse(source).pattern if any(t.name == "outputs" for t in cascade.inputs) else None
+    for span in [p.span for p in pattern.params if p.name == "outputs"] if pattern else []:
         message = "a parameter called `outputs` cannot be given by name: `outputs=` asks for equations"
-        label = Label(found[0], "declared here")
+        label = Label(span, "declared here")
         raise PatternError(source, [Diagnostic("reserved-name", message, (label,), "give it another name")])
 
 

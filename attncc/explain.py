@@ -14,25 +14,22 @@ from attncc.ir.logic import times
 from attncc.ir.show import show_equation, show_expr
 from attncc.masks.counts import TileCounts, count
 from attncc.masks.integers import at
-from attncc.passes import PASSES
 from attncc.passes.analyse import Passes, analyse, walked
 from attncc.passes.expand import expand
 from attncc.passes.online import Updater, before, passes_over
 from attncc.passes.share import share
 from attncc.passes.simplify import simplify
-from attncc.pipeline import streamed
+from attncc.pipeline import rewritten
 from attncc.schedule.cost import tiles_for
 from attncc.schedule.lower import lower
 from attncc.schedule.plan import Kernel, Loop, Plan, Refused, partition
-from attncc.schedule.tiles import Tile, candidates
+from attncc.schedule.tiles import PEAKS, Tile, candidates
 
 FEATURES = 128
 """The extent taken for every feature index."""
 
 TARGET = "cuda:90"
 BYTES = 2
-FLOPS, BANDWIDTH = 989e12, 3.35e12
-"""FLOP/s of 16-bit matrix products and bytes a second of an H100 SXM (NVIDIA's data sheet)."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +100,8 @@ class Explanation:
         """Milliseconds that one head takes at least on an H100: by its matrix units, or by its memory."""
         if self.flops is None:
             return None
-        return max(self.flops / FLOPS, self.bytes / BANDWIDTH) * 1e3
+        flops, bandwidth = PEAKS["H100"]
+        return max(self.flops / flops, self.bytes / bandwidth) / 1e9
 
     def text(self) -> str:
         """The same in words."""
@@ -160,11 +158,12 @@ def explain(
     """What a cascade costs when every sequence has a length; a number that is neither given nor has a
     default makes the tiles unknown.
     """
-    run = streamed(cascade)
+    steps = list(rewritten(cascade))
+    run = steps[-1][1]
     indices = walked(cascade)
     apart = share(simplify(expand(cascade)))
     written = tuple(analyse(apart, i) for i in indices)
-    rewrites = tuple(_rewrites(cascade, indices))
+    rewrites = tuple(_rewrites(cascade, steps, indices))
     online = [passes_over(run, i) for i in indices]
     derived = tuple(passes for passes, _ in online)
     found = {name: updater for _, own in online for name, updater in own.items()}
@@ -201,13 +200,13 @@ def explain(
     )
 
 
-def _rewrites(cascade: Cascade, indices: tuple[Index, ...]) -> Iterator[Rewrite]:
+def _rewrites(
+    cascade: Cascade, steps: Iterable[tuple[str, Cascade]], indices: tuple[Index, ...]
+) -> Iterator[Rewrite]:
     """The passes that change a cascade, in order; what each of them leaves to be walked."""
-    for rewrite in PASSES:
-        after = rewrite(cascade)
+    for name, after in steps:
         if after != cascade:
-            counts = tuple((i.name, passes_over(after, i)[0].count) for i in indices)
-            yield Rewrite(rewrite.__name__, counts)
+            yield Rewrite(name, tuple((i.name, passes_over(after, i)[0].count) for i in indices))
         cascade = after
 
 

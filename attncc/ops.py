@@ -14,7 +14,8 @@ Kind = Literal["bool", "int", "float"]
 """What a value is: a predicate, an integer, or a real number."""
 
 
-LARGEST = 1 << 29
+BITS = 29
+LARGEST = 1 << BITS
 """Extents and the integers of a pattern stay below it, so that positions can be added to them in 32 bits."""
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterator
 from dataclasses import replace
 
 from attncc.codegen import BACKENDS
 from attncc.codegen.module import Said
-from attncc.diagnostics import PatternError
+from attncc.diagnostics import Diagnostic, PatternError
 from attncc.ir.cascade import Cascade
 from attncc.ir.check import check
 from attncc.ir.verify import verified
@@ -32,10 +32,17 @@ def meaning(source: Source, outputs: tuple[str, ...] = ()) -> Cascade:
     return verified(check(parse(source), source, outputs))
 
 
-def streamed(cascade: Cascade) -> Cascade:
-    """The cascade after all passes, checked after each."""
+def rewritten(cascade: Cascade) -> Iterator[tuple[str, Cascade]]:
+    """The name of every pass, and the cascade after it, checked."""
     for rewrite in PASSES:
         cascade = verified(rewrite(cascade))
+        yield rewrite.__name__, cascade
+
+
+def streamed(cascade: Cascade) -> Cascade:
+    """The cascade after all passes, checked after each."""
+    for _, after in rewritten(cascade):
+        cascade = after
     return cascade
 
 
@@ -43,13 +50,9 @@ def planned(cascade: Cascade, source: Source) -> Plan:
     """The kernels of a cascade; PatternError names the rule by which it has none, or what it was required to
     be and is not.
     """
-    run = streamed(cascade)
-    unmet = list(too_many_passes(run))
-    try:
-        plan = partition(run)
-        unmet += not_causal(plan)
-    except Refused as refused:
-        unmet.append(refused.diagnostic)
+    plan, unmet = _judged(cascade)
+    if isinstance(plan, Refused):
+        raise PatternError(source, [*unmet, plan.diagnostic])
     if unmet:
         raise PatternError(source, unmet)
     return plan
@@ -58,12 +61,20 @@ def planned(cascade: Cascade, source: Source) -> Plan:
 def demanded(cascade: Cascade, source: Source) -> None:
     """PatternError where a pattern is not what it requires itself to be, where that can be told."""
     if any(d.name in ("passes", "causal") for d in cascade.demands):
-        run = streamed(cascade)
-        unmet = list(too_many_passes(run))
-        with suppress(Refused):
-            unmet += not_causal(partition(run))
+        _, unmet = _judged(cascade)
         if unmet:
             raise PatternError(source, unmet)
+
+
+def _judged(cascade: Cascade) -> tuple[Plan | Refused, list[Diagnostic]]:
+    """The kernels of a cascade, or the rule by which it has none; the demands that it does not meet."""
+    run = streamed(cascade)
+    unmet = list(too_many_passes(run))
+    try:
+        plan = partition(run)
+    except Refused as refused:
+        return refused, unmet
+    return plan, [*unmet, *not_causal(plan)]
 
 
 def generate(cascade: Cascade, source: Source, spec: Specialisation) -> str:

@@ -9,10 +9,9 @@ from typing import Any
 
 import torch
 
-Call = Callable[[], Any]
+from attncc.schedule.tiles import PEAKS
 
-PEAKS = {"A100": (312.0, 2.0), "H100": (989.0, 3.35), "H200": (989.0, 4.8)}
-"""Dense bf16 and fp16 TFLOP/s, and TB/s, by what the name of a GPU contains (NVIDIA's data sheets)."""
+Call = Callable[[], Any]
 
 
 def milliseconds(runs: Mapping[str, Call], device: str, seconds: float = 1.0) -> dict[str, float]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from attncc.codegen.lines import said
 from attncc.codegen.words import Words
 from attncc.ir.cascade import Apply, Cascade, Expr, Index, Literal, Read, Tensor, walk
+from attncc.ops import BITS
 
 EXTENTS = '''def extents(*tensors):
     """Extents by index; each tensor is (name, its indices, itself). What does not fit is an error."""
@@ -51,16 +52,16 @@ KINDS = '''def check_kinds(floats, integers, booleans, allowed):
 '''
 
 NUMBERS = '''def check_number(name, value, kind):
-    """A number of the pattern; an integer fits 29 bits, so that positions can be added to it."""
+    """A number of the pattern; an integer fits BITS bits, so that positions can be added to it."""
     if kind is bool and not isinstance(value, bool):
         raise TypeError(f"`{name}` is True or False, not {value!r}")
     if kind is int and (isinstance(value, bool) or not isinstance(value, int)):
         raise TypeError(f"`{name}` is an integer, not {value!r}")
-    if kind is int and not -(1 << 29) < value < 1 << 29:
-        raise ValueError(f"`{name}` is {value}: integers of a pattern stay between -2**29 and 2**29")
+    if kind is int and not -(1 << BITS) < value < 1 << BITS:
+        raise ValueError(f"`{name}` is {value}: integers of a pattern stay between -2**BITS and 2**BITS")
     if kind is float and (isinstance(value, bool) or not isinstance(value, (int, float))):
         raise TypeError(f"`{name}` is a number, not {value!r}")
-'''
+'''.replace("BITS", str(BITS))
 
 
 def signature(cascade: Cascade, words: Words) -> str:

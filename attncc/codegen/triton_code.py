@@ -19,7 +19,7 @@ from attncc.codegen.code import (
 )
 from attncc.codegen.signature import Signature
 from attncc.codegen.spell import SHORT, TRITON, TRITON_HELPERS
-from attncc.codegen.width import Widths
+from attncc.codegen.width import Widths, fixed
 from attncc.codegen.words import Words
 from attncc.ir.cascade import Apply, Choose, Expr, Index, Literal, Read, Reduce, Tensor, free, kind, reads
 from attncc.masks.counted import Counted, count_of
@@ -112,7 +112,7 @@ def _apply(op: str, args: tuple[Expr, ...], k: Body) -> Code:
         op = "power_of_few"
     whole = all(kind(a) == "int" for a in args)
     match op:
-        case "sqrt" if _fixed(args[0]):
+        case "sqrt" if fixed(args[0]) and not reads(args[0]):
             return Code(f"{parts[0].within(ATOM)} ** 0.5", POWER)
         case "neg":
             return Code(f"-{parts[0].within(UNARY)}", UNARY, axes)
@@ -139,26 +139,11 @@ def _wide(op: str, args: tuple[Expr, ...], parts: list[Code], k: Body) -> list[C
     """Operands of which one is 64 bits wide, where what comes out may need it."""
     if not k.widths.overflows(Apply(op, args)) or any(k.widths.wide(a) for a in args):
         return parts
-    n = next((n for n, a in enumerate(args) if not _fixed(a)), None)
+    n = next((n for n, a in enumerate(args) if not fixed(a)), None)
     if n is None:
         return parts
     wide = Code(f"{parts[n].within(ATOM)}.to(tl.int64)", ATOM, parts[n].axes)
     return [*parts[:n], wide, *parts[n + 1 :]]
-
-
-def _fixed(e: Expr) -> bool:
-    """Whether a value is known when the kernel is compiled."""
-    match e:
-        case Literal():
-            return True
-        case Apply("extent", (Index(role="feature"),)):
-            return True
-        case Apply("extent"):
-            return False
-        case Apply(_, args):
-            return all(_fixed(a) for a in args)
-        case _:
-            return False
 
 
 def _real(code: Code) -> Code:

@@ -12,6 +12,7 @@ from attncc.codegen.spell import FAST_LOG2
 from attncc.codegen.triton import kernel_text
 from attncc.codegen.words import Words
 from attncc.ir.cascade import Cascade
+from attncc.ops import BITS
 from attncc.schedule.cost import tiles_for
 from attncc.schedule.lower import lower
 from attncc.schedule.plan import Plan
@@ -43,8 +44,8 @@ def generate(said: Said, cascade: Cascade, plan: Plan, spec: Specialisation) -> 
     lines = [
         *checks(cascade, words, "KINDS", launch, s.positives),
         *tables(cascade, words, "to(torch.promote_types({name}.dtype, torch.int32))"),
-        "if max(sizes.values()) >= 1 << 29:",
-        '    raise ValueError(f"extents {sizes}: those of a kernel stay below 2**29")',
+        f"if max(sizes.values()) >= 1 << {BITS}:",
+        f'    raise ValueError(f"extents {{sizes}}: those of a kernel stay below 2**{BITS}")',
         f"if not ({first}.is_cuda or triton.knobs.runtime.interpret):",
         "    raise ValueError("
         f'f"this kernel runs on a GPU, and `{program.leading.name}` is on {{{first}.device}}")',

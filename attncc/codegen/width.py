@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from attncc.ir.cascade import Apply, Choose, Expr, Index, Read, Reduce, kind
+from attncc.ir.cascade import Apply, Choose, Expr, Index, Literal, Read, Reduce, kind
 from attncc.masks.intervals import POSITION, WHOLE, Interval, interval
 from attncc.ops import LARGEST
 
@@ -53,6 +53,8 @@ class Widths:
     def wide(self, e: Expr, tables: bool = False) -> bool:
         """Whether the text of an integer is 64 bits wide; `tables`: or may be, as elements of a table are."""
         match e:
+            case _ if fixed(e):
+                return False
             case Choose(then=a, other=b):
                 return self.wide(a, tables) or self.wide(b, tables)
             case Apply(args=args) if kind(e) == "int" and e.op != "extent":
@@ -63,3 +65,20 @@ class Widths:
                 return tables and tensor.kind == "int" and bool(tensor.indices)
             case _:
                 return False
+
+
+def fixed(e: Expr) -> bool:
+    """Whether a value is known when the kernel is compiled."""
+    match e:
+        case Literal():
+            return True
+        case Read(tensor):
+            return tensor.origin == "static"
+        case Apply("extent", (Index(role="feature"),)):
+            return True
+        case Apply("extent"):
+            return False
+        case Apply(_, args):
+            return all(fixed(a) for a in args)
+        case _:
+            return False

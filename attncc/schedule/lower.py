@@ -33,7 +33,8 @@ from attncc.ops import REDUCTIONS
 from attncc.passes.online import before
 from attncc.schedule.block import Block, let, name_of, positive, value_of
 from attncc.schedule.loops import Dot, Edge, Fill, Fold, Let, Note, Program, Statement, Store, Walk
-from attncc.schedule.plan import REFERENCE, Kernel, Loop, Refused, State
+from attncc.schedule.plan import REFERENCE, Kernel, Loop, Refused
+from attncc.schedule.stages import State
 
 
 def lower(kernel: Kernel, cascade: Cascade) -> Program:

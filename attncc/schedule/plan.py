@@ -31,9 +31,8 @@ from attncc.ir.graph import recurrent
 from attncc.ir.show import show_expr
 from attncc.masks.bands import Band, bands
 from attncc.ops import REDUCTIONS
-from attncc.passes.online import Updater
 from attncc.passes.share import replace_reads
-from attncc.schedule.stages import Stage, stages
+from attncc.schedule.stages import Stage, State, stages
 from attncc.source import Span
 
 
@@ -43,19 +42,6 @@ class Refused(Exception):
     def __init__(self, diagnostic: Diagnostic):
         self.diagnostic = diagnostic
         super().__init__(diagnostic.message)
-
-
-@dataclass(frozen=True)
-class State:
-    """A running reduction of a loop: the equation, whose body is the reduction, and how it follows others."""
-
-    equation: Equation
-    updater: Updater | None
-
-    @property
-    def reduce(self) -> Reduce:
-        assert isinstance(self.equation.body, Reduce)
-        return self.equation.body
 
 
 @dataclass(frozen=True)
@@ -267,15 +253,14 @@ def _check_equation(
 
 
 def _loop(stage: Stage, rows: Index, cascade: Cascade) -> Loop:
-    own = tuple(State(equation, updater) for equation, updater in stage.states)
-    predicates = tuple(dict.fromkeys(s.reduce.where for s in own))
+    predicates = tuple(dict.fromkeys(s.reduce.where for s in stage.states))
     uniform = len(predicates) == 1
     reach = predicates[0]
     for predicate in predicates[1:]:
         reach = _either(reach, predicate)
     sorted_tables = frozenset(d.subject for d in cascade.demands if d.name == "sorted")
     found = bands(reach, rows, stage.index, sorted_tables)
-    return Loop(stage.index, stage.rows, reach, found, uniform, stage.tiles, own)
+    return Loop(stage.index, stage.rows, reach, found, uniform, stage.tiles, stage.states)
 
 
 def _either(a: Expr, b: Expr) -> Expr:

@@ -10,23 +10,34 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 
-from attncc.ir.cascade import Cascade, Equation, Index, Tensor, reads
+from attncc.ir.cascade import Cascade, Equation, Index, Reduce, Tensor, reads
 from attncc.passes.online import Updater, passes_over
 
 
 @dataclass(frozen=True)
+class State:
+    """A running reduction of a walk: the equation, whose body is the reduction, and how it follows others."""
+
+    equation: Equation
+    updater: Updater | None
+
+    @property
+    def reduce(self) -> Reduce:
+        assert isinstance(self.equation.body, Reduce)
+        return self.equation.body
+
+
+@dataclass(frozen=True)
 class Stage:
-    """One walk: the rows computed before it, what is computed on its tiles, the reductions it completes and
-    how they follow each other.
-    """
+    """One walk: the rows computed before it, what is computed on its tiles, the reductions it completes."""
 
     index: Index
     rows: tuple[Equation, ...]
     tiles: tuple[Equation, ...]
-    states: tuple[tuple[Equation, Updater | None], ...]
+    states: tuple[State, ...]
 
 
-Walk = tuple[Index, int]
+Pass = tuple[Index, int]
 """An index, and which pass over it."""
 
 
@@ -34,7 +45,7 @@ def stages(
     cascade: Cascade, states: dict[Tensor, Index], rows: Index
 ) -> tuple[tuple[Equation, ...], tuple[Stage, ...], tuple[Equation, ...]]:
     """The rows computed before all walks, the walks, and the rows computed after them."""
-    pass_of: dict[Tensor, Walk] = {}
+    pass_of: dict[Tensor, Pass] = {}
     updaters: dict[str, Updater] = {}
     for index in dict.fromkeys(states.values()):
         passes, found = passes_over(cascade, index)
@@ -59,16 +70,16 @@ def stages(
         wanted |= {e.tensor for e in _needed([*own, *tiles], cascade)}
         between = (e for e in cascade.equations if is_row(e) and ready[e.tensor] == n > 0)
         before = tuple(e for e in between if e.tensor in wanted)
-        made.append(Stage(walk[0], before, tiles, tuple((e, updaters.get(e.tensor.name)) for e in own)))
+        made.append(Stage(walk[0], before, tiles, tuple(State(e, updaters.get(e.tensor.name)) for e in own)))
     placed = {e.tensor for stage in made for e in stage.rows}
     first = tuple(e for e in cascade.equations if is_row(e) and ready[e.tensor] == 0)
     last = tuple(e for e in cascade.equations if is_row(e) and ready[e.tensor] and e.tensor not in placed)
     return first, tuple(reversed(made)), last
 
 
-def _after(cascade: Cascade, pass_of: dict[Tensor, Walk]) -> dict[Tensor, frozenset[Walk]]:
+def _after(cascade: Cascade, pass_of: dict[Tensor, Pass]) -> dict[Tensor, frozenset[Pass]]:
     """The walks that have to be over before a value exists."""
-    found: dict[Tensor, frozenset[Walk]] = {}
+    found: dict[Tensor, frozenset[Pass]] = {}
     for equation in cascade.equations:
         below = (found.get(r.tensor, frozenset()) for r in reads(equation.body))
         own = {pass_of[equation.tensor]} if equation.tensor in pass_of else set()
@@ -76,10 +87,10 @@ def _after(cascade: Cascade, pass_of: dict[Tensor, Walk]) -> dict[Tensor, frozen
     return found
 
 
-def _order(pass_of: dict[Tensor, Walk], after: dict[Tensor, frozenset[Walk]]) -> tuple[Walk, ...]:
+def _order(pass_of: dict[Tensor, Pass], after: dict[Tensor, frozenset[Pass]]) -> tuple[Pass, ...]:
     """The walks, those that others wait for before them, else as they appear."""
     walks = list(dict.fromkeys(pass_of.values()))
-    sorter: TopologicalSorter[Walk] = TopologicalSorter()
+    sorter: TopologicalSorter[Pass] = TopologicalSorter()
     for walk in walks:
         waits = {w for t, own in pass_of.items() if own == walk for w in after[t] if w != walk}
         sorter.add(walk, *sorted(waits, key=walks.index))
@@ -87,9 +98,9 @@ def _order(pass_of: dict[Tensor, Walk], after: dict[Tensor, frozenset[Walk]]) ->
 
 
 def _needed(equations: Iterable[Equation], cascade: Cascade) -> tuple[Equation, ...]:
-    """What some equations read, directly or through others that no walk completes, in order."""
-    names = {r.tensor for e in equations for r in reads(e.body)}
+    """What some equations read, directly or through others, in order."""
+    needed = {r.tensor for e in equations for r in reads(e.body)}
     for equation in reversed(cascade.equations):
-        if equation.tensor in names:
-            names |= {r.tensor for r in reads(equation.body)}
-    return tuple(e for e in cascade.equations if e.tensor in names)
+        if equation.tensor in needed:
+            needed |= {r.tensor for r in reads(equation.body)}
+    return tuple(e for e in cascade.equations if e.tensor in needed)

@@ -42,6 +42,18 @@ def test_only_what_may_overflow(predicate: str, casts: int) -> None:
     assert sum(line.count(".to(tl.int64)") for line in wide) == casts, "\n".join(wide)
 
 
+def test_numbers_that_a_kernel_is_compiled_for() -> None:
+    """They are Python's: no method of Triton's, and nothing that makes what they multiply wide."""
+    text = TEXT.replace("n: int", "block: int").replace(
+        "align q to k", "align q to k\n    split k into n, i by block"
+    )
+    source = Source("wide.attn", text.format(predicate="k * (block * block) <= q + block * block", bias=""))
+    made = compile(source, Specialisation("triton", "cuda:90", ("bfloat16",), ()))
+    assert "block: tl.constexpr" in made
+    assert "block.to(" not in made
+    assert "k.to(tl.int64) * (block * block)" in made
+
+
 def test_a_square_of_positions_is_real() -> None:
     """Integers to a power are real numbers: no product of 32 bits."""
     assert "* 1.0) * " in " ".join(kernel(bias=" - (q - k) ** 2 / 100").split())
