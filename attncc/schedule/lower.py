@@ -31,10 +31,10 @@ from attncc.ir.logic import conjoin, conjuncts, factors, plus, product, quotient
 from attncc.ir.show import show_expr
 from attncc.ops import REDUCTIONS
 from attncc.passes.online import before
+from attncc.passes.operator import State
 from attncc.schedule.block import Block, let, name_of, positive, value_of
 from attncc.schedule.loops import Dot, Edge, Fill, Fold, Let, Note, Program, Statement, Store, Walk
 from attncc.schedule.plan import REFERENCE, Kernel, Loop, Refused
-from attncc.schedule.stages import State
 
 
 def lower(kernel: Kernel, cascade: Cascade) -> Program:
@@ -203,12 +203,11 @@ def _fold_features(equation: Equation, e: Reduce, block: Block) -> Expr:
 
 def _lower_loop(loop: Loop, block: Block, kernel: Kernel) -> None:
     for state in loop.states:
-        identity = REDUCTIONS[state.reduce.op].identity
-        indices = tuple(i for i in block.axes if i in state.equation.tensor.indices)
-        target = replace(block.local(state.equation.tensor.name, ZERO, indices), kind="float")
+        indices = tuple(i for i in block.axes if i in state.tensor.indices)
+        target = replace(block.local(state.tensor.name, ZERO, indices), kind="float")
         block.statements.append(Note(f"state of {_note(state.equation)}"))
-        block.statements.append(Fill(target, number(float(identity))))
-        block.held[state.equation.tensor] = Read(target, target.indices)
+        block.statements.append(Fill(target, number(float(state.identity.value))))
+        block.held[state.tensor] = Read(target, target.indices)
     for row in _row_reads(loop, kernel.rows):
         value_of(row, block)
     for equation in loop.tiles:
@@ -299,9 +298,9 @@ def _extremum(state: State, loop: Loop, block: Block) -> None:
     old = before(held.tensor)
     block.statements.append(Fold(best, e.op, loop.index, x))
     block.statements.append(Let(old, held))
-    new = Apply(e.op, (Read(old, old.indices), times(Read(best, best.indices), scale)))
-    block.statements.append(Let(held.tensor, new))
     block.held[before(tensor)] = Read(old, old.indices)
+    more = times(Read(best, best.indices), scale)
+    block.statements.append(Let(held.tensor, state.joined(value_of(state.carried, block), more)))
 
 
 def _positive_scale(x: Expr, block: Block) -> tuple[Expr, Expr]:
@@ -318,14 +317,10 @@ def _accumulate(state: State, loop: Loop, block: Block) -> None:
     e, tensor = state.reduce, state.equation.tensor
     held = block.find(tensor)
     assert isinstance(held, Read)
-    start: Expr = held
     if state.updater is not None:
-        start = times(held, _correction(state.updater.correction, block))
-        for companion, weight in state.updater.companions:
-            start = plus(
-                start,
-                times(value_of(Read(before(companion), companion.indices), block), value_of(weight, block)),
-            )
+        _correction(state.updater.correction, block)
+    block.held.setdefault(before(tensor), held)
+    start = value_of(state.carried, block)
     features = [i for i in held.tensor.indices if i.role == "feature"]
     up, down = factors(e.body)
     if not features:

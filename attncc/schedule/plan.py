@@ -31,8 +31,9 @@ from attncc.ir.graph import recurrent
 from attncc.ir.show import show_expr
 from attncc.masks.bands import Band, bands
 from attncc.ops import REDUCTIONS
+from attncc.passes.operator import State
 from attncc.passes.share import replace_reads
-from attncc.schedule.stages import Stage, State, stages
+from attncc.schedule.stages import Stage, stages
 from attncc.source import Span
 
 

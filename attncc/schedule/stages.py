@@ -10,21 +10,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 
-from attncc.ir.cascade import Cascade, Equation, Index, Reduce, Tensor, reads
+from attncc.ir.cascade import Cascade, Equation, Index, Tensor, reads
 from attncc.passes.online import Updater, passes_over
-
-
-@dataclass(frozen=True)
-class State:
-    """A running reduction of a walk: the equation, whose body is the reduction, and how it follows others."""
-
-    equation: Equation
-    updater: Updater | None
-
-    @property
-    def reduce(self) -> Reduce:
-        assert isinstance(self.equation.body, Reduce)
-        return self.equation.body
+from attncc.passes.operator import State
 
 
 @dataclass(frozen=True)

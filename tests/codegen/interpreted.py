@@ -1,4 +1,4 @@
-"""Run one pattern's Triton kernel through the interpreter: `python -m tests.codegen.interpreted NAME`, one
+"""Run patterns' Triton kernels through the interpreter: `python -m tests.codegen.interpreted NAME...`, one
 line a case.
 
 In a process of its own, because the interpreter has to be chosen before Triton is imported, and because a
@@ -50,8 +50,9 @@ def main(name: str) -> None:
             torch.Tensor.new_empty = MAKE  # type: ignore[method-assign]
             exact = plain(**doubled(given), outputs="O")
             ratio = worst(made, plain(**given, outputs="O"), exact, dtype, features=True)
-            print(f"{ratio:.3f} {dtype} {shape}", flush=True)
+            print(f"{ratio:.3f} {name} {dtype} {shape}", flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    for pattern in sys.argv[1:]:
+        main(pattern)

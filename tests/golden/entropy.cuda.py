@@ -193,7 +193,7 @@ def entropy_kernel(
             - (finite(P_max_q) * 1.4426950408889634)[:, None]
         )
         P_total_tile_q = tl.sum(exp_S_seen_qk, 1)
-        P_total_q = P_total_q * alpha_q + P_total_tile_q
+        P_total_q = P_total_old_q * alpha_q + P_total_tile_q
         # O_total[q,e] = sum(k where seen) V[k,e] * exp(S[q,k] - finite(P_max[q]))
         V_ke = V.load([b, h // (NH // NG), k0, 0]).reshape([BLOCK_K, BLOCK_E])
         O_total_qe = tl.dot(

@@ -171,7 +171,7 @@ def entropy(Q, K, V):
                 - (finite(P_max_q) * 1.4426950408889634)[..., :, None]
             )
             P_total_tile_q = exp_S_seen_qk.sum(-1)
-            P_total_q = P_total_q * alpha_q + P_total_tile_q
+            P_total_q = P_total_old_q * alpha_q + P_total_tile_q
             # O_total[q,e] = sum(k where seen) V[k,e] * exp(S[q,k] - finite(P_max[q]))
             V_ke = V[:, :, k0:k1].index_select(1, (h // (NH // NG)).flatten()).to(kind)
             O_total_qe = O_total_qe * alpha_q[..., :, None] + exp_S_seen_qk @ V_ke

@@ -193,7 +193,7 @@ def nap_kernel(
             seen_qk = (k < NK)[None, :] & (k[None, :] <= (q + (NK - NQ))[:, None])
             S_seen_qk = tl.where(seen_qk, S_seen_qk, 0.0)
         Z_sum_tile_q = tl.sum(S_seen_qk, 1)
-        Z_sum_q = Z_sum_q + Z_sum_tile_q
+        Z_sum_q = Z_sum_old_q + Z_sum_tile_q
         # Z_sum2[q] = sum(k where seen) 1
         tile_seen_qk = tl.zeros([BLOCK_Q, BLOCK_K], tl.float32) + 1
         if step >= k_whole:
@@ -201,7 +201,7 @@ def nap_kernel(
             seen_qk = (k < NK)[None, :] & (k[None, :] <= (q + (NK - NQ))[:, None])
             tile_seen_qk = tl.where(seen_qk, tile_seen_qk, 0.0)
         Z_sum2_tile_q = tl.sum(tile_seen_qk, 1)
-        Z_sum2_q = Z_sum2_q + Z_sum2_tile_q
+        Z_sum2_q = Z_sum2_old_q + Z_sum2_tile_q
         # Z_sum3_companion[q] = sum(k where seen) (Z_sum[q] / Z_sum2[q] - S[q,k])
         S_seen2_qk = divide(Z_sum_q, Z_sum2_q)[:, None] - S_qk
         if step >= k_whole:
@@ -210,7 +210,7 @@ def nap_kernel(
             S_seen2_qk = tl.where(seen_qk, S_seen2_qk, 0.0)
         Z_sum3_companion_tile_q = tl.sum(S_seen2_qk, 1)
         Z_sum3_companion_q = (
-            Z_sum3_companion_q
+            Z_sum3_companion_old_q
             + Z_sum2_old_q * (divide(Z_sum_q, Z_sum2_q) - divide(Z_sum_old_q, Z_sum2_old_q))
             + Z_sum3_companion_tile_q
         )
@@ -252,7 +252,7 @@ def nap_kernel(
             input_precision="ieee",
         )
         # O_sum2[q,e] = sum(k where seen) V[k,e]
-        O_sum2_qe = tl.dot(tile_seen_qk.to(V_ke.dtype), V_ke, O_sum2_qe, input_precision="ieee")
+        O_sum2_qe = tl.dot(tile_seen_qk.to(V_ke.dtype), V_ke, O_sum2_old_qe, input_precision="ieee")
     # O[q,e] = gain * (O_total[q,e] / sqrt(Z_sum3[q] / Z_sum2[q] + eps)) + shift * O_sum2[q,e]
     gain_ = tl.load(gain_here).to(tl.float32)
     ratio_O_total_qe = divide(O_total_qe, tl.sqrt(divide(Z_sum3_q, Z_sum2_q) + eps)[:, None])

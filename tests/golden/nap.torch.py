@@ -174,7 +174,7 @@ def nap(Q, K, V, gain, shift, eps=1e-08):
                 seen_qk = k[None, :] <= (q + (NK - NQ))[:, None]
                 S_seen_qk = torch.where(seen_qk, S_seen_qk, 0.0)
             Z_sum_tile_q = S_seen_qk.sum(-1)
-            Z_sum_q = Z_sum_q + Z_sum_tile_q
+            Z_sum_q = Z_sum_old_q + Z_sum_tile_q
             # Z_sum2[q] = sum(k where seen) 1
             tile_seen_qk = 1 * torch.ones([q1 - q0, k1 - k0], device=device, dtype=kind)
             if not whole:
@@ -182,7 +182,7 @@ def nap(Q, K, V, gain, shift, eps=1e-08):
                 seen_qk = k[None, :] <= (q + (NK - NQ))[:, None]
                 tile_seen_qk = torch.where(seen_qk, tile_seen_qk, 0.0)
             Z_sum2_tile_q = tile_seen_qk.sum(-1)
-            Z_sum2_q = Z_sum2_q + Z_sum2_tile_q
+            Z_sum2_q = Z_sum2_old_q + Z_sum2_tile_q
             # Z_sum3_companion[q] = sum(k where seen) (Z_sum[q] / Z_sum2[q] - S[q,k])
             S_seen2_qk = divide(Z_sum_q, Z_sum2_q)[..., :, None] - S_qk
             if not whole:
@@ -191,7 +191,7 @@ def nap(Q, K, V, gain, shift, eps=1e-08):
                 S_seen2_qk = torch.where(seen_qk, S_seen2_qk, 0.0)
             Z_sum3_companion_tile_q = S_seen2_qk.sum(-1)
             Z_sum3_companion_q = (
-                Z_sum3_companion_q
+                Z_sum3_companion_old_q
                 + Z_sum2_old_q * (divide(Z_sum_q, Z_sum2_q) - divide(Z_sum_old_q, Z_sum2_old_q))
                 + Z_sum3_companion_tile_q
             )
@@ -230,7 +230,7 @@ def nap(Q, K, V, gain, shift, eps=1e-08):
                 + S_seen3_qk @ V_ke
             )
             # O_sum2[q,e] = sum(k where seen) V[k,e]
-            O_sum2_qe = O_sum2_qe + tile_seen_qk @ V_ke
+            O_sum2_qe = O_sum2_old_qe + tile_seen_qk @ V_ke
         # O[q,e] = gain * (O_total[q,e] / sqrt(Z_sum3[q] / Z_sum2[q] + eps)) + shift * O_sum2[q,e]
         gain_ = gain[None, :, ...].to(kind)
         ratio_O_total_qe = divide(
