@@ -34,12 +34,6 @@ class Rewrite:
     before: Counts
     passes: Counts
 
-    @property
-    def saved(self) -> tuple[tuple[str, int, int], ...]:
-        """The indices over which there are fewer passes: how many, and of how many."""
-        pairs = zip(self.before, self.passes, strict=True)
-        return tuple((index, few, many) for (index, many), (_, few) in pairs if few < many)
-
 
 @dataclass(frozen=True)
 class Outline:

@@ -11,7 +11,9 @@ class Markup(str):
 
 
 def element(name: str, *inside: str, **attributes: str) -> Markup:
-    """`<name attribute="...">inside</name>`; an underscore ends the name of an attribute that Python keeps."""
+    """`<name attribute="...">inside</name>`; an underscore after an attribute's name, as in `class_`, is
+    dropped.
+    """
     given = "".join(f' {key.rstrip("_")}="{escape(value)}"' for key, value in attributes.items())
     return Markup(f"<{name}{given}>{joined(inside)}</{name}>")
 

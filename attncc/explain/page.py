@@ -8,15 +8,21 @@ from collections.abc import Iterable, Iterator
 from attncc.calls import BadNumber
 from attncc.explain import words
 from attncc.explain.costs import BYTES, FEATURES
-from attncc.explain.found import Explanation
+from attncc.explain.found import Explanation, Rewrite
 from attncc.explain.markup import Markup, element, joined
 from attncc.explain.style import STYLE
 from attncc.ir.brief import briefly
 from attncc.ops import REDUCTIONS
+from attncc.passes import PASSES
 from attncc.viz import Unseen, draw
 
 LONGEST = 8192
 """Positions that the mask is drawn at, at most."""
+
+WHAT = {"online": "Reductions follow others that still run."} | {
+    rewrite.__name__: (rewrite.__doc__ or "").split("\n")[0] for rewrite in PASSES
+}
+"""What every rewrite does, in its own words."""
 
 WORD = re.compile(r"([A-Za-z_]\w*)")
 KEYWORDS = {*REDUCTIONS, "where", "if", "then", "else", "and", "or", "not", "in", "tile"}
@@ -41,7 +47,7 @@ def _parts(said: Explanation) -> Iterator[Markup]:
     yield element("header", element("h1", said.cascade.name), *(element("p", p) for p in paragraphs if p))
     yield _figures(said)
     if said.plan is None:
-        yield element("p", element("b", "No kernel. "), said.refused, class_="refused")
+        yield element("p", said.refused, class_="refused")
     yield _section("As it is written", _equations(briefly(said.cascade)))
     yield _section("As it runs", _equations(briefly(said.streamed)))
     yield _section("Passes", *_passes(said))
@@ -69,10 +75,10 @@ def _spoken(line: str) -> Markup:
 
 def _figures(said: Explanation) -> Markup:
     """The numbers that a glance should find."""
-    shown = [
-        (f"{runs.count}", f"passes over {runs.index.name}, {stands.count} as written")
-        for stands, runs in zip(said.written, said.derived, strict=True)
-    ]
+    shown = []
+    for stands, runs in zip(said.written, said.derived, strict=True):
+        word = "pass" if runs.count == 1 else "passes"
+        shown.append((str(runs.count), f"{word} over {runs.index.name}, {stands.count} as written"))
     cost = said.costs
     if cost.tiles is not None:
         every = cost.tiles.live + cost.tiles.skipped
@@ -89,27 +95,31 @@ def _figures(said: Explanation) -> Markup:
 
 
 def _passes(said: Explanation) -> Iterator[Markup]:
-    """Every rewrite and the passes it leaves, and what waits for what."""
+    """Every rewrite and the passes before and after it, and what waits for what."""
     indices = [runs.index.name for runs in said.derived]
     if not indices:
         yield element("p", "No sequence is reduced over.")
         return
-    rows = [("as written", [str(p.count) for p in said.written], False)]
-    for rewrite in said.rewrites:
-        rows.append((rewrite.name, [str(count) for _, count in rewrite.passes], bool(rewrite.saved)))
-    yield element(
-        "table",
-        element("tr", element("th", "after"), *(element("th", f"over {index}") for index in indices)),
-        *(
-            element("tr", element("td", name), *(element("td", n) for n in counts), class_="saves" * saves)
-            for name, counts, saves in rows
-        ),
-    )
-    sentences = [line.strip() for line in words.passes(said)]
-    waits = [line for line in sentences if "waits for" in line]
-    yield element("ul", *(element("li", line) for line in waits + list(words.followers(said.updaters))))
-    if said.plan is None:
-        yield _equations(line.strip() for line in words.corrections(said))
+    titles = ("rewrite", *(f"over {index}" for index in indices), "what it does")
+    yield _table(titles, (_row(rewrite) for rewrite in said.rewrites))
+    pairs = zip(said.written, said.derived, strict=True)
+    sentences = [line for pair in pairs for line in words.waits(*pair)] + list(words.followers(said.updaters))
+    if sentences:
+        yield element("ul", *(element("li", line) for line in sentences))
+    if said.plan is None and said.updaters:
+        yield _equations(words.corrections(said))
+
+
+def _row(rewrite: Rewrite) -> tuple[str, ...]:
+    """One rewrite: what it leaves of the passes over every index, set apart where it saves one."""
+    counts = zip(rewrite.before, rewrite.passes, strict=True)
+    cells = (element("b", f"{a} → {b}") if b < a else str(b) for (_, a), (_, b) in counts)
+    return (rewrite.name, *cells, WHAT[rewrite.name])
+
+
+def _table(titles: Iterable[str], rows: Iterable[Iterable[str]]) -> Markup:
+    head = element("tr", *(element("th", title) for title in titles))
+    return element("table", head, *(element("tr", *(element("td", x) for x in row)) for row in rows))
 
 
 def _operators(said: Explanation) -> Iterator[Markup]:
@@ -123,7 +133,6 @@ def _operators(said: Explanation) -> Iterator[Markup]:
 
 
 def _kernels(said: Explanation) -> Markup:
-    head = element("tr", *(element("th", t) for t in ("kernel", "rows", "walks", "reads", "writes")))
     rows = (
         (
             kernel.name,
@@ -134,7 +143,7 @@ def _kernels(said: Explanation) -> Markup:
         )
         for kernel in said.kernels
     )
-    return element("table", head, *(element("tr", *(element("td", x) for x in row)) for row in rows))
+    return _table(("kernel", "rows", "walks", "reads", "writes"), rows)
 
 
 def _tiles(said: Explanation) -> Iterator[Markup]:
@@ -173,7 +182,7 @@ def _picture(said: Explanation) -> Markup:
         drawn = draw(said.cascade, said.plan, length, None, said.numbers)
     except (Unseen, BadNumber) as reason:
         return element("p", f"No picture: {reason}.")
-    return element("figure", Markup(drawn.svg))
+    return element("figure", Markup(drawn.svg), class_="wide" if len(drawn.panels) > 1 else "single")
 
 
 def _terms(said: Explanation) -> Iterator[str]:

@@ -22,27 +22,28 @@ h3 { margin: 1.25rem 0 0.4rem; font-size: 0.95rem; color: var(--dim); font-weigh
 header p { margin: 0.4rem 0; color: var(--dim); white-space: pre-line; }
 code, table { font: 13.5px/1.6 ui-monospace, "SF Mono", Menlo, Consolas, monospace; }
 code i { font-style: normal; color: var(--accent); font-weight: 600; }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); gap: 0.75rem; }
+.figures { display: flex; flex-wrap: wrap; gap: 0.75rem; }
 .figures, .maths, .legend { list-style: none; margin: 0; padding: 0; }
 .figures { margin-top: 1.75rem; }
-.figures li { background: var(--card); border-radius: 10px; padding: 0.8rem 1rem; }
+.figures li { flex: 1 1 9rem; background: var(--card); border-radius: 10px; padding: 0.8rem 1rem; }
 .figures b { display: block; font-size: 1.55rem; line-height: 1.2; color: var(--accent); }
 .figures span { color: var(--dim); font-size: 0.85rem; }
 .maths { background: var(--card); border-radius: 10px; padding: 0.8rem 1rem; }
-.maths li { padding-left: 2.2em; text-indent: -2.2em; overflow-wrap: anywhere; }
+.maths li { padding-left: 2.2em; text-indent: -2.2em; overflow-wrap: break-word; }
 .refused { border-left: 4px solid var(--partial); padding: 0.3rem 1rem; margin-top: 1.75rem; }
-table { border-collapse: collapse; }
+table { border-collapse: collapse; display: block; overflow-x: auto; }
 td, th { padding: 0.25rem 1.4rem 0.25rem 0; text-align: left; border-bottom: 1px solid var(--line); }
 th { color: var(--dim); font-weight: 500; }
-.saves td { color: var(--accent); font-weight: 600; }
+td b { color: var(--accent); }
 .bar { display: flex; height: 1.6rem; border-radius: 6px; overflow: hidden; border: 1px solid var(--line); }
 .bar span { flex-basis: 1px; }
 .legend { display: flex; flex-wrap: wrap; gap: 0.25rem 1.5rem; margin-top: 0.6rem; color: var(--dim); }
-.legend span { display: inline-block; width: 0.8rem; height: 0.8rem; margin-right: 0.45rem; border-radius: 3px; }
+.legend span { display: inline-block; width: 0.8rem; height: 0.8rem; margin-right: 0.45rem; }
 .full { background: var(--full); } .partial { background: var(--partial); }
 .skipped { background: var(--skipped); }
-figure { margin: 1.25rem 0 0; overflow-x: auto; }
-figure svg { max-height: 40rem; border-radius: 6px; }
+figure { margin: 1.25rem 0 0; }
+figure.single { max-width: 38rem; }
+figure svg { max-width: 100%; height: auto; border-radius: 6px; }
 .note, footer { color: var(--dim); font-size: 0.85rem; }
 footer { margin-top: 3rem; border-top: 1px solid var(--line); }
 """

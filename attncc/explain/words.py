@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from attncc.explain.costs import BYTES, FEATURES
@@ -10,6 +10,7 @@ from attncc.ir.brief import briefly, one_place
 from attncc.ir.cascade import Read, Reduce, Tensor
 from attncc.ir.logic import times
 from attncc.ir.show import show_expr
+from attncc.passes.analyse import Passes
 from attncc.passes.online import Updater, before
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def text(said: Explanation) -> str:
     lines += _indented(briefly(said.cascade))
     lines += ["", "As it runs:", "", *_indented(briefly(said.streamed)), "", *passes(said)]
     if said.plan is None:
-        return "\n".join([*lines, *corrections(said), "", f"No kernel: {said.refused}", ""])
+        return "\n".join([*lines, *_indented(corrections(said)), "", f"No kernel: {said.refused}", ""])
     lines.append(f"State of a row: {', '.join(map(named, said.state))}.")
     for kernel in said.kernels:
         lines += outline(kernel)
@@ -39,15 +40,20 @@ def text(said: Explanation) -> str:
 
 def passes(said: Explanation) -> Iterator[str]:
     """Walks over every index, what waits for what, and what saved a walk."""
-    for stands, runs in zip(said.written, said.derived, strict=True):
-        index = stands.index.name
-        yield f"Passes over {index}: {stands.count} as written, {runs.count} as it runs."
-        yield from (f"  as written, {e.reader} waits for {e.read}" for e in stands.blocking)
+    for n, (stands, runs) in enumerate(zip(said.written, said.derived, strict=True)):
+        yield f"Passes over {runs.index.name}: {stands.count} as written, {runs.count} as it runs."
+        yield from (f"  {line}" for line in waits(stands, runs))
         for rewrite in said.rewrites:
-            for _, few, many in (saved for saved in rewrite.saved if saved[0] == index):
+            (_, many), (_, few) = rewrite.before[n], rewrite.passes[n]
+            if few < many:
                 yield f"  `{rewrite.name}` makes {few} of {many} passes"
-        yield from (f"  still, {e.reader} waits for {e.read}" for e in runs.blocking)
     yield from followers(said.updaters)
+
+
+def waits(stands: Passes, runs: Passes) -> Iterator[str]:
+    """What has to wait for what to be complete: as it is written, and as it runs."""
+    yield from (f"as written, {e.reader} waits for {e.read}" for e in stands.blocking)
+    yield from (f"still, {e.reader} waits for {e.read}" for e in runs.blocking)
 
 
 def followers(updaters: Mapping[str, Updater]) -> Iterator[str]:
@@ -72,7 +78,7 @@ def corrections(said: Explanation) -> Iterator[str]:
         moved = [f"{sign} {show_expr(one_place(updater.correction))}"]
         for t, weight in updater.companions:
             moved.append(f"+ {show_expr(one_place(times(Read(before(t), t.indices), weight)))}")
-        yield f"  {name}: {' '.join(moved)}"
+        yield f"{name}: {' '.join(moved)}"
 
 
 def outline(kernel: Outline) -> Iterator[str]:
@@ -118,5 +124,5 @@ def named(tensor: Tensor) -> str:
     return f"{tensor.name}[{indices}]" if indices else tensor.name
 
 
-def _indented(lines: Sequence[str]) -> list[str]:
+def _indented(lines: Iterable[str]) -> list[str]:
     return [f"    {line}" for line in lines]
