@@ -25,7 +25,7 @@ code i { font-style: normal; color: var(--accent); font-weight: 600; }
 .figures { display: flex; flex-wrap: wrap; gap: 0.75rem; }
 .figures, .maths, .legend { list-style: none; margin: 0; padding: 0; }
 .figures { margin-top: 1.75rem; }
-.figures li { flex: 1 1 9rem; background: var(--card); border-radius: 10px; padding: 0.8rem 1rem; }
+.figures li { flex: 1 1 7.5rem; background: var(--card); border-radius: 10px; padding: 0.8rem 1rem; }
 .figures b { display: block; font-size: 1.55rem; line-height: 1.2; color: var(--accent); }
 .figures span { color: var(--dim); font-size: 0.85rem; }
 .maths { background: var(--card); border-radius: 10px; padding: 0.8rem 1rem; }
@@ -33,7 +33,7 @@ code i { font-style: normal; color: var(--accent); font-weight: 600; }
 .refused { border-left: 4px solid var(--partial); padding: 0.3rem 1rem; margin-top: 1.75rem; }
 table { border-collapse: collapse; display: block; overflow-x: auto; }
 td, th { padding: 0.25rem 1.4rem 0.25rem 0; text-align: left; border-bottom: 1px solid var(--line); }
-th { color: var(--dim); font-weight: 500; }
+th { color: var(--dim); font-weight: 500; white-space: nowrap; }
 td b { color: var(--accent); }
 .bar { display: flex; height: 1.6rem; border-radius: 6px; overflow: hidden; border: 1px solid var(--line); }
 .bar span { flex-basis: 1px; }
