@@ -48,6 +48,7 @@ def svg(panels: list[Panel], length: int, tile: int, caption: tuple[str, ...]) -
     height = size + 2 * MARGIN + 18 * len(caption) + 30
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{_px(width)}" height="{_px(height)}" '
+        f'viewBox="0 0 {_px(width)} {_px(height)}" '
         'font-family="sans-serif" font-size="13">',
         '<rect width="100%" height="100%" fill="#ffffff"/>',
     ]

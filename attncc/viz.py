@@ -14,7 +14,7 @@ import numpy as np
 
 from attncc.calls import BadNumber, Number, indices, numbered, sized
 from attncc.example import said_of, tables
-from attncc.explain import environment
+from attncc.explain.costs import environment
 from attncc.ir.cascade import Cascade, Index, Read, Tensor, free, number, reads
 from attncc.masks.integers import values
 from attncc.masks.normal import total

@@ -112,6 +112,7 @@ COMMANDS = [
     ["check"],
     ["fmt"],
     ["explain"],
+    ["explain", "--html", "-"],
     ["compile", "-o", "-"],
     ["viz", "-o", "-"],
     ["verify", "--device", "cpu"],
@@ -119,7 +120,7 @@ COMMANDS = [
 ]
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -187,6 +188,7 @@ def test_an_unusable_file_in_json(tmp_path: Path) -> None:
         ["compile", "x.attn", "-o", "-", "--extent", "d=64", "--extent", "d=128"],
         ["compile", "x.attn", "-o", "-", "--dtype", "int8"],
         ["explain", "x.attn", "--set", "window"],
+        ["explain", "x.attn", "--gpu", "B100"],
         ["viz", "x.attn"],
         ["viz", "x.attn", "-o", "-", "--head", "first"],
         ["viz", "x.attn", "-o", "-", "--set", "n=1", "--set", "n=2"],
@@ -557,7 +559,15 @@ def program(*arguments: str, out: str, input: str = "") -> tuple[int, str]:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no full device")
-@pytest.mark.parametrize("arguments", [["explain", STREAMING], ["viz", STREAMING, "-o", "-"], ["--help"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["explain", STREAMING],
+        ["explain", STREAMING, "--html", "-"],
+        ["viz", STREAMING, "-o", "-"],
+        ["--help"],
+    ],
+)
 @pytest.mark.parametrize(
     ("out", "why"), [(">/dev/full", "No space left on device"), (">&-", "Bad file descriptor")]
 )

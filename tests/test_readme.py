@@ -6,6 +6,9 @@ import re
 from pathlib import Path
 
 import attncc
+from attncc.explain import explain
+from attncc.pipeline import meaning
+from attncc.source import Source
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -18,6 +21,14 @@ def test_the_kernel_is_the_generated_one() -> None:
     loop = made[start : made.index("    # O[q,e] = O_total", start)]
     tile = re.compile(r"        k0 = .*?\n(?=        k = k0)", re.DOTALL)
     assert tile.sub("", shown) == tile.sub("", loop)
+
+
+def test_the_merge_is_the_derived_one() -> None:
+    """And no other part of the README shows one."""
+    source = Source.read(ROOT / "patterns" / "streaming.attn")
+    (operator,) = explain(meaning(source), 333).operators
+    shown = re.findall(r"^    (\S+ = .*_a\b.*)$", README, re.MULTILINE)
+    assert shown == [rule.merge for rule in operator.rules]
 
 
 def test_the_decorated_function_is_a_pattern() -> None:

@@ -16,7 +16,7 @@ from attncc.bench.clock import ceilings, milliseconds, peaks
 from attncc.bench.report import Report
 from attncc.bench.setting import Setting, extents, room, setting
 from attncc.calls import BadNumber, Number, indices, numbered, sized
-from attncc.explain import traffic, unknown, work
+from attncc.explain.costs import traffic, unknown, work
 from attncc.pipeline import planned
 from attncc.schedule.spec import WIDTHS
 from attncc.schedule.tiles import Tile

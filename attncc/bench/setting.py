@@ -15,7 +15,7 @@ from torch import Tensor
 from attncc.attention import Attention
 from attncc.calls import Number, bounds, indices, tensors
 from attncc.example import tables
-from attncc.explain import environment, traffic
+from attncc.explain.costs import environment, traffic
 from attncc.ir.cascade import Cascade, Index
 from attncc.schedule.plan import Plan
 

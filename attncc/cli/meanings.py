@@ -10,6 +10,7 @@ import click
 from attncc.cli import options
 from attncc.cli.files import deliver, keep, read
 from attncc.schedule.spec import KINDS, SHORT
+from attncc.schedule.tiles import PEAKS
 from attncc.source import Source
 
 HEAD = re.compile(r"[0-9]{1,9}")
@@ -36,18 +37,36 @@ def compile_(file: str, output: str, target: str, extents: dict[str, int], dtype
 @click.command()
 @click.argument("file", metavar="FILE")
 @click.option("--length", type=options.SIZE, default=8192, show_default=True, help="Of a sequence.")
+@click.option("--gpu", type=click.Choice(list(PEAKS)), default="H100", show_default=True, help="Whose floor.")
+@click.option("--html", "output", metavar="OUT", help="One page that stands alone, `-` for standard output.")
 @options.numbers
 @options.data
-def explain(file: str, length: int, numbers: dict[str, str], as_data: bool) -> None:
-    """Say what the pattern of FILE costs, and why: passes, state, tiles visited, work and traffic."""
+def explain(
+    file: str, length: int, gpu: str, output: str | None, numbers: dict[str, str], as_data: bool
+) -> None:
+    """Say what the pattern of FILE becomes and costs: passes and what saves one, the running state and its
+    merge, kernels, tiles visited, work, traffic and the least time.
+    """
     from attncc.calls import given
     from attncc.explain import explain
     from attncc.pipeline import meaning
 
-    cascade = meaning(read(file))
+    source = read(file)
+    if output is not None:
+        keep(output, file)
+    cascade = meaning(source)
     with options.Asked():
-        said = explain(cascade, length, given(cascade, numbers))
-    click.echo(json.dumps(said.data(), indent=2) if as_data else said.text())
+        said = explain(cascade, length, given(cascade, numbers), gpu)
+        if output is not None:
+            from attncc.explain.page import page
+
+            deliver(output, page(said))
+    if as_data and output != "-":
+        click.echo(json.dumps(said.data(), indent=2))
+    elif output is None:
+        click.echo(said.text())
+    elif output != "-":
+        click.echo(f"explained in {output}")
 
 
 def _heads(_: click.Context, __: click.Parameter, value: str | None) -> int | None:

@@ -152,7 +152,11 @@ loaded = {{name.partition(".")[0] for name in sys.modules}}
 print(json.dumps(sorted(loaded)))
 """
 
-MORE = {"viz": ["viz", "-", "-o", "-"], "new": ["new", "mine", "-o", "-"]}
+MORE = {
+    "explain --html": ["explain", "-", "--html", "-"],
+    "viz": ["viz", "-", "-o", "-"],
+    "new": ["new", "mine", "-o", "-"],
+}
 
 
 @pytest.mark.parametrize(
@@ -161,6 +165,7 @@ MORE = {"viz": ["viz", "-", "-o", "-"], "new": ["new", "mine", "-o", "-"]}
         ("check", {"torch", "triton", "sympy"}),
         ("fmt", {"torch", "triton", "sympy"}),
         ("explain", {"torch", "triton"}),
+        ("explain --html", {"torch", "triton"}),
         ("viz", {"torch", "triton"}),
         ("new", {"torch", "triton", "sympy"}),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +13,23 @@ import pytest
 from click.testing import CliRunner
 
 from attncc import cli
+from attncc.explain.costs import GPUS
+from attncc.schedule.tiles import PEAKS, TARGETS
 from tests.test_pipeline import NAMES, REFUSED
 
-PATTERNS = Path(__file__).parents[1] / "patterns"
+PATTERNS = Path(__file__).parents[2] / "patterns"
 KEYS = [
-    "pattern", "length", "features", "equations", "streamed", "passes", "written", "blocking", "corrections",
-    "rewrites", "state", "kernel", "kernels", "refused", "tiles", "depends", "flops", "bytes", "floor_ms",
+    "pattern", "length", "features", "equations", "streamed", "passes", "written", "blocking",
+    "blocking_written", "corrections", "rewrites", "operators", "state", "kernel", "kernels", "refused",
+    "tiles", "depends", "gpu", "flops", "bytes", "intensity", "floor_ms",
 ]  # fmt: skip
 
 
-def explained(name: str, length: int = 8192, text: str | None = None) -> dict[str, Any]:
+def explained(name: str, length: int = 8192, text: str | None = None, gpu: str = "H100") -> dict[str, Any]:
     """`attncc explain --json`, of a pattern's file or of a text."""
     file = str(PATTERNS / f"{name}.attn") if text is None else "-"
-    result = CliRunner().invoke(cli.main, ["explain", file, "--length", str(length), "--json"], input=text)
+    arguments = ["explain", file, "--length", str(length), "--gpu", gpu, "--json"]
+    result = CliRunner().invoke(cli.main, arguments, input=text)
     assert result.exit_code == 0, result.stderr
     return dict(json.loads(result.stdout))
 
@@ -49,8 +54,12 @@ def test_what_a_two_pass_kernel_does() -> None:
 
 
 def test_which_rewrite_saves_a_pass() -> None:
-    found = {r["name"]: r["passes"]["k"] for r in explained("entropy")["rewrites"]}
-    assert found["stream"] == 1 < found["inline"]
+    saved = [r for r in explained("entropy")["rewrites"] if r["passes"]["k"] < r["before"]["k"]]
+    assert [(r["name"], r["before"], r["passes"]) for r in saved] == [
+        ("online", {"k": 3}, {"k": 2}),
+        ("stream", {"k": 2}, {"k": 1}),
+    ]
+    assert "  `online` makes 2 of 3 passes\n  `stream` makes 1 of 2 passes\n" in words("entropy")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -63,12 +72,48 @@ def test_keys(name: str) -> None:
     unknown = name in REFUSED or bool(said["depends"])
     assert (said["tiles"] is None) == (said["flops"] is None) == unknown
     assert said["bytes"] > 0
+    assert (said["intensity"] is None) == (said["floor_ms"] is None) == unknown
+    # rewrites lead from the passes of the equations as they stand to those of the kernels, and add none
+    steps = [said["written"], *(r["passes"] for r in said["rewrites"])]
+    assert [r["before"] for r in said["rewrites"]] == steps[:-1]
+    assert steps[-1] == said["passes"]
+    assert all(few[index] <= many[index] for many, few in pairwise(steps) for index in many)
+    for operator, walk in zip(
+        said["operators"], [w for k in said["kernels"] for w in k["walks"]], strict=True
+    ):
+        assert list(operator) == ["index", "unordered", "states"] and operator["index"] == walk["index"]
+        assert [f"{rule['state']}[" for rule in operator["states"]] == [
+            s.split("[")[0] + "[" for s in walk["state"]
+        ]
+        assert all(list(rule) == ["state", "init", "update", "merge"] for rule in operator["states"])
+    for kernel in said["kernels"]:
+        assert list(kernel) == ["name", "rows", "walks", "reads", "writes"]
+
+
+@pytest.mark.parametrize(
+    ("gpu", "tflops", "tbytes"), [("A100", 312, 2), ("H100", 989, 3.35), ("H200", 989, 4.8)]
+)
+def test_the_floor_is_that_of_the_gpu(gpu: str, tflops: float, tbytes: float) -> None:
+    """By its matrix units where there is work enough, by its memory where there is little."""
+    much, little = explained("dense", 8192, gpu=gpu), explained("dense", 8, gpu=gpu)
+    assert much["gpu"] == gpu and much["intensity"] == much["flops"] / much["bytes"]
+    assert much["floor_ms"] == pytest.approx(much["flops"] / tflops / 1e9)
+    assert little["floor_ms"] == pytest.approx(little["bytes"] / tbytes / 1e9)
+    run = ["explain", str(PATTERNS / "dense.attn"), "--gpu", gpu, "--length"]
+    for length, bound in (("8192", "matrix units"), ("8", "memory")):
+        assert f"an {gpu} takes " in (said := CliRunner().invoke(cli.main, [*run, length]).stdout)
+        assert f" ms at least, by its {bound}." in said
+
+
+def test_every_gpu_with_a_data_sheet_has_tiles() -> None:
+    assert GPUS.keys() == PEAKS.keys() and set(GPUS.values()) <= TARGETS.keys()
 
 
 def test_passes() -> None:
     said = explained("streaming")
     assert (said["written"], said["passes"]) == ({"k": 3}, {"k": 1})
     assert said["blocking"] == {"k": []}
+    assert said["blocking_written"] == {"k": ["P_max -> P_sum", "P_sum -> P"]}
     assert said["state"] == ["P_max[q]", "P_total[q]", "O_total[q,e]"]
     assert list(said["corrections"]) == ["P_total", "O_total"]
     plain = explained("sigmoid")
@@ -174,13 +219,18 @@ def test_patterns_without_kernels(name: str) -> None:
     said = explained(name)
     assert said["refused"].startswith("no kernel plan")
     assert (said["tiles"], said["depends"], said["state"]) == (None, "", [])
-    assert f"No kernel: {said['refused']}" in words(name)
+    text = words(name)
+    assert f"No kernel: {said['refused']}" in text
+    assert all(f"    {follower}: * " in text for follower in said["corrections"])
 
 
 def test_in_words() -> None:
     text = words("causal")
     assert "Passes over k: 3 as written, 1 as it runs." in text
     assert "State of a row: P_max[q], P_total[q], O_total[q,e]." in text
+    assert "Online, P_total and O_total follow P_max.\n" in text
+    assert "every tile of rows q walks k,\n  it reads Q[q,d], K[k,d], V[k,e]\n  and writes O[q,e].\n" in text
+    assert "Two parts a and b of it, merged in any order:\n\n    P_max = max(P_max_a, P_max_b)\n" in text
     tiles = explained("causal")["tiles"]
     live, every = tiles["live"], tiles["live"] + tiles["skipped"]
     size = f"{tiles['rows']} x {tiles['columns']}"

@@ -1,0 +1,128 @@
+"""Explanation → text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from attncc.explain.costs import BYTES, FEATURES
+from attncc.ir.brief import briefly, one_place
+from attncc.ir.cascade import Read, Reduce, Tensor
+from attncc.ir.logic import times
+from attncc.ir.show import show_expr
+from attncc.passes.analyse import Passes
+from attncc.passes.online import Updater, before
+
+if TYPE_CHECKING:
+    from attncc.explain.found import Explanation, Outline
+    from attncc.explain.notation import Operator
+
+FINITE = "`finite(m)` is m, and 0 where m is the maximum of nothing, -inf."
+
+
+def text(said: Explanation) -> str:
+    """All that is found, and what it costs."""
+    lines = [f"{said.cascade.name}: {(said.cascade.doc.strip().splitlines() or [''])[0]}", ""]
+    lines += _indented(briefly(said.cascade))
+    lines += ["", "As it runs:", "", *_indented(briefly(said.streamed)), "", *passes(said)]
+    if said.plan is None:
+        return "\n".join([*lines, *_indented(corrections(said)), "", f"No kernel: {said.refused}", ""])
+    lines.append(f"State of a row: {', '.join(map(named, said.state))}.")
+    for kernel in said.kernels:
+        lines += outline(kernel)
+    for operator in said.operators:
+        for title, equations in stages(operator):
+            lines += ["", f"{title}:", "", *_indented(equations)]
+    if guarded(said):
+        lines += ["", FINITE]
+    return "\n".join([*lines, "", *costs(said), ""])
+
+
+def passes(said: Explanation) -> Iterator[str]:
+    """Walks over every index, what waits for what, and what saved a walk."""
+    for n, (stands, runs) in enumerate(zip(said.written, said.derived, strict=True)):
+        yield f"Passes over {runs.index.name}: {stands.count} as written, {runs.count} as it runs."
+        yield from (f"  {line}" for line in waits(stands, runs))
+        for rewrite in said.rewrites:
+            (_, many), (_, few) = rewrite.before[n], rewrite.passes[n]
+            if few < many:
+                yield f"  `{rewrite.name}` makes {few} of {many} passes"
+    yield from followers(said.updaters)
+
+
+def waits(stands: Passes, runs: Passes) -> Iterator[str]:
+    """What has to wait for what to be complete: as it is written, and as it runs."""
+    yield from (f"as written, {e.reader} waits for {e.read}" for e in stands.blocking)
+    yield from (f"still, {e.reader} waits for {e.read}" for e in runs.blocking)
+
+
+def followers(updaters: Mapping[str, Updater]) -> Iterator[str]:
+    """The reductions that follow others, by what they follow."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    for name, updater in updaters.items():
+        found.setdefault(tuple(t.name for t in updater.follows), []).append(name)
+    for follows, names in found.items():
+        yield f"Online, {_listed(names)} follow{'s' * (len(names) == 1)} {_listed(follows)}."
+
+
+def _listed(names: Sequence[str]) -> str:
+    *most, last = names
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def corrections(said: Explanation) -> Iterator[str]:
+    """How reductions follow others, where no kernel has an operator that says so."""
+    for name, updater in said.updaters.items():
+        e = said.streamed.equation(name).body
+        sign = "*" if isinstance(e, Reduce) and e.op == "sum" else "+"
+        moved = [f"{sign} {show_expr(one_place(updater.correction))}"]
+        for t, weight in updater.companions:
+            moved.append(f"+ {show_expr(one_place(times(Read(before(t), t.indices), weight)))}")
+        yield f"{name}: {' '.join(moved)}"
+
+
+def outline(kernel: Outline) -> Iterator[str]:
+    """One kernel, as sentences."""
+    walks = ", then ".join(index for index, _ in kernel.walks) or "nothing"
+    yield f"Kernel {kernel.name}: every tile of rows {kernel.rows} walks {walks},"
+    yield f"  it reads {', '.join(map(named, kernel.reads))}"
+    yield f"  and writes {', '.join(map(named, kernel.writes))}."
+
+
+def stages(operator: Operator) -> Iterator[tuple[str, Sequence[str]]]:
+    """What a walk does, a title and equations each: its states at first, with a tile, and merged."""
+    order = "in any order" if operator.unordered else "in this order"
+    yield f"Before a walk over {operator.index}", [", ".join(rule.init for rule in operator.rules)]
+    yield "With each tile of it", [rule.update for rule in operator.rules]
+    yield f"Two parts a and b of it, merged {order}", [rule.merge for rule in operator.rules]
+
+
+def guarded(said: Explanation) -> bool:
+    """Whether an operator reads a value of nothing."""
+    return any("finite(" in rule.update for operator in said.operators for rule in operator.rules)
+
+
+def costs(said: Explanation) -> Iterator[str]:
+    """Tiles, work, traffic and the least time of one head."""
+    cost = said.costs
+    assert cost.tile is not None
+    head = f"One head at length {said.length:,}, tiles of {cost.tile.rows} x {cost.tile.columns}"
+    if cost.tiles is None or cost.flops is None:
+        yield f"{head}: the tiles visited depend on {cost.depends}."
+        return
+    t = cost.tiles
+    yield f"{head}: {t.live:,} of {t.live + t.skipped:,} visited,"
+    yield f"{t.full:,} whole and {t.partial:,} on an edge; {t.skipped:,} skipped."
+    yield f"{t.cells:,} cells seen; with features of {FEATURES} and {BYTES} bytes an element,"
+    yield f"{cost.flops / 1e9:,.2f} GFLOP and {cost.bytes / 1e6:,.1f} MB, {cost.intensity:,.0f} FLOP a byte;"
+    yield f"an {cost.gpu} takes {cost.floor_ms:,.4f} ms at least, by its {cost.bound}."
+
+
+def named(tensor: Tensor) -> str:
+    """`O[q,e]`, at one place of the batch; `gain` where no index is left."""
+    indices = ",".join(i.name for i in tensor.indices if i.role != "batch")
+    return f"{tensor.name}[{indices}]" if indices else tensor.name
+
+
+def _indented(lines: Iterable[str]) -> list[str]:
+    return [f"    {line}" for line in lines]
