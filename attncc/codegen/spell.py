@@ -27,7 +27,9 @@ TRITON = {
     "through": "({0}).to(tl.float32)",
     "**": "power({0}, {1})",
     "power_of_few": "power_of_few({0}, {1})",
+    "whole_power": "whole_power({0}, {1})",
     "divide": "divide({0}, {1})",
+    "inverse": "inverse({0})",
     "floor_divide": "floor_divide({0}, {1})",
     "modulo": "modulo({0}, {1})",
     "held": "held({0})",
@@ -112,6 +114,24 @@ def power_of_few(x, y):
 def divide(a, b):
     """a / b to the last digit, where 0 / 0 is 0: the mean of nothing, a softmax over nothing."""
     return tl.where((a == 0) & (b == 0), 0.0, tl.math.div_rn(a * 1.0, b * 1.0))
+''',
+    "whole_power": '''@triton.jit
+def whole_power(x, n: tl.constexpr):
+    """x ** n by squares, for a whole number n that the kernel is compiled for."""
+    square = x * 1.0
+    result = square * 0.0 + 1.0 if n == 0 else square
+    more: tl.constexpr = (n if n > 0 else -n) - (n != 0)
+    for bit in tl.static_range(32):
+        if (more >> bit) & 1:
+            result *= square
+        if more >> (bit + 1):
+            square *= square
+    return 1.0 / result if n < 0 else result
+''',
+    "inverse": '''@triton.jit
+def inverse(x):
+    """1 / x, and of 0 the largest number: 0 times it is 0, the mean of nothing, a softmax over nothing."""
+    return tl.where(tl.abs(x) < 2.938736e-39, 3.4028235e38, 1.0 / x)
 ''',
     "held": '''@triton.jit
 def held(x):

@@ -108,7 +108,7 @@ def _apply(op: str, args: tuple[Expr, ...], k: Body) -> Code:
     axes = union(parts, k.axes)
     narrow = bool(parts[-1].axes) and parts[-1].axes != axes
     parts = _wide(op, args, [spread(p, axes) if p.axes else p for p in parts], k)
-    if op == "**" and len(axes) < 2:
+    if op == "**" and len(axes) < 2 and not (kind(args[1]) == "int" and fixed(args[1])):
         op = "power_of_few"
     whole = all(kind(a) == "int" for a in args)
     match op:
@@ -120,6 +120,10 @@ def _apply(op: str, args: tuple[Expr, ...], k: Body) -> Code:
             return Code(f"~({parts[0].text})", UNARY, axes)
         case "and" | "or":
             return binary("&" if op == "and" else "|", _bracketed(parts[0]), _bracketed(parts[1]), axes)
+        case "**" if kind(args[1]) == "int" and fixed(args[1]):
+            return called("whole_power", parts, axes, k)
+        case "/" if narrow and k.short and not positive(args[1]):
+            return binary("*", parts[0], called("inverse", parts[1:], axes, k), axes)
         case "/" if not positive(args[1]):
             return called("divide", parts, axes, k)
         case _ if op in REAL and any(kind(a) == "int" for a in args):

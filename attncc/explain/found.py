@@ -8,7 +8,7 @@ from typing import Any
 
 from attncc.explain import words
 from attncc.explain.costs import FEATURES, GPU, Costs, costs
-from attncc.explain.notation import Operator, operators
+from attncc.explain.notation import Notation, operators
 from attncc.ir.brief import predicates
 from attncc.ir.cascade import Cascade, Equation, Index, Tensor, reads
 from attncc.ir.show import show_equation, show_expr
@@ -72,7 +72,7 @@ class Explanation:
     rewrites: tuple[Rewrite, ...]
     plan: Plan | None
     refused: str
-    operators: tuple[Operator, ...]
+    operators: tuple[Notation, ...]
     kernels: tuple[Outline, ...]
     costs: Costs
 

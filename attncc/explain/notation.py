@@ -9,21 +9,16 @@ are in its part, to `m`, what they are in both, just as it goes from `m_old` to 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from attncc.ir.brief import brief
-from attncc.ir.cascade import Apply, Equation, Expr, Read, Tensor, number
-from attncc.ir.logic import plus, times
-from attncc.ops import REDUCTIONS
+from attncc.ir.cascade import Equation, Expr, Read
 from attncc.passes.online import before
+from attncc.passes.operator import Operator, State, first, second
 from attncc.passes.share import replace_reads
 from attncc.schedule.plan import Loop
-from attncc.schedule.stages import State
-
-VERSIONS = OLD, A, B = "_old", "_a", "_b"
-"""What is put behind a state's name: before the present tile, and in each of two parts."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +32,7 @@ class Rule:
 
 
 @dataclass(frozen=True)
-class Operator:
+class Notation:
     """One walk: the rules of its states, in the order in which they are computed; `unordered` says that its
     parts can be merged in any order.
     """
@@ -54,65 +49,27 @@ class Operator:
         return {"index": self.index, "unordered": self.unordered, "states": states}
 
 
-def operators(loops: Iterable[Loop], names: Mapping[Expr, str]) -> tuple[Operator, ...]:
-    """The operator of every loop, for one row; `names` are those of predicates. All are unordered
-    (`schedule.plan.Loop`).
-    """
-    loops = tuple(loops)
-    carried = {s.equation.tensor for loop in loops for s in loop.states}
-    return tuple(
-        Operator(loop.index.name, True, tuple(_rule(s, carried, names) for s in loop.states))
-        for loop in loops
-    )
+def operators(loops: Iterable[Loop], names: Mapping[Expr, str]) -> tuple[Notation, ...]:
+    """The operator of every loop, for one row; `names` are those of predicates."""
+    return tuple(_notation(loop.operator, names) for loop in loops)
 
 
-def _rule(state: State, carried: Collection[Tensor], names: Mapping[Expr, str]) -> Rule:
+def _notation(operator: Operator, names: Mapping[Expr, str]) -> Notation:
+    def line(equation: Equation) -> str:
+        body = replace_reads(equation.body, lambda r: _at_row(r) if r.tensor.name in of_row else None)
+        tensor = equation.tensor
+        return brief(Equation(_at_row(Read(tensor, tensor.indices)).tensor, body), dict(names))
+
+    of_row = {of(s.tensor).name for s in operator.states for of in (lambda t: t, before, first, second)}
+    lines = zip(operator.states, operator.init, operator.merge, strict=True)
+    rules = (Rule(s.tensor.name, line(init), line(_with_tile(s)), line(merge)) for s, init, merge in lines)
+    return Notation(operator.index.name, True, tuple(rules))
+
+
+def _with_tile(state: State) -> Equation:
     e = state.reduce
-    of_row = {_called(t, version) for t in carried for version in ("", *VERSIONS)}
     tile = replace(e, over=tuple(replace(i, name=f"{i.name} in tile") for i in e.over))
-
-    def line(body: Expr) -> str:
-        short = replace_reads(body, lambda r: _at_row(r) if r.tensor in of_row else None)
-        return brief(Equation(_at_row(_read(state)).tensor, short), dict(names))
-
-    return Rule(
-        state.equation.tensor.name,
-        line(number(REDUCTIONS[e.op].identity)),
-        line(_joined(e.op, _followed(state, OLD), tile)),
-        line(_joined(e.op, _followed(state, A), _followed(state, B))),
-    )
-
-
-def _joined(op: str, a: Expr, b: Expr) -> Expr:
-    return plus(a, b) if op == "sum" else Apply(REDUCTIONS[op].combine, (a, b))
-
-
-def _followed(state: State, version: str) -> Expr:
-    """A version of a state, after what it follows has gone from that version to its present value."""
-    own, updater = _read(state, version), state.updater
-    if updater is None:
-        return own
-    old = {before(t): _called(t, version) for t in updater.follows}
-
-    def moved(e: Expr) -> Expr:
-        return replace_reads(e, lambda r: Read(old[r.tensor], r.at) if r.tensor in old else None)
-
-    if state.reduce.op != "sum":
-        return plus(own, moved(updater.correction))
-    result = times(own, moved(updater.correction))
-    for companion, weight in updater.companions:
-        beside = Read(_called(companion, version), companion.indices)
-        result = Apply("+", (result, times(beside, moved(weight))))
-    return result
-
-
-def _read(state: State, version: str = "") -> Read:
-    tensor = state.equation.tensor
-    return Read(_called(tensor, version), tensor.indices)
-
-
-def _called(tensor: Tensor, version: str) -> Tensor:
-    return replace(tensor, name=f"{tensor.name}{version}")
+    return replace(state.equation, body=state.joined(state.carried, tile))
 
 
 def _at_row(read: Read) -> Read:

@@ -15,7 +15,7 @@ from attncc.passes.online import Updater, before
 
 if TYPE_CHECKING:
     from attncc.explain.found import Explanation, Outline
-    from attncc.explain.notation import Operator
+    from attncc.explain.notation import Notation
 
 FINITE = "`finite(m)` is m, and 0 where m is the maximum of nothing, -inf."
 
@@ -89,7 +89,7 @@ def outline(kernel: Outline) -> Iterator[str]:
     yield f"  and writes {', '.join(map(named, kernel.writes))}."
 
 
-def stages(operator: Operator) -> Iterator[tuple[str, Sequence[str]]]:
+def stages(operator: Notation) -> Iterator[tuple[str, Sequence[str]]]:
     """What a walk does, a title and equations each: its states at first, with a tile, and merged."""
     order = "in any order" if operator.unordered else "in this order"
     yield f"Before a walk over {operator.index}", [", ".join(rule.init for rule in operator.rules)]

@@ -65,7 +65,7 @@ def _extent(known: Known, here: Here) -> Expr | None:
 
 
 def statics(scope: Scope) -> frozenset[str]:
-    """The integers that shape a split, an index or a count: each choice of them is another kernel."""
+    """The integers that shape a split, an index or a count, or are powers: each choice is another kernel."""
     sizes = [k.parent.by for k in scope.indices.values() if k.parent is not None]
     sizes += [k.declare.extent for k in scope.indices.values() if k.declare is not None]
     said = {n for e in sizes for n, _ in names(e)}
@@ -73,8 +73,17 @@ def statics(scope: Scope) -> frozenset[str]:
     while more := {n for n, q in scope.equations.items() if n not in counted and _ranked(q.body, counted)}:
         counted |= more
     for equation in scope.equations.values():
-        said |= _counts(equation.body, counted)
+        said |= _counts(equation.body, counted) | _powers(equation.body)
     return frozenset(n for n in said if n in scope.params and scope.params[n].kind == "int")
+
+
+def _powers(e: ast.Expr) -> set[str]:
+    """The names that stand as powers, of what is more than a number."""
+    here = set()
+    match e:
+        case ast.Binary("**", base, ast.Name(name)) if not isinstance(base, ast.Number):
+            here = {name}
+    return here.union(*(_powers(part) for part in parts(e)))
 
 
 def _ranked(e: ast.Expr, counted: set[str]) -> bool:

@@ -55,8 +55,7 @@ class State:
     @property
     def identity(self) -> Literal:
         """The state of no terms."""
-        identity = REDUCTIONS[self.reduce.op].identity
-        return number(float(identity) if self.tensor.kind == "float" else identity)
+        return number(REDUCTIONS[self.reduce.op].identity)
 
     @property
     def carried(self) -> Expr:
@@ -83,7 +82,6 @@ class Operator:
     """
 
     index: Index
-    number: int
     states: tuple[State, ...]
 
     @property
@@ -137,7 +135,7 @@ def operators(cascade: Cascade) -> tuple[Operator, ...]:
                 if of.get(e.tensor.name) == pass_ and _folds(e, index) and e.tensor.name not in recurrences
             )
             if states:
-                found.append(Operator(index, pass_, states))
+                found.append(Operator(index, states))
     return tuple(found)
 
 

@@ -38,6 +38,7 @@ from attncc.ir.cascade import (
     kind,
     number,
     reads,
+    rebuild,
 )
 from attncc.ir.graph import recurrent
 from attncc.ir.logic import conjoin, conjuncts, factors, plus, quotient, terms, times, total
@@ -143,7 +144,8 @@ def _sum(equation: Equation, e: Reduce, made: _Made) -> Scaled:
     if free(exponent) & set(e.over):
         top = Reduce("max", e.over, where, exponent, e.span)
         scale = _read(_maximum(top, equation, made))
-        kept = times(kept, Apply("exp", (Apply("-", (exponent, Apply("finite", (scale,)))),)))
+        measured = Apply("-", (exponent, Apply("finite", (scale,))))
+        kept = times(_in_terms_of(measured, kept), Apply("exp", (measured,)))
     else:
         loose += rest
     inner = Reduce("sum", e.over, where, kept, e.span)
@@ -206,6 +208,20 @@ def _held(equation: Equation, e: Reduce, made: _Made) -> Expr:
     tensor = _named(f"{equation.tensor.name}_part", form.mantissa, equation, made)
     made.forms[tensor] = Scaled(_read(tensor))
     return value(Scaled(_read(tensor), form.exponent))
+
+
+def _in_terms_of(x: Expr, e: Expr) -> Expr:
+    """An expression in which what is `x` or `-x` reads as `x` does; a maximum is finite where a term is."""
+    own = [(sign, _bare(term)) for sign, term in terms(x)]
+    here = [(sign, _bare(term)) for sign, term in terms(e)]
+    for sign in (1, -1):
+        if sorted(here, key=str) == sorted(((sign * s, t) for s, t in own), key=str):
+            return x if sign > 0 else Apply("neg", (x,))
+    return rebuild(e, tuple(_in_terms_of(x, part) for part in children(e))) if isinstance(e, Apply) else e
+
+
+def _bare(e: Expr) -> Expr:
+    return e.args[0] if isinstance(e, Apply) and e.op == "finite" else e
 
 
 def _real(e: Expr) -> Expr:

@@ -32,6 +32,9 @@ from attncc.ir.logic import factors, product, quotient, terms, times, total
 from attncc.schedule.loops import Let, Load, Statement
 
 LOG2E = log2(EULER)
+VANISHING = -1100.0
+"""2 to this power is 0 in every precision."""
+
 COSTLY = frozenset(
     ("exp", "exp2", "log", "sqrt", "tanh", "sigmoid", "softplus", "silu", "sin", "cos", "**", "/", "//", "%")
 )
@@ -43,7 +46,8 @@ class Block:
     """Statements under construction, and what is already held in a local; inner blocks see outer ones.
 
     `where` is the predicate of the state being written. Under it, `absent` gives for a tile what is -inf
-    where the predicate fails, and `zero` for an exponential what is 0 there.
+    where the predicate fails, and `zero` for an exponential what is 0 there. `exponents` are read
+    outside of an exponential too, and then `bounded`: a product with what is 0 is 0.
     """
 
     axes: tuple[Index, ...]
@@ -54,6 +58,8 @@ class Block:
     where: Expr = TRUE
     absent: dict[tuple[Expr, Expr], Expr] = field(default_factory=dict)
     zero: dict[tuple[Expr, Expr], Expr] = field(default_factory=dict)
+    exponents: frozenset[Expr] = frozenset()
+    bounded: set[Expr] = field(default_factory=set)
 
     def find(self, key: Expr | Tensor) -> Expr | None:
         found = self.held.get(key)
@@ -98,6 +104,11 @@ def value_of(e: Expr, block: Block) -> Expr:
             if zero is not None:
                 return zero
             exponent, vanishes = _without_absent(_in_base_two(value_of(x, block), block), block)
+            if x in block.exponents:
+                bounded = Apply("max", (exponent, number(VANISHING)))
+                exponent = let(bounded, bounded, block, f"exponent_{_subject(exponent)}")
+                block.bounded.add(exponent)
+                block.held[x] = times(exponent, number(1 / LOG2E))
             value = _named(e, Apply("exp2", (exponent,)), block)
             if vanishes:
                 block.held.pop(e, None)  # another predicate leaves other terms
@@ -113,6 +124,14 @@ def value_of(e: Expr, block: Block) -> Expr:
             raise AssertionError(f"a reduction inside an expression: {e}")
         case _:
             assert_never(e)
+
+
+def vanishes(value: Expr, where: Expr, block: Block) -> bool:
+    """Whether a value is 0 where a predicate fails: an exponential that is, or its product with exponents."""
+    up, down = factors(value)
+    zero = {z for (_, w), z in block.zero.items() if w == where}
+    rest = [f for f in up if f not in zero]
+    return not down and len(rest) < len(up) and block.bounded.issuperset(rest)
 
 
 def _divided(a: Expr, b: Expr, block: Block) -> Expr:
@@ -142,8 +161,8 @@ def _named(e: Expr, value: Expr, block: Block) -> Expr:
     return let(e, value, block)
 
 
-def let(e: Expr, value: Expr, block: Block) -> Expr:
-    target = block.local(name_of(value), value)
+def let(e: Expr, value: Expr, block: Block, name: str = "") -> Expr:
+    target = block.local(name or name_of(value), value)
     return _hold(e, Let(target, value), target, block)
 
 

@@ -5,7 +5,9 @@ A maximum over `c * x` with c > 0 is `c * max x`, so that the scale is applied o
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import TypeGuard
 
 from attncc.diagnostics import Diagnostic, Label
 from attncc.ir.brief import brief, one_place
@@ -22,17 +24,19 @@ from attncc.ir.cascade import (
     Read,
     Reduce,
     Tensor,
+    children,
     extent,
     free,
     number,
     reads,
+    walk,
 )
-from attncc.ir.logic import conjoin, conjuncts, factors, plus, product, quotient, times
+from attncc.ir.logic import conjoin, conjuncts, factors, is_literal, plus, product, quotient, times
 from attncc.ir.show import show_expr
 from attncc.ops import REDUCTIONS
 from attncc.passes.online import before
 from attncc.passes.operator import State
-from attncc.schedule.block import Block, let, name_of, positive, value_of
+from attncc.schedule.block import Block, let, name_of, positive, value_of, vanishes
 from attncc.schedule.loops import Dot, Edge, Fill, Fold, Let, Note, Program, Statement, Store, Walk
 from attncc.schedule.plan import REFERENCE, Kernel, Loop, Refused
 
@@ -235,7 +239,7 @@ def _before(equation: Equation, e: Reduce, loop: Loop, block: Block) -> None:
 
 def _tile(loop: Loop, outer: Block, kernel: Kernel) -> tuple[Statement, ...]:
     """What is done on one tile of the walked index."""
-    block = Block(outer.axes, outer)
+    block = Block(outer.axes, outer, exponents=_exponents(loop) if loop.uniform else frozenset())
     for tensor in _kept(loop):
         held = block.find(tensor)
         assert isinstance(held, Read)
@@ -263,6 +267,24 @@ def _kept(loop: Loop) -> tuple[Tensor, ...]:
     }
     sums = [s.equation.tensor for s in loop.states if s.reduce.op == "sum"]
     return tuple(t for t in sums if t in wanted or before(t) in read)
+
+
+def _exponents(loop: Loop) -> frozenset[Expr]:
+    """What the states of a loop take exponentials of and read besides."""
+    raised = {x.args[0] for s in loop.states for x in walk(s.reduce.body) if _is_exp(x)}
+    return frozenset(x for s in loop.states for x in _outside(s.reduce.body) if x in raised)
+
+
+def _outside(e: Expr) -> Iterator[Expr]:
+    """An expression's parts that are in no exponential."""
+    if not _is_exp(e):
+        yield e
+        for part in children(e):
+            yield from _outside(part)
+
+
+def _is_exp(e: Expr) -> TypeGuard[Apply]:
+    return isinstance(e, Apply) and e.op == "exp"
 
 
 def _seen(where: Expr, index: Index, block: Block) -> Expr:
@@ -303,6 +325,19 @@ def _extremum(state: State, loop: Loop, block: Block) -> None:
     block.statements.append(Let(held.tensor, state.joined(value_of(state.carried, block), more)))
 
 
+def _fixed_scale(x: Expr, block: Block) -> tuple[Expr, Expr]:
+    """`x = scale * rest` with a scale that is the same on the whole tile, where the rest is not."""
+    up, down = factors(x)
+    sign = [f for f in up if isinstance(f, Apply) and f.op == "neg"]
+    up = [part for f in up for part in (factors(f.args[0])[0] if f in sign else [f])]
+    down += [part for f in sign for part in factors(f.args[0])[1]]
+    fixed = [f for f in up if not free(f) & set(block.axes)]
+    rest = quotient([f for f in up if f not in fixed], down)
+    if not fixed or is_literal(rest, 1):
+        return ONE, x
+    return times(product(fixed), number((-1.0) ** len(sign))), rest
+
+
 def _positive_scale(x: Expr, block: Block) -> tuple[Expr, Expr]:
     """`x = scale * rest` with a scale that is > 0 and the same on the whole tile."""
     up, down = factors(x)
@@ -324,10 +359,11 @@ def _accumulate(state: State, loop: Loop, block: Block) -> None:
     features = [i for i in held.tensor.indices if i.role == "feature"]
     up, down = factors(e.body)
     if not features:
-        term = _masked(value_of(e.body, block), e.where, loop, block)
+        scale, every = _fixed_scale(value_of(e.body, block), block)
+        term = _masked(every, e.where, loop, block)
         part = replace(held.tensor, name=f"{held.tensor.name}_tile")
         block.statements.append(Fold(part, "sum", loop.index, term))
-        block.statements.append(Let(held.tensor, plus(start, Read(part, part.indices))))
+        block.statements.append(Let(held.tensor, plus(start, times(Read(part, part.indices), scale))))
         return
     values = [f for f in up if free(f) & set(features)]
     if len(features) > 1 or any(free(f) & set(features) for f in down) or not values:
@@ -359,7 +395,7 @@ def _correction(correction: Expr, block: Block) -> Expr:
 
 def _masked(value: Expr, where: Expr, loop: Loop, block: Block, other: float = 0.0) -> Expr:
     """The value where the predicate holds, `other` where it fails; tested on edges only, if there are any."""
-    if other == 0.0 and value in (z for (_, w), z in block.zero.items() if w == where):
+    if other == 0.0 and vanishes(value, where, block):
         return value
     key = Choose(where, value, number(other))
     held = block.find(key)

@@ -31,7 +31,7 @@ from attncc.ir.graph import recurrent
 from attncc.ir.show import show_expr
 from attncc.masks.bands import Band, bands
 from attncc.ops import REDUCTIONS
-from attncc.passes.operator import State
+from attncc.passes.operator import Operator, State
 from attncc.passes.share import replace_reads
 from attncc.schedule.stages import Stage, stages
 from attncc.source import Span
@@ -52,8 +52,6 @@ class Loop:
 
     `uniform` says that all states run over the same terms, so that there are tiles which none of them has to
     test.
-
-    The merge of two partial states is unordered: every state is a sum or an extremum with an updater.
     """
 
     index: Index
@@ -63,6 +61,11 @@ class Loop:
     uniform: bool
     tiles: tuple[Equation, ...]
     states: tuple[State, ...]
+
+    @property
+    def operator(self) -> Operator:
+        """What the walk computes: its body is the update."""
+        return Operator(self.index, self.states)
 
     @property
     def narrow(self) -> bool:

@@ -51,7 +51,7 @@ def stages(
     made = []
     wanted: set[Tensor] = set()
     for n, walk in reversed(list(enumerate(order))):
-        own = [e for e in cascade.equations if pass_of.get(e.tensor) == walk]
+        own = _narrow_first([e for e in cascade.equations if pass_of.get(e.tensor) == walk], cascade)
         tiles = tuple(
             e for e in _needed(own, cascade) if walk[0] in e.tensor.indices and e.tensor not in pass_of
         )
@@ -63,6 +63,17 @@ def stages(
     first = tuple(e for e in cascade.equations if is_row(e) and ready[e.tensor] == 0)
     last = tuple(e for e in cascade.equations if is_row(e) and ready[e.tensor] and e.tensor not in placed)
     return first, tuple(reversed(made)), last
+
+
+def _narrow_first(states: list[Equation], cascade: Cascade) -> list[Equation]:
+    """The reductions of a walk, those without features before those with, where they do not wait for them:
+    what the latter multiply is then the last use of a tile.
+    """
+    wide = {e.tensor for e in states if any(i.role == "feature" for i in e.tensor.indices)}
+    narrow = [e for e in states if e.tensor not in wide]
+    if wide & {e.tensor for e in _needed(narrow, cascade)}:
+        return states
+    return [*narrow, *(e for e in states if e.tensor in wide)]
 
 
 def _after(cascade: Cascade, pass_of: dict[Tensor, Pass]) -> dict[Tensor, frozenset[Pass]]:

@@ -16,7 +16,7 @@ As it runs:
 
 One pass over k for every tile of rows q,
 over one range of tiles that its predicate leaves live.
-State of a row: O_sum[q,e], O_sum2[q].
+State of a row: O_sum2[q], O_sum[q,e].
 
 Edit the pattern, not this file.
 """
@@ -136,10 +136,10 @@ def based_kernel(
     e = tl.arange(0, BLOCK_E)
     k_in = tl.arange(0, BLOCK_K)
     O_here = O + b.to(tl.int64) * sO_b + h.to(tl.int64) * sO_h
-    # state of O_sum[q,e] = sum(k where seen) (1 + s[q,k] + s[q,k] * s[q,k] / 2) * V[k,e]
-    O_sum_qe = tl.full([BLOCK_Q, BLOCK_E], 0.0, tl.float32)
     # state of O_sum2[q] = sum(k where seen) (1 + s[q,k] + s[q,k] * s[q,k] / 2)
     O_sum2_q = tl.full([BLOCK_Q], 0.0, tl.float32)
+    # state of O_sum[q,e] = sum(k where seen) (1 + s[q,k] + s[q,k] * s[q,k] / 2) * V[k,e]
+    O_sum_qe = tl.full([BLOCK_Q, BLOCK_E], 0.0, tl.float32)
     Q_qd = Q.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_D])
     last = tl.minimum(q0 + BLOCK_Q, NQ) - 1
     k_end = tl.maximum(0, NK + last - NQ + 1)
@@ -155,17 +155,17 @@ def based_kernel(
         # s[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
         K_kd = K.load([b, h, k0, 0]).reshape([BLOCK_K, BLOCK_D])
         s_qk = tl.dot(Q_qd, tl.trans(K_kd), input_precision="ieee")
-        # O_sum[q,e] = sum(k where seen) (1 + s[q,k] + s[q,k] * s[q,k] / 2) * V[k,e]
+        # O_sum2[q] = sum(k where seen) (1 + s[q,k] + s[q,k] * s[q,k] / 2)
         s_seen_qk = 1 + s_qk * (1 / D ** 0.5) + s_qk * (1 / D ** 0.5) * (s_qk * (1 / D ** 0.5)) / 2
         if step >= k_whole:
             # seen: k < |k| and k <= q + (|k| - |q|)
             seen_qk = (k < NK)[None, :] & (k[None, :] <= (q + (NK - NQ))[:, None])
             s_seen_qk = tl.where(seen_qk, s_seen_qk, 0.0)
-        V_ke = V.load([b, h, k0, 0]).reshape([BLOCK_K, BLOCK_E])
-        O_sum_qe = tl.dot(s_seen_qk.to(V_ke.dtype), V_ke, O_sum_qe, input_precision="ieee")
-        # O_sum2[q] = sum(k where seen) (1 + s[q,k] + s[q,k] * s[q,k] / 2)
         O_sum2_tile_q = tl.sum(s_seen_qk, 1)
         O_sum2_q = O_sum2_q + O_sum2_tile_q
+        # O_sum[q,e] = sum(k where seen) (1 + s[q,k] + s[q,k] * s[q,k] / 2) * V[k,e]
+        V_ke = V.load([b, h, k0, 0]).reshape([BLOCK_K, BLOCK_E])
+        O_sum_qe = tl.dot(s_seen_qk.to(V_ke.dtype), V_ke, O_sum_qe, input_precision="ieee")
     # O[q,e] = O_sum[q,e] / O_sum2[q]
     O_qe = divide(O_sum_qe, O_sum2_q[:, None])
     tl.store(

@@ -16,7 +16,7 @@ As it runs:
 
 One pass over k for every tile of rows q,
 over one range of tiles that its predicate leaves live.
-State of a row: O_sum[q,e], O_sum2[q].
+State of a row: O_sum2[q], O_sum[q,e].
 
 Edit the pattern, not this file.
 """
@@ -110,10 +110,10 @@ def based(Q, K, V):
     for q0 in range(0, NQ, BLOCK_Q):
         q1 = min(q0 + BLOCK_Q, NQ)
         q = torch.arange(q0, q1, device=device)
-        # state of O_sum[q,e] = sum(k where seen) (1 + s[q,k] + s[q,k] * s[q,k] / 2) * V[k,e]
-        O_sum_qe = torch.full([NB, NH, q1 - q0, E], 0.0, device=device, dtype=kind)
         # state of O_sum2[q] = sum(k where seen) (1 + s[q,k] + s[q,k] * s[q,k] / 2)
         O_sum2_q = torch.full([NB, NH, q1 - q0], 0.0, device=device, dtype=kind)
+        # state of O_sum[q,e] = sum(k where seen) (1 + s[q,k] + s[q,k] * s[q,k] / 2) * V[k,e]
+        O_sum_qe = torch.full([NB, NH, q1 - q0, E], 0.0, device=device, dtype=kind)
         Q_qd = Q[:, :, q0:q1].to(kind)
         # tiles of k that these rows see, and which of them whole
         last = q1 - 1
@@ -130,7 +130,7 @@ def based(Q, K, V):
             # s[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
             K_kd = K[:, :, k0:k1].to(kind)
             s_qk = Q_qd @ K_kd.mT
-            # O_sum[q,e] = sum(k where seen) (1 + s[q,k] + s[q,k] * s[q,k] / 2) * V[k,e]
+            # O_sum2[q] = sum(k where seen) (1 + s[q,k] + s[q,k] * s[q,k] / 2)
             s_seen_qk = (
                 1
                 + s_qk * (1 / math.sqrt(D))
@@ -140,11 +140,11 @@ def based(Q, K, V):
                 # seen: k < |k| and k <= q + (|k| - |q|)
                 seen_qk = k[None, :] <= (q + (NK - NQ))[:, None]
                 s_seen_qk = torch.where(seen_qk, s_seen_qk, 0.0)
-            V_ke = V[:, :, k0:k1].to(kind)
-            O_sum_qe = O_sum_qe + s_seen_qk @ V_ke
-            # O_sum2[q] = sum(k where seen) (1 + s[q,k] + s[q,k] * s[q,k] / 2)
             O_sum2_tile_q = s_seen_qk.sum(-1)
             O_sum2_q = O_sum2_q + O_sum2_tile_q
+            # O_sum[q,e] = sum(k where seen) (1 + s[q,k] + s[q,k] * s[q,k] / 2) * V[k,e]
+            V_ke = V[:, :, k0:k1].to(kind)
+            O_sum_qe = O_sum_qe + s_seen_qk @ V_ke
         # O[q,e] = O_sum[q,e] / O_sum2[q]
         O_qe = divide(O_sum_qe, O_sum2_q[..., :, None])
         O[..., q0:q1, :] = O_qe

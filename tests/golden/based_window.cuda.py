@@ -26,7 +26,7 @@ As it runs:
 
 One pass over k for every tile of rows q,
 over 2 ranges of tiles that its predicate leaves live.
-State of a row: far[q,e], s_max[q], near_total[q,e], total_sum[q], total_sum2_total[q].
+State of a row: s_max[q], total_sum[q], total_sum2_total[q], far[q,e], near_total[q,e].
 
 Edit the pattern, not this file.
 """
@@ -165,16 +165,16 @@ def based_window_kernel(
     e = tl.arange(0, BLOCK_E)
     k_in = tl.arange(0, BLOCK_K)
     O_here = O + b.to(tl.int64) * sO_b + h.to(tl.int64) * sO_h
-    # state of far[q,e] = sum(k where seen) (1 + s[q,k] + s[q,k] * s[q,k] / 2) * V[k,e]
-    far_qe = tl.full([BLOCK_Q, BLOCK_E], 0.0, tl.float32)
     # state of s_max[q] = max(k where seen) s[q,k]
     s_max_q = tl.full([BLOCK_Q], float("-inf"), tl.float32)
-    # state of near_total[q,e] = sum(k where seen) V[k,e] * exp(s[q,k] - finite(s_max[q]))
-    near_total_qe = tl.full([BLOCK_Q, BLOCK_E], 0.0, tl.float32)
     # state of total_sum[q] = sum(k where seen) (1 + s[q,k] + s[q,k] * s[q,k] / 2)
     total_sum_q = tl.full([BLOCK_Q], 0.0, tl.float32)
     # state of total_sum2_total[q] = sum(k where seen) exp(s[q,k] - finite(s_max[q]))
     total_sum2_total_q = tl.full([BLOCK_Q], 0.0, tl.float32)
+    # state of far[q,e] = sum(k where seen) (1 + s[q,k] + s[q,k] * s[q,k] / 2) * V[k,e]
+    far_qe = tl.full([BLOCK_Q, BLOCK_E], 0.0, tl.float32)
+    # state of near_total[q,e] = sum(k where seen) V[k,e] * exp(s[q,k] - finite(s_max[q]))
+    near_total_qe = tl.full([BLOCK_Q, BLOCK_E], 0.0, tl.float32)
     Q_qd = Q.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_D])
     last = tl.minimum(q0 + BLOCK_Q, NQ) - 1
     k_end0 = tl.maximum(0, tl.minimum(NK, NK + last - NQ - window + 1))
@@ -197,44 +197,44 @@ def based_window_kernel(
         # s[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
         K_kd = K.load([b, h, k0, 0]).reshape([BLOCK_K, BLOCK_D])
         s_qk = tl.dot(Q_qd, tl.trans(K_kd), input_precision="ieee")
-        # far[q,e] = sum(k where seen) (1 + s[q,k] + s[q,k] * s[q,k] / 2) * V[k,e]
-        # seen: k < |k| and q + (|k| - |q|) - k >= window
-        seen_qk = (k < NK)[None, :] & ((q + (NK - NQ))[:, None] - k[None, :] >= window)
-        s_seen_qk = tl.where(
-            seen_qk,
-            1 + s_qk * (1 / D ** 0.5) + s_qk * (1 / D ** 0.5) * (s_qk * (1 / D ** 0.5)) / 2,
-            0.0,
-        )
-        V_ke = V.load([b, h, k0, 0]).reshape([BLOCK_K, BLOCK_E])
-        far_qe = tl.dot(s_seen_qk.to(V_ke.dtype), V_ke, far_qe, input_precision="ieee")
         # s_max[q] = max(k where seen) s[q,k]
         # seen: k < |k| and k <= q + (|k| - |q|) and q + (|k| - |q|) - k < window
-        seen2_qk = (
+        seen_qk = (
             ((k < NK)[None, :] & (k[None, :] <= (q + (NK - NQ))[:, None]))
             & ((q + (NK - NQ))[:, None] - k[None, :] < window)
         )
-        s_seen2_qk = tl.where(seen2_qk, s_qk, float("-inf"))
-        s_max_tile_q = tl.max(s_seen2_qk, 1)
+        s_seen_qk = tl.where(seen_qk, s_qk, float("-inf"))
+        s_max_tile_q = tl.max(s_seen_qk, 1)
         s_max_old_q = s_max_q
         s_max_q = tl.maximum(s_max_old_q, s_max_tile_q * (1 / D ** 0.5))
-        # near_total[q,e] = sum(k where seen) V[k,e] * exp(s[q,k] - finite(s_max[q]))
+        # total_sum[q] = sum(k where seen) (1 + s[q,k] + s[q,k] * s[q,k] / 2)
+        # seen: k < |k| and q + (|k| - |q|) - k >= window
+        seen2_qk = (k < NK)[None, :] & ((q + (NK - NQ))[:, None] - k[None, :] >= window)
+        s_seen2_qk = tl.where(
+            seen2_qk,
+            1 + s_qk * (1 / D ** 0.5) + s_qk * (1 / D ** 0.5) * (s_qk * (1 / D ** 0.5)) / 2,
+            0.0,
+        )
+        total_sum_tile_q = tl.sum(s_seen2_qk, 1)
+        total_sum_q = total_sum_q + total_sum_tile_q
+        # total_sum2_total[q] = sum(k where seen) exp(s[q,k] - finite(s_max[q]))
         alpha_q = tl.exp2(s_max_old_q * 1.4426950408889634 - finite(s_max_q) * 1.4426950408889634)
-        exp_s_seen2_qk = tl.exp2(
-            s_seen2_qk * (1.4426950408889634 / D ** 0.5)
+        exp_s_seen_qk = tl.exp2(
+            s_seen_qk * (1.4426950408889634 / D ** 0.5)
             - (finite(s_max_q) * 1.4426950408889634)[:, None]
         )
+        total_sum2_total_tile_q = tl.sum(exp_s_seen_qk, 1)
+        total_sum2_total_q = total_sum2_total_q * alpha_q + total_sum2_total_tile_q
+        # far[q,e] = sum(k where seen) (1 + s[q,k] + s[q,k] * s[q,k] / 2) * V[k,e]
+        V_ke = V.load([b, h, k0, 0]).reshape([BLOCK_K, BLOCK_E])
+        far_qe = tl.dot(s_seen2_qk.to(V_ke.dtype), V_ke, far_qe, input_precision="ieee")
+        # near_total[q,e] = sum(k where seen) V[k,e] * exp(s[q,k] - finite(s_max[q]))
         near_total_qe = tl.dot(
-            exp_s_seen2_qk.to(V_ke.dtype),
+            exp_s_seen_qk.to(V_ke.dtype),
             V_ke,
             near_total_qe * alpha_q[:, None],
             input_precision="ieee",
         )
-        # total_sum[q] = sum(k where seen) (1 + s[q,k] + s[q,k] * s[q,k] / 2)
-        total_sum_tile_q = tl.sum(s_seen_qk, 1)
-        total_sum_q = total_sum_q + total_sum_tile_q
-        # total_sum2_total[q] = sum(k where seen) exp(s[q,k] - finite(s_max[q]))
-        total_sum2_total_tile_q = tl.sum(exp_s_seen2_qk, 1)
-        total_sum2_total_q = total_sum2_total_q * alpha_q + total_sum2_total_tile_q
     # O[q,e] = (far[q,e] * exp(-finite(max(0, s_max[q]))) + near_total[q,e] * exp(s_max[q] -
     #     finite(max(0, s_max[q])))) / (total_sum[q] * exp(-finite(max(0, s_max[q]))) +
     #     total_sum2_total[q] * exp(s_max[q] - finite(max(0, s_max[q]))))

@@ -26,7 +26,7 @@ As it runs:
 
 One pass over k for every tile of rows q,
 over 2 ranges of tiles that its predicate leaves live.
-State of a row: far[q,e], s_max[q], near_total[q,e], total_sum[q], total_sum2_total[q].
+State of a row: s_max[q], total_sum[q], total_sum2_total[q], far[q,e], near_total[q,e].
 
 Edit the pattern, not this file.
 """
@@ -147,16 +147,16 @@ def based_window(Q, K, V, window=64):
     for q0 in range(0, NQ, BLOCK_Q):
         q1 = min(q0 + BLOCK_Q, NQ)
         q = torch.arange(q0, q1, device=device)
-        # state of far[q,e] = sum(k where seen) (1 + s[q,k] + s[q,k] * s[q,k] / 2) * V[k,e]
-        far_qe = torch.full([NB, NH, q1 - q0, E], 0.0, device=device, dtype=kind)
         # state of s_max[q] = max(k where seen) s[q,k]
         s_max_q = torch.full([NB, NH, q1 - q0], -math.inf, device=device, dtype=kind)
-        # state of near_total[q,e] = sum(k where seen) V[k,e] * exp(s[q,k] - finite(s_max[q]))
-        near_total_qe = torch.full([NB, NH, q1 - q0, E], 0.0, device=device, dtype=kind)
         # state of total_sum[q] = sum(k where seen) (1 + s[q,k] + s[q,k] * s[q,k] / 2)
         total_sum_q = torch.full([NB, NH, q1 - q0], 0.0, device=device, dtype=kind)
         # state of total_sum2_total[q] = sum(k where seen) exp(s[q,k] - finite(s_max[q]))
         total_sum2_total_q = torch.full([NB, NH, q1 - q0], 0.0, device=device, dtype=kind)
+        # state of far[q,e] = sum(k where seen) (1 + s[q,k] + s[q,k] * s[q,k] / 2) * V[k,e]
+        far_qe = torch.full([NB, NH, q1 - q0, E], 0.0, device=device, dtype=kind)
+        # state of near_total[q,e] = sum(k where seen) V[k,e] * exp(s[q,k] - finite(s_max[q]))
+        near_total_qe = torch.full([NB, NH, q1 - q0, E], 0.0, device=device, dtype=kind)
         Q_qd = Q[:, :, q0:q1].to(kind)
         # tiles of k that these rows see, and which of them whole
         last = q1 - 1
@@ -180,43 +180,43 @@ def based_window(Q, K, V, window=64):
             # s[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
             K_kd = K[:, :, k0:k1].to(kind)
             s_qk = Q_qd @ K_kd.mT
-            # far[q,e] = sum(k where seen) (1 + s[q,k] + s[q,k] * s[q,k] / 2) * V[k,e]
+            # s_max[q] = max(k where seen) s[q,k]
+            # seen: k < |k| and k <= q + (|k| - |q|) and q + (|k| - |q|) - k < window
+            seen_qk = (
+                (k[None, :] <= (q + (NK - NQ))[:, None])
+                & ((q + (NK - NQ))[:, None] - k[None, :] < window)
+            )
+            s_seen_qk = torch.where(seen_qk, s_qk, -math.inf)
+            s_max_tile_q = s_seen_qk.amax(-1)
+            s_max_old_q = s_max_q
+            s_max_q = torch.maximum(s_max_old_q, s_max_tile_q * (1 / math.sqrt(D)))
+            # total_sum[q] = sum(k where seen) (1 + s[q,k] + s[q,k] * s[q,k] / 2)
             # seen: k < |k| and q + (|k| - |q|) - k >= window
-            seen_qk = (q + (NK - NQ))[:, None] - k[None, :] >= window
-            s_seen_qk = torch.where(
-                seen_qk,
+            seen2_qk = (q + (NK - NQ))[:, None] - k[None, :] >= window
+            s_seen2_qk = torch.where(
+                seen2_qk,
                 1
                 + s_qk * (1 / math.sqrt(D))
                 + s_qk * (1 / math.sqrt(D)) * (s_qk * (1 / math.sqrt(D))) / 2,
                 0.0,
             )
-            V_ke = V[:, :, k0:k1].to(kind)
-            far_qe = far_qe + s_seen_qk @ V_ke
-            # s_max[q] = max(k where seen) s[q,k]
-            # seen: k < |k| and k <= q + (|k| - |q|) and q + (|k| - |q|) - k < window
-            seen2_qk = (
-                (k[None, :] <= (q + (NK - NQ))[:, None])
-                & ((q + (NK - NQ))[:, None] - k[None, :] < window)
-            )
-            s_seen2_qk = torch.where(seen2_qk, s_qk, -math.inf)
-            s_max_tile_q = s_seen2_qk.amax(-1)
-            s_max_old_q = s_max_q
-            s_max_q = torch.maximum(s_max_old_q, s_max_tile_q * (1 / math.sqrt(D)))
-            # near_total[q,e] = sum(k where seen) V[k,e] * exp(s[q,k] - finite(s_max[q]))
+            total_sum_tile_q = s_seen2_qk.sum(-1)
+            total_sum_q = total_sum_q + total_sum_tile_q
+            # total_sum2_total[q] = sum(k where seen) exp(s[q,k] - finite(s_max[q]))
             alpha_q = torch.exp2(
                 s_max_old_q * 1.4426950408889634 - finite(s_max_q) * 1.4426950408889634
             )
-            exp_s_seen2_qk = torch.exp2(
-                s_seen2_qk * (1.4426950408889634 / math.sqrt(D))
+            exp_s_seen_qk = torch.exp2(
+                s_seen_qk * (1.4426950408889634 / math.sqrt(D))
                 - (finite(s_max_q) * 1.4426950408889634)[..., :, None]
             )
-            near_total_qe = near_total_qe * alpha_q[..., :, None] + exp_s_seen2_qk @ V_ke
-            # total_sum[q] = sum(k where seen) (1 + s[q,k] + s[q,k] * s[q,k] / 2)
-            total_sum_tile_q = s_seen_qk.sum(-1)
-            total_sum_q = total_sum_q + total_sum_tile_q
-            # total_sum2_total[q] = sum(k where seen) exp(s[q,k] - finite(s_max[q]))
-            total_sum2_total_tile_q = exp_s_seen2_qk.sum(-1)
+            total_sum2_total_tile_q = exp_s_seen_qk.sum(-1)
             total_sum2_total_q = total_sum2_total_q * alpha_q + total_sum2_total_tile_q
+            # far[q,e] = sum(k where seen) (1 + s[q,k] + s[q,k] * s[q,k] / 2) * V[k,e]
+            V_ke = V[:, :, k0:k1].to(kind)
+            far_qe = far_qe + s_seen2_qk @ V_ke
+            # near_total[q,e] = sum(k where seen) V[k,e] * exp(s[q,k] - finite(s_max[q]))
+            near_total_qe = near_total_qe * alpha_q[..., :, None] + exp_s_seen_qk @ V_ke
         # O[q,e] = (far[q,e] * exp(-finite(max(0, s_max[q]))) + near_total[q,e] * exp(s_max[q] -
         #     finite(max(0, s_max[q])))) / (total_sum[q] * exp(-finite(max(0, s_max[q]))) +
         #     total_sum2_total[q] * exp(s_max[q] - finite(max(0, s_max[q]))))

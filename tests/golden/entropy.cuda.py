@@ -15,14 +15,14 @@ As it runs:
     P_total[q] = sum(k where k <= q + (|k| - |q|)) exp(S[q,k] - finite(P_max[q]))
     O_total[q,e] = sum(k where k <= q + (|k| - |q|)) V[k,e] * exp(S[q,k] - finite(P_max[q]))
     O[q,e] = O_total[q,e] / P_total[q]
-    entropy_total[q] = sum(k where k <= q + (|k| - |q|)) (P_max[q] - S[q,k]) * exp(S[q,k] -
-        finite(P_max[q]))
+    entropy_total[q] = sum(k where k <= q + (|k| - |q|)) (-(S[q,k] - finite(P_max[q]))) * exp(S[q,k]
+        - finite(P_max[q]))
     entropy[q] = entropy_total[q] / P_total[q] + (if P_total[q] == 0 then 0 else P_total[q] *
         log(P_total[q]) / P_total[q])
 
 One pass over k for every tile of rows q,
 over one range of tiles that its predicate leaves live.
-State of a row: P_max[q], P_total[q], O_total[q,e], entropy_total[q].
+State of a row: P_max[q], P_total[q], entropy_total[q], O_total[q,e].
 
 Edit the pattern, not this file.
 """
@@ -83,7 +83,7 @@ KINDS = (torch.float16, torch.bfloat16, torch.float32)
 # tiles, warps and pipeline stages by the extents of features and the bytes of an element
 TILES = {
     (64, 64, 2): {
-        "BLOCK_Q": 64, "BLOCK_K": 64, "BLOCK_D": 64, "BLOCK_E": 64,
+        "BLOCK_Q": 128, "BLOCK_K": 64, "BLOCK_D": 64, "BLOCK_E": 64,
         "num_warps": 4, "num_stages": 3,
     },
     (64, 64, 4): {
@@ -91,8 +91,8 @@ TILES = {
         "num_warps": 8, "num_stages": 2,
     },
     (128, 128, 2): {
-        "BLOCK_Q": 64, "BLOCK_K": 32, "BLOCK_D": 128, "BLOCK_E": 128,
-        "num_warps": 4, "num_stages": 2,
+        "BLOCK_Q": 128, "BLOCK_K": 128, "BLOCK_D": 128, "BLOCK_E": 128,
+        "num_warps": 8, "num_stages": 3,
     },
     (128, 128, 4): {
         "BLOCK_Q": 32, "BLOCK_K": 32, "BLOCK_D": 128, "BLOCK_E": 128,
@@ -156,11 +156,11 @@ def entropy_kernel(
     P_max_q = tl.full([BLOCK_Q], float("-inf"), tl.float32)
     # state of P_total[q] = sum(k where seen) exp(S[q,k] - finite(P_max[q]))
     P_total_q = tl.full([BLOCK_Q], 0.0, tl.float32)
-    # state of O_total[q,e] = sum(k where seen) V[k,e] * exp(S[q,k] - finite(P_max[q]))
-    O_total_qe = tl.full([BLOCK_Q, BLOCK_E], 0.0, tl.float32)
-    # state of entropy_total[q] = sum(k where seen) (P_max[q] - S[q,k]) * exp(S[q,k] -
+    # state of entropy_total[q] = sum(k where seen) (-(S[q,k] - finite(P_max[q]))) * exp(S[q,k] -
     #     finite(P_max[q]))
     entropy_total_q = tl.full([BLOCK_Q], 0.0, tl.float32)
+    # state of O_total[q,e] = sum(k where seen) V[k,e] * exp(S[q,k] - finite(P_max[q]))
+    O_total_qe = tl.full([BLOCK_Q, BLOCK_E], 0.0, tl.float32)
     Q_qd = Q.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_D])
     last = tl.minimum(q0 + BLOCK_Q, NQ) - 1
     k_end = tl.maximum(0, NK + last - NQ + 1)
@@ -188,31 +188,29 @@ def entropy_kernel(
         P_max_q = tl.maximum(P_max_old_q, P_max_tile_q * (1 / D ** 0.5))
         # P_total[q] = sum(k where seen) exp(S[q,k] - finite(P_max[q]))
         alpha_q = tl.exp2(P_max_old_q * 1.4426950408889634 - finite(P_max_q) * 1.4426950408889634)
-        exp_S_seen_qk = tl.exp2(
+        exponent_S_seen_qk = tl.maximum(
             S_seen_qk * (1.4426950408889634 / D ** 0.5)
-            - (finite(P_max_q) * 1.4426950408889634)[:, None]
+            - (finite(P_max_q) * 1.4426950408889634)[:, None],
+            -1100.0,
         )
-        P_total_tile_q = tl.sum(exp_S_seen_qk, 1)
+        exp_exponent_S_seen_qk = tl.exp2(exponent_S_seen_qk)
+        P_total_tile_q = tl.sum(exp_exponent_S_seen_qk, 1)
         P_total_q = P_total_old_q * alpha_q + P_total_tile_q
-        # O_total[q,e] = sum(k where seen) V[k,e] * exp(S[q,k] - finite(P_max[q]))
-        V_ke = V.load([b, h // (NH // NG), k0, 0]).reshape([BLOCK_K, BLOCK_E])
-        O_total_qe = tl.dot(
-            exp_S_seen_qk.to(V_ke.dtype),
-            V_ke,
-            O_total_qe * alpha_q[:, None],
-            input_precision="ieee",
-        )
-        # entropy_total[q] = sum(k where seen) (P_max[q] - S[q,k]) * exp(S[q,k] - finite(P_max[q]))
-        S_seen2_qk = (P_max_q[:, None] - S_qk * (1 / D ** 0.5)) * exp_S_seen_qk
-        if step >= k_whole:
-            # seen: k < |k| and k <= q + (|k| - |q|)
-            seen_qk = (k < NK)[None, :] & (k[None, :] <= (q + (NK - NQ))[:, None])
-            S_seen2_qk = tl.where(seen_qk, S_seen2_qk, 0.0)
-        entropy_total_tile_q = tl.sum(S_seen2_qk, 1)
+        # entropy_total[q] = sum(k where seen) (-(S[q,k] - finite(P_max[q]))) * exp(S[q,k] -
+        #     finite(P_max[q]))
+        entropy_total_tile_q = tl.sum(exponent_S_seen_qk * exp_exponent_S_seen_qk, 1)
         entropy_total_q = (
             entropy_total_q * alpha_q
             + P_total_old_q * ((finite(P_max_q) - finite(P_max_old_q)) * alpha_q)
-            + entropy_total_tile_q
+            + entropy_total_tile_q * (0.6931471805599453 * -1.0)
+        )
+        # O_total[q,e] = sum(k where seen) V[k,e] * exp(S[q,k] - finite(P_max[q]))
+        V_ke = V.load([b, h // (NH // NG), k0, 0]).reshape([BLOCK_K, BLOCK_E])
+        O_total_qe = tl.dot(
+            exp_exponent_S_seen_qk.to(V_ke.dtype),
+            V_ke,
+            O_total_qe * alpha_q[:, None],
+            input_precision="ieee",
         )
     # O[q,e] = O_total[q,e] / P_total[q]
     O_qe = divide(O_total_qe, P_total_q[:, None])

@@ -15,14 +15,14 @@ As it runs:
     P_total[q] = sum(k where k <= q + (|k| - |q|)) exp(S[q,k] - finite(P_max[q]))
     O_total[q,e] = sum(k where k <= q + (|k| - |q|)) V[k,e] * exp(S[q,k] - finite(P_max[q]))
     O[q,e] = O_total[q,e] / P_total[q]
-    entropy_total[q] = sum(k where k <= q + (|k| - |q|)) (P_max[q] - S[q,k]) * exp(S[q,k] -
-        finite(P_max[q]))
+    entropy_total[q] = sum(k where k <= q + (|k| - |q|)) (-(S[q,k] - finite(P_max[q]))) * exp(S[q,k]
+        - finite(P_max[q]))
     entropy[q] = entropy_total[q] / P_total[q] + (if P_total[q] == 0 then 0 else P_total[q] *
         log(P_total[q]) / P_total[q])
 
 One pass over k for every tile of rows q,
 over one range of tiles that its predicate leaves live.
-State of a row: P_max[q], P_total[q], O_total[q,e], entropy_total[q].
+State of a row: P_max[q], P_total[q], entropy_total[q], O_total[q,e].
 
 Edit the pattern, not this file.
 """
@@ -97,6 +97,15 @@ def finite(m):
     return torch.where(m == -math.inf, 0.0, m)
 
 
+def most(a, b):
+    """The larger of two, tensors or numbers."""
+    if torch.is_tensor(a) and torch.is_tensor(b):
+        return torch.maximum(a, b)
+    if torch.is_tensor(a) or torch.is_tensor(b):
+        return torch.clamp(a, min=b) if torch.is_tensor(a) else torch.clamp(b, min=a)
+    return max(a, b)
+
+
 def walk(tiles, block, end):
     """(start, stop, seen whole) of every tile."""
     for steps, whole in tiles:
@@ -131,11 +140,11 @@ def entropy(Q, K, V):
         P_max_q = torch.full([NB, NH, q1 - q0], -math.inf, device=device, dtype=kind)
         # state of P_total[q] = sum(k where seen) exp(S[q,k] - finite(P_max[q]))
         P_total_q = torch.full([NB, NH, q1 - q0], 0.0, device=device, dtype=kind)
+        # state of entropy_total[q] = sum(k where seen) (-(S[q,k] - finite(P_max[q]))) * exp(S[q,k]
+        #     - finite(P_max[q]))
+        entropy_total_q = torch.full([NB, NH, q1 - q0], 0.0, device=device, dtype=kind)
         # state of O_total[q,e] = sum(k where seen) V[k,e] * exp(S[q,k] - finite(P_max[q]))
         O_total_qe = torch.full([NB, NH, q1 - q0, E], 0.0, device=device, dtype=kind)
-        # state of entropy_total[q] = sum(k where seen) (P_max[q] - S[q,k]) * exp(S[q,k] -
-        #     finite(P_max[q]))
-        entropy_total_q = torch.full([NB, NH, q1 - q0], 0.0, device=device, dtype=kind)
         Q_qd = Q[:, :, q0:q1].to(kind)
         # tiles of k that these rows see, and which of them whole
         last = q1 - 1
@@ -166,28 +175,25 @@ def entropy(Q, K, V):
             alpha_q = torch.exp2(
                 P_max_old_q * 1.4426950408889634 - finite(P_max_q) * 1.4426950408889634
             )
-            exp_S_seen_qk = torch.exp2(
+            exponent_S_seen_qk = most(
                 S_seen_qk * (1.4426950408889634 / math.sqrt(D))
-                - (finite(P_max_q) * 1.4426950408889634)[..., :, None]
+                - (finite(P_max_q) * 1.4426950408889634)[..., :, None],
+                -1100.0,
             )
-            P_total_tile_q = exp_S_seen_qk.sum(-1)
+            exp_exponent_S_seen_qk = torch.exp2(exponent_S_seen_qk)
+            P_total_tile_q = exp_exponent_S_seen_qk.sum(-1)
             P_total_q = P_total_old_q * alpha_q + P_total_tile_q
-            # O_total[q,e] = sum(k where seen) V[k,e] * exp(S[q,k] - finite(P_max[q]))
-            V_ke = V[:, :, k0:k1].index_select(1, (h // (NH // NG)).flatten()).to(kind)
-            O_total_qe = O_total_qe * alpha_q[..., :, None] + exp_S_seen_qk @ V_ke
-            # entropy_total[q] = sum(k where seen) (P_max[q] - S[q,k]) * exp(S[q,k] -
+            # entropy_total[q] = sum(k where seen) (-(S[q,k] - finite(P_max[q]))) * exp(S[q,k] -
             #     finite(P_max[q]))
-            S_seen2_qk = (P_max_q[..., :, None] - S_qk * (1 / math.sqrt(D))) * exp_S_seen_qk
-            if not whole:
-                # seen: k < |k| and k <= q + (|k| - |q|)
-                seen_qk = k[None, :] <= (q + (NK - NQ))[:, None]
-                S_seen2_qk = torch.where(seen_qk, S_seen2_qk, 0.0)
-            entropy_total_tile_q = S_seen2_qk.sum(-1)
+            entropy_total_tile_q = (exponent_S_seen_qk * exp_exponent_S_seen_qk).sum(-1)
             entropy_total_q = (
                 entropy_total_q * alpha_q
                 + P_total_old_q * ((finite(P_max_q) - finite(P_max_old_q)) * alpha_q)
-                + entropy_total_tile_q
+                + entropy_total_tile_q * (0.6931471805599453 * -1.0)
             )
+            # O_total[q,e] = sum(k where seen) V[k,e] * exp(S[q,k] - finite(P_max[q]))
+            V_ke = V[:, :, k0:k1].index_select(1, (h // (NH // NG)).flatten()).to(kind)
+            O_total_qe = O_total_qe * alpha_q[..., :, None] + exp_exponent_S_seen_qk @ V_ke
         # O[q,e] = O_total[q,e] / P_total[q]
         O_qe = divide(O_total_qe, P_total_q[..., :, None])
         # entropy[q] = entropy_total[q] / P_total[q] + (if P_total[q] == 0 then 0 else P_total[q] *

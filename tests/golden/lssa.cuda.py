@@ -22,7 +22,7 @@ As it runs:
 
 One pass over k for every tile of rows q,
 over one range of tiles that its predicate leaves live.
-State of a row: O_sum[q,e], O_sum2[q].
+State of a row: O_sum2[q], O_sum[q,e].
 
 Edit the pattern, not this file.
 """
@@ -151,12 +151,12 @@ def lssa_kernel(
     # X_sum[q] = sum(d) Q[q,d] * Q[q,d]
     Q_qd = Q.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_D])
     X_sum_q = tl.sum(Q_qd.to(tl.float32) * Q_qd.to(tl.float32), 1)
-    # state of O_sum[q,e] = sum(k where seen) softplus(log(|d|) * log(q + (|k| - |q|) + 1) *
-    #     (S_total[q,k] / (sqrt(X_sum[q]) * sqrt(Y_sum[k])))) * V[k,e]
-    O_sum_qe = tl.full([BLOCK_Q, BLOCK_E], 0.0, tl.float32)
     # state of O_sum2[q] = sum(k where seen) softplus(log(|d|) * log(q + (|k| - |q|) + 1) *
     #     (S_total[q,k] / (sqrt(X_sum[q]) * sqrt(Y_sum[k]))))
     O_sum2_q = tl.full([BLOCK_Q], 0.0, tl.float32)
+    # state of O_sum[q,e] = sum(k where seen) softplus(log(|d|) * log(q + (|k| - |q|) + 1) *
+    #     (S_total[q,k] / (sqrt(X_sum[q]) * sqrt(Y_sum[k])))) * V[k,e]
+    O_sum_qe = tl.full([BLOCK_Q, BLOCK_E], 0.0, tl.float32)
     last = tl.minimum(q0 + BLOCK_Q, NQ) - 1
     k_end = tl.maximum(0, NK + last - NQ + 1)
     k_hi = (BLOCK_K + k_end - 1) // BLOCK_K
@@ -173,8 +173,8 @@ def lssa_kernel(
         Y_sum_k = tl.sum(K_kd.to(tl.float32) * K_kd.to(tl.float32), 1)
         # S_total[q,k] = sum(d) Q[q,d] * K[k,d]
         S_total_qk = tl.dot(Q_qd, tl.trans(K_kd), input_precision="ieee")
-        # O_sum[q,e] = sum(k where seen) softplus(log(|d|) * log(q + (|k| - |q|) + 1) *
-        #     (S_total[q,k] / (sqrt(X_sum[q]) * sqrt(Y_sum[k])))) * V[k,e]
+        # O_sum2[q] = sum(k where seen) softplus(log(|d|) * log(q + (|k| - |q|) + 1) * (S_total[q,k]
+        #     / (sqrt(X_sum[q]) * sqrt(Y_sum[k]))))
         ratio_S_total_qk = divide(
             divide(S_total_qk, tl.sqrt(X_sum_q)[:, None]), tl.sqrt(Y_sum_k)[None, :]
         )
@@ -186,14 +186,14 @@ def lssa_kernel(
             # seen: k < |k| and k <= q + (|k| - |q|)
             seen_qk = (k < NK)[None, :] & (k[None, :] <= (q + (NK - NQ))[:, None])
             softplus_ratio_S_total_seen_qk = tl.where(seen_qk, softplus_ratio_S_total_seen_qk, 0.0)
+        O_sum2_tile_q = tl.sum(softplus_ratio_S_total_seen_qk, 1)
+        O_sum2_q = O_sum2_q + O_sum2_tile_q
+        # O_sum[q,e] = sum(k where seen) softplus(log(|d|) * log(q + (|k| - |q|) + 1) *
+        #     (S_total[q,k] / (sqrt(X_sum[q]) * sqrt(Y_sum[k])))) * V[k,e]
         V_ke = V.load([b, h // (NH // NG), k0, 0]).reshape([BLOCK_K, BLOCK_E])
         O_sum_qe = tl.dot(
             softplus_ratio_S_total_seen_qk.to(V_ke.dtype), V_ke, O_sum_qe, input_precision="ieee"
         )
-        # O_sum2[q] = sum(k where seen) softplus(log(|d|) * log(q + (|k| - |q|) + 1) * (S_total[q,k]
-        #     / (sqrt(X_sum[q]) * sqrt(Y_sum[k]))))
-        O_sum2_tile_q = tl.sum(softplus_ratio_S_total_seen_qk, 1)
-        O_sum2_q = O_sum2_q + O_sum2_tile_q
     # O[q,e] = O_sum[q,e] / O_sum2[q]
     O_qe = divide(O_sum_qe, O_sum2_q[:, None])
     tl.store(

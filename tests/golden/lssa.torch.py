@@ -22,7 +22,7 @@ As it runs:
 
 One pass over k for every tile of rows q,
 over one range of tiles that its predicate leaves live.
-State of a row: O_sum[q,e], O_sum2[q].
+State of a row: O_sum2[q], O_sum[q,e].
 
 Edit the pattern, not this file.
 """
@@ -129,12 +129,12 @@ def lssa(Q, K, V):
         # X_sum[q] = sum(d) Q[q,d] * Q[q,d]
         Q_qd = Q[:, :, q0:q1].to(kind)
         X_sum_q = (Q_qd * Q_qd).sum(-1)
-        # state of O_sum[q,e] = sum(k where seen) softplus(log(|d|) * log(q + (|k| - |q|) + 1) *
-        #     (S_total[q,k] / (sqrt(X_sum[q]) * sqrt(Y_sum[k])))) * V[k,e]
-        O_sum_qe = torch.full([NB, NH, q1 - q0, E], 0.0, device=device, dtype=kind)
         # state of O_sum2[q] = sum(k where seen) softplus(log(|d|) * log(q + (|k| - |q|) + 1) *
         #     (S_total[q,k] / (sqrt(X_sum[q]) * sqrt(Y_sum[k]))))
         O_sum2_q = torch.full([NB, NH, q1 - q0], 0.0, device=device, dtype=kind)
+        # state of O_sum[q,e] = sum(k where seen) softplus(log(|d|) * log(q + (|k| - |q|) + 1) *
+        #     (S_total[q,k] / (sqrt(X_sum[q]) * sqrt(Y_sum[k])))) * V[k,e]
+        O_sum_qe = torch.full([NB, NH, q1 - q0, E], 0.0, device=device, dtype=kind)
         # tiles of k that these rows see, and which of them whole
         last = q1 - 1
         end = max(0, NK + last - NQ + 1)
@@ -152,8 +152,8 @@ def lssa(Q, K, V):
             Y_sum_k = (K_kd * K_kd).sum(-1)
             # S_total[q,k] = sum(d) Q[q,d] * K[k,d]
             S_total_qk = Q_qd @ K_kd.mT
-            # O_sum[q,e] = sum(k where seen) softplus(log(|d|) * log(q + (|k| - |q|) + 1) *
-            #     (S_total[q,k] / (sqrt(X_sum[q]) * sqrt(Y_sum[k])))) * V[k,e]
+            # O_sum2[q] = sum(k where seen) softplus(log(|d|) * log(q + (|k| - |q|) + 1) *
+            #     (S_total[q,k] / (sqrt(X_sum[q]) * sqrt(Y_sum[k]))))
             ratio_S_total_qk = divide(
                 divide(S_total_qk, torch.sqrt(X_sum_q)[..., :, None]),
                 torch.sqrt(Y_sum_k)[..., None, :],
@@ -168,12 +168,12 @@ def lssa(Q, K, V):
                 softplus_ratio_S_total_seen_qk = torch.where(
                     seen_qk, softplus_ratio_S_total_seen_qk, 0.0
                 )
-            V_ke = V[:, :, k0:k1].index_select(1, (h // (NH // NG)).flatten()).to(kind)
-            O_sum_qe = O_sum_qe + softplus_ratio_S_total_seen_qk @ V_ke
-            # O_sum2[q] = sum(k where seen) softplus(log(|d|) * log(q + (|k| - |q|) + 1) *
-            #     (S_total[q,k] / (sqrt(X_sum[q]) * sqrt(Y_sum[k]))))
             O_sum2_tile_q = softplus_ratio_S_total_seen_qk.sum(-1)
             O_sum2_q = O_sum2_q + O_sum2_tile_q
+            # O_sum[q,e] = sum(k where seen) softplus(log(|d|) * log(q + (|k| - |q|) + 1) *
+            #     (S_total[q,k] / (sqrt(X_sum[q]) * sqrt(Y_sum[k])))) * V[k,e]
+            V_ke = V[:, :, k0:k1].index_select(1, (h // (NH // NG)).flatten()).to(kind)
+            O_sum_qe = O_sum_qe + softplus_ratio_S_total_seen_qk @ V_ke
         # O[q,e] = O_sum[q,e] / O_sum2[q]
         O_qe = divide(O_sum_qe, O_sum2_q[..., :, None])
         O[..., q0:q1, :] = O_qe

@@ -20,7 +20,7 @@ As it runs:
 
 One pass over k for every tile of rows q,
 over one range of tiles that its predicate leaves live.
-State of a row: P_max[q], P_total[q], O_total[q,e], top[q].
+State of a row: P_max[q], P_total[q], top[q], O_total[q,e].
 
 Edit the pattern, not this file.
 """
@@ -158,10 +158,10 @@ def max_logit_kernel(
     P_max_q = tl.full([BLOCK_Q], float("-inf"), tl.float32)
     # state of P_total[q] = sum(k where seen) exp(S[q,k] - finite(P_max[q]))
     P_total_q = tl.full([BLOCK_Q], 0.0, tl.float32)
-    # state of O_total[q,e] = sum(k where seen) V[k,e] * exp(S[q,k] - finite(P_max[q]))
-    O_total_qe = tl.full([BLOCK_Q, BLOCK_E], 0.0, tl.float32)
     # state of top[q] = max(k where seen) S[q,k]
     top_q = tl.full([BLOCK_Q], float("-inf"), tl.float32)
+    # state of O_total[q,e] = sum(k where seen) V[k,e] * exp(S[q,k] - finite(P_max[q]))
+    O_total_qe = tl.full([BLOCK_Q, BLOCK_E], 0.0, tl.float32)
     Q_qd = Q.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_D])
     last = tl.minimum(q0 + BLOCK_Q, NQ) - 1
     k_end = tl.maximum(0, NK + last - NQ + 1)
@@ -194,6 +194,10 @@ def max_logit_kernel(
         )
         P_total_tile_q = tl.sum(exp_S_seen_qk, 1)
         P_total_q = P_total_q * alpha_q + P_total_tile_q
+        # top[q] = max(k where seen) S[q,k]
+        top_tile_q = tl.max(S_seen_qk, 1)
+        top_old_q = top_q
+        top_q = tl.maximum(top_old_q, top_tile_q * (1 / D ** 0.5))
         # O_total[q,e] = sum(k where seen) V[k,e] * exp(S[q,k] - finite(P_max[q]))
         V_ke = V.load([b, h // (NH // NG), k0, 0]).reshape([BLOCK_K, BLOCK_E])
         O_total_qe = tl.dot(
@@ -202,10 +206,6 @@ def max_logit_kernel(
             O_total_qe * alpha_q[:, None],
             input_precision="ieee",
         )
-        # top[q] = max(k where seen) S[q,k]
-        top_tile_q = tl.max(S_seen_qk, 1)
-        top_old_q = top_q
-        top_q = tl.maximum(top_old_q, top_tile_q * (1 / D ** 0.5))
     # O[q,e] = O_total[q,e] / P_total[q]
     O_qe = divide(O_total_qe, P_total_q[:, None])
     # lse[q] = P_max[q] + log(P_total[q])

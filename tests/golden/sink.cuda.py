@@ -18,7 +18,7 @@ As it runs:
 
 One pass over k for every tile of rows q,
 over one range of tiles that its predicate leaves live.
-State of a row: S_max[q], O_total[q,e], O_sum2_total[q].
+State of a row: S_max[q], O_sum2_total[q], O_total[q,e].
 
 Edit the pattern, not this file.
 """
@@ -148,10 +148,10 @@ def sink_kernel(
     O_here = O + b.to(tl.int64) * sO_b + h.to(tl.int64) * sO_h
     # state of S_max[q] = max(k where seen) S[q,k]
     S_max_q = tl.full([BLOCK_Q], float("-inf"), tl.float32)
-    # state of O_total[q,e] = sum(k where seen) V[k,e] * exp(S[q,k] - finite(S_max[q]))
-    O_total_qe = tl.full([BLOCK_Q, BLOCK_E], 0.0, tl.float32)
     # state of O_sum2_total[q] = sum(k where seen) exp(S[q,k] - finite(S_max[q]))
     O_sum2_total_q = tl.full([BLOCK_Q], 0.0, tl.float32)
+    # state of O_total[q,e] = sum(k where seen) V[k,e] * exp(S[q,k] - finite(S_max[q]))
+    O_total_qe = tl.full([BLOCK_Q, BLOCK_E], 0.0, tl.float32)
     Q_qd = Q.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_D])
     last = tl.minimum(q0 + BLOCK_Q, NQ) - 1
     k_end = tl.maximum(0, NK + last - NQ + 1)
@@ -176,12 +176,15 @@ def sink_kernel(
         S_max_tile_q = tl.max(S_seen_qk, 1)
         S_max_old_q = S_max_q
         S_max_q = tl.maximum(S_max_old_q, S_max_tile_q * (1 / D ** 0.5))
-        # O_total[q,e] = sum(k where seen) V[k,e] * exp(S[q,k] - finite(S_max[q]))
+        # O_sum2_total[q] = sum(k where seen) exp(S[q,k] - finite(S_max[q]))
         alpha_q = tl.exp2(S_max_old_q * 1.4426950408889634 - finite(S_max_q) * 1.4426950408889634)
         exp_S_seen_qk = tl.exp2(
             S_seen_qk * (1.4426950408889634 / D ** 0.5)
             - (finite(S_max_q) * 1.4426950408889634)[:, None]
         )
+        O_sum2_total_tile_q = tl.sum(exp_S_seen_qk, 1)
+        O_sum2_total_q = O_sum2_total_q * alpha_q + O_sum2_total_tile_q
+        # O_total[q,e] = sum(k where seen) V[k,e] * exp(S[q,k] - finite(S_max[q]))
         V_ke = V.load([b, h // (NH // NG), k0, 0]).reshape([BLOCK_K, BLOCK_E])
         O_total_qe = tl.dot(
             exp_S_seen_qk.to(V_ke.dtype),
@@ -189,9 +192,6 @@ def sink_kernel(
             O_total_qe * alpha_q[:, None],
             input_precision="ieee",
         )
-        # O_sum2_total[q] = sum(k where seen) exp(S[q,k] - finite(S_max[q]))
-        O_sum2_total_tile_q = tl.sum(exp_S_seen_qk, 1)
-        O_sum2_total_q = O_sum2_total_q * alpha_q + O_sum2_total_tile_q
     # O[q,e] = O_total[q,e] / (exp(sink - finite(max(sink, S_max[q]))) + O_sum2_total[q] *
     #     exp(S_max[q] - finite(max(sink, S_max[q])))) * exp(S_max[q] - finite(max(sink, S_max[q])))
     sink_ = tl.load(sink_here).to(tl.float32)

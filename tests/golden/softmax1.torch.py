@@ -16,7 +16,7 @@ As it runs:
 
 One pass over k for every tile of rows q,
 over one range of tiles that its predicate leaves live.
-State of a row: S_max[q], O_total[q,e], O_sum2_total[q].
+State of a row: S_max[q], O_sum2_total[q], O_total[q,e].
 
 Edit the pattern, not this file.
 """
@@ -131,10 +131,10 @@ def softmax1(Q, K, V):
         q = torch.arange(q0, q1, device=device)
         # state of S_max[q] = max(k where seen) S[q,k]
         S_max_q = torch.full([NB, NH, q1 - q0], -math.inf, device=device, dtype=kind)
-        # state of O_total[q,e] = sum(k where seen) V[k,e] * exp(S[q,k] - finite(S_max[q]))
-        O_total_qe = torch.full([NB, NH, q1 - q0, E], 0.0, device=device, dtype=kind)
         # state of O_sum2_total[q] = sum(k where seen) exp(S[q,k] - finite(S_max[q]))
         O_sum2_total_q = torch.full([NB, NH, q1 - q0], 0.0, device=device, dtype=kind)
+        # state of O_total[q,e] = sum(k where seen) V[k,e] * exp(S[q,k] - finite(S_max[q]))
+        O_total_qe = torch.full([NB, NH, q1 - q0, E], 0.0, device=device, dtype=kind)
         Q_qd = Q[:, :, q0:q1].to(kind)
         # tiles of k that these rows see, and which of them whole
         last = q1 - 1
@@ -160,7 +160,7 @@ def softmax1(Q, K, V):
             S_max_tile_q = S_seen_qk.amax(-1)
             S_max_old_q = S_max_q
             S_max_q = torch.maximum(S_max_old_q, S_max_tile_q * (1 / math.sqrt(D)))
-            # O_total[q,e] = sum(k where seen) V[k,e] * exp(S[q,k] - finite(S_max[q]))
+            # O_sum2_total[q] = sum(k where seen) exp(S[q,k] - finite(S_max[q]))
             alpha_q = torch.exp2(
                 S_max_old_q * 1.4426950408889634 - finite(S_max_q) * 1.4426950408889634
             )
@@ -168,11 +168,11 @@ def softmax1(Q, K, V):
                 S_seen_qk * (1.4426950408889634 / math.sqrt(D))
                 - (finite(S_max_q) * 1.4426950408889634)[..., :, None]
             )
-            V_ke = V[:, :, k0:k1].index_select(1, (h // (NH // NG)).flatten()).to(kind)
-            O_total_qe = O_total_qe * alpha_q[..., :, None] + exp_S_seen_qk @ V_ke
-            # O_sum2_total[q] = sum(k where seen) exp(S[q,k] - finite(S_max[q]))
             O_sum2_total_tile_q = exp_S_seen_qk.sum(-1)
             O_sum2_total_q = O_sum2_total_q * alpha_q + O_sum2_total_tile_q
+            # O_total[q,e] = sum(k where seen) V[k,e] * exp(S[q,k] - finite(S_max[q]))
+            V_ke = V[:, :, k0:k1].index_select(1, (h // (NH // NG)).flatten()).to(kind)
+            O_total_qe = O_total_qe * alpha_q[..., :, None] + exp_S_seen_qk @ V_ke
         # O[q,e] = O_total[q,e] / (exp(-finite(max(0, S_max[q]))) + O_sum2_total[q] * exp(S_max[q] -
         #     finite(max(0, S_max[q])))) * exp(S_max[q] - finite(max(0, S_max[q])))
         ratio_O_total_qe = divide(
