@@ -19,6 +19,7 @@ from attncc.passes.expand import expand
 from attncc.passes.online import Updater, before, passes_over
 from attncc.passes.share import share
 from attncc.passes.simplify import simplify
+from attncc.passes.waits import waits
 from attncc.pipeline import rewritten
 from attncc.schedule.cost import tiles_for
 from attncc.schedule.lower import lower
@@ -113,7 +114,10 @@ class Explanation:
         for said, runs in zip(self.written, self.derived, strict=False):
             lines.append(f"Passes over {said.index.name}: {said.count} as written, {runs.count} as it runs.")
             lines += [f"  as written, {e.reader} waits for {e.read}" for e in said.blocking]
-            lines += [f"  still, {e.reader} waits for {e.read}" for e in runs.blocking]
+            lines += [
+                f"  still, {e.reader} waits for {e.read}: {waits(self.streamed, runs, e).reason}"
+                for e in runs.blocking
+            ]
         lines += _told(self.rewrites)
         for name, updater in self.updaters.items():
             follows = ", ".join(t.name for t in updater.follows)

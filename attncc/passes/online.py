@@ -175,8 +175,12 @@ def _tensors(e: Expr) -> tuple[Tensor, ...]:
 
 
 def followed(equation: Equation, e: Reduce, reductions: Mapping[Tensor, Reduce]) -> tuple[Tensor, ...]:
-    """The reductions over its index that one reads; none where a term may come before they have a value."""
+    """The reductions over its index that one reads; none where a term may come before they have a value, or
+    where they say which terms there are.
+    """
     running = {t: r for t, r in reductions.items() if set(r.over) & set(e.over) and t != equation.tensor}
+    if any(t in running for t in _tensors(e.where)):
+        return ()
     follows = tuple(t for t in _tensors(e.body) if t in running)
     return follows if all(_implies(e.where, running[t].where) for t in follows) else ()
 

@@ -102,6 +102,8 @@ SEVERAL = {
     "    D[q] = sum(k) (softmax(k where k <= q and q - k < 4) (3 * P[q,k])) * K[k,0]",
     "near the maximum": "m[q] = max(k) s[q,k]\n"
     "    D[q] = sum(k) (softmax(k where s[q,k] > m[q] - 1) s[q,k]) * K[k,0]",
+    "the spread above the mean": "m[q] = mean(k) s[q,k]\n"
+    "    D[q] = sum(k where s[q,k] >= m[q]) (s[q,k] - m[q]) * (s[q,k] - m[q])",
     "by what is seen": "n[q] = log(sum(k where k <= q) 1)\n"
     "    D[q] = sum(k where k <= q) sigmoid(s[q,k] - n[q]) * K[k,0]",
     "three times": "m[q] = mean(k) s[q,k]\n"
