@@ -260,7 +260,10 @@ def _kept(loop: Loop) -> tuple[Tensor, ...]:
     updaters = [s.updater for s in loop.states if s.updater is not None]
     wanted = {t for u in updaters for t, _ in u.companions}
     read = {
-        r.tensor for u in updaters for w in (u.correction, *(w for _, w in u.companions)) for r in reads(w)
+        r.tensor
+        for u in updaters
+        for w in (u.correction, u.shift, *(w for _, w in u.companions))
+        for r in reads(w)
     }
     sums = [s.equation.tensor for s in loop.states if s.reduce.op == "sum"]
     return tuple(t for t in sums if t in wanted or before(t) in read)
@@ -299,7 +302,15 @@ def _extremum(state: State, loop: Loop, block: Block) -> None:
     old = before(held.tensor)
     block.statements.append(Fold(best, e.op, loop.index, x))
     block.statements.append(Let(old, held))
-    new = Apply(e.op, (Read(old, old.indices), times(Read(best, best.indices), scale)))
+    start: Expr = Read(old, old.indices)
+    if state.updater is not None:
+        # of nothing it stays infinite, whatever the correction
+        moved = plus(
+            times(start, _correction(state.updater.correction, block)), value_of(state.updater.shift, block)
+        )
+        nothing = number(float(REDUCTIONS[e.op].identity))
+        start = Choose(Apply("==", (start, nothing)), nothing, moved)
+    new = Apply(e.op, (start, times(Read(best, best.indices), scale)))
     block.statements.append(Let(held.tensor, new))
     block.held[before(tensor)] = Read(old, old.indices)
 

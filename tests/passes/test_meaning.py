@@ -95,6 +95,34 @@ def test_moments_in_one_pass(name: str, offset: float) -> None:
     np.testing.assert_allclose(found, wanted, rtol=1e-12, atol=1e-12 * max(1.0, offset))
 
 
+EXTREMES = {
+    "the greatest weight": "D[q] = max(k where k <= q) softmax(k where k <= q) s[q,k]",
+    "the least weight": "D[q] = min(k where k <= q) softmax(k where k <= q) s[q,k]",
+    "the greatest part": "P[q,k] = softmax(k where k <= q) s[q,k]\n"
+    "    D[q] = max(k where k <= q) P[q,k] * K[k,0]",
+    "over a length": "r[q] = sqrt(sum(k where k <= q) s[q,k] * s[q,k])\n"
+    "    D[q] = max(k where k <= q) s[q,k] / r[q]",
+    "over a sum that may be 0": "r[q] = sum(k where k <= q) relu(s[q,k])\n    D[q] = max(k) s[q,k] / r[q]",
+}
+"""Extremes of terms with a factor that is still changing."""
+
+
+@pytest.mark.parametrize("name", EXTREMES)
+@pytest.mark.parametrize("size", [1.0, 100.0])
+@pytest.mark.parametrize("keys", [13, 5])
+def test_extremes_in_one_pass(name: str, size: float, keys: int) -> None:
+    """Also where rows see nothing, and where scores are large."""
+    text = (
+        "pattern extremes(Q[q,d], K[k,d]) -> D[q]:\n    align q to k\n"
+        f"    s[q,k] = sum(d) Q[q,d] * K[k,d]\n    {EXTREMES[name]}\n"
+    )
+    random = np.random.default_rng(0)
+    values = {"Q": size * random.normal(size=(9, 2)), "K": random.normal(size=(keys, 2))}
+    (plan,) = planned(meant(text), Source("", text)).kernels
+    assert len(plan.loops) == 1
+    same(kernel(text, values, TILE), results(meant(text), values))
+
+
 SEVERAL = {
     "above the mean": "m[q] = mean(k where k <= q) s[q,k]\n"
     "    D[q] = sum(k where k <= q) relu(s[q,k] - m[q]) * K[k,0]",

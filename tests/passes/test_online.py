@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attncc.ir.cascade import Cascade, Equation, Expr, Literal, Reduce, Tensor, reads
+from attncc.ir.cascade import ZERO, Cascade, Equation, Expr, Literal, Reduce, Tensor, reads
 from attncc.ir.evaluate import Results, evaluate
 from attncc.ir.show import show_expr
 from attncc.passes.analyse import Edge
@@ -27,7 +27,9 @@ HEADER = "pattern p(s[q,k], v[k], c[q,k]: bool) -> {}:\n    along q, k\n"
 
 
 def corrections(cascade: Cascade) -> dict[str, str]:
-    return {name: show_expr(u.correction) for name, u in updaters(cascade).items()}
+    """What a state is multiplied by, or what is added to it."""
+    found = updaters(cascade)
+    return {name: show_expr(u.correction if u.shift == ZERO else u.shift) for name, u in found.items()}
 
 
 def passes(cascade: Cascade) -> int:
@@ -48,6 +50,12 @@ def passes(cascade: Cascade) -> int:
         ("sum(k) softplus(s[q,k]) * v[k] / l[q]", "l_old[q] / l[q]"),
         ("sum(k) s[q,k] * v[k] / sqrt(l[q])", "sqrt(l_old[q]) / sqrt(l[q])"),
         ("max(k) (s[q,k] - m[q])", "m_old[q] - m[q]"),
+        ("max(k) exp(s[q,k]) / z[q]", "z_old[q] / z[q]"),
+        ("min(k) s[q,k] * v[k] * z[q] / (1 + l[q])", "z[q] * (1 + l_old[q]) / ((1 + l[q]) * z_old[q])"),
+        ("max(k) exp(s[q,k] - m[q]) * v[k]", "exp(m_old[q] - m[q])"),
+        # nothing proves that these factors are positive: the greatest term may become the least, or l is 0
+        ("max(k) s[q,k] / (v[0] * l[q])", None),
+        ("max(k) s[q,k] / l[q]", None),
         # of these none: they do not separate, or not by one factor
         ("sum(k) (s[q,k] - m[q]) * (s[q,k] - m[q])", None),
         ("sum(k) exp(s[q,k] - m[q]) * (s[q,k] - m[q])", None),
@@ -61,7 +69,8 @@ def passes(cascade: Cascade) -> int:
 def test_derived(said: str, correction: str | None) -> None:
     text = (
         HEADER.format("y[q]")
-        + f"    m[q] = max(k) s[q,k]\n    l[q] = sum(k) s[q,k] * s[q,k]\n    y[q] = {said}\n"
+        + "    m[q] = max(k) s[q,k]\n    l[q] = sum(k) s[q,k] * s[q,k]\n    z[q] = sum(k) exp(s[q,k])\n"
+        + f"    y[q] = {said}\n"
     )
     assert corrections(meant(text)).get("y") == correction
 
@@ -216,6 +225,11 @@ WRITTEN = {
         "sum(k where c[q,k]) softplus(s[q,k]) * v[k] / r[q]",
     ),
     "less a maximum": ("max(k where c[q,k]) s[q,k]", "max(k where c[q,k]) (v[k] - r[q])"),
+    "a maximum over a sum": (
+        "sum(k where c[q,k]) exp(s[q,k] / 10)",
+        "max(k where c[q,k]) exp(s[q,k] / 10) * v[k] / r[q]",
+    ),
+    "a minimum below a maximum": ("max(k where c[q,k]) s[q,k]", "min(k where c[q,k]) exp(s[q,k] - r[q])"),
     "below a maximum": ("max(k where c[q,k]) s[q,k]", "sum(k where c[q,k]) exp(s[q,k] - r[q]) * v[k]"),
 }
 """Cascades that are split as they are written, before anything has left a sum."""
@@ -259,14 +273,14 @@ def merged(cascade: Cascade, parts: list[Mapping[str, Array]]) -> dict[str, Arra
                     part[t.name] * told(weight, equation.tensor, whole | old)
                     for t, weight in updater.companions
                 ]
+                shift = told(updater.shift, equation.tensor, whole | old)
+                with np.errstate(invalid="ignore"):
+                    moved = sum(others, here * correction) + shift
                 # what follows nothing yet is nothing, and stays it
-                if equation.body.op == "sum":
-                    here = sum(others, here * correction)
-                else:
-                    here = np.where(np.isinf(here), here, here + correction)
+                here = moved if equation.body.op == "sum" else np.where(np.isinf(here), here, moved)
             joined.append(here)
-        together = np.stack(joined)
-        whole[name] = together.sum(axis=0) if equation.body.op == "sum" else together.max(axis=0)
+        fold = {"sum": np.sum, "max": np.max, "min": np.min}[equation.body.op]
+        whole[name] = fold(np.stack(joined), axis=0)
     return whole
 
 
