@@ -76,10 +76,24 @@ def passes_over(cascade: Cascade, index: Index) -> tuple[Passes, dict[str, Updat
         updater = updater_of(equation, beside)
         if updater is None or not awaited <= {t.name for t in updater.follows}:
             return False
+        if not _sustained(updater, beside, frozenset((equation.tensor,))):
+            return False
         found[equation.tensor.name] = updater
         return True
 
     return analyse(cascade, index, corrected), found
+
+
+def _sustained(updater: Updater, reductions: Mapping[Tensor, Reduce], seen: frozenset[Tensor]) -> bool:
+    """Whether all companions are of the same pass: they wait for nothing, or follow it, each with its own."""
+    for tensor, _ in updater.companions:
+        body = reductions[tensor]
+        if tensor in seen or not any(t in reductions for t in _tensors(body.body)):
+            continue
+        own = updater_of(Equation(tensor, body), reductions)
+        if own is None or not _sustained(own, reductions, seen | {tensor}):
+            return False
+    return True
 
 
 def updaters(cascade: Cascade) -> dict[str, Updater]:

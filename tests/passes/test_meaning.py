@@ -74,6 +74,10 @@ MOMENTS = {
     "skewness": "m[q] = mean(k) s[q,k]\n"
     "    u[q] = mean(k) (s[q,k] - m[q]) * (s[q,k] - m[q])\n"
     "    D[q] = (mean(k) (s[q,k] - m[q]) * (s[q,k] - m[q]) * (s[q,k] - m[q])) / (u[q] * sqrt(u[q]) + 0.001)",
+    "cosine": "m[q] = mean(k where k <= q) s[q,k]\n"
+    "    D[q] = sum(k where k <= q) (s[q,k] - m[q]) * cos(s[q,k] - m[q])",
+    "hyperbolic cosine": "m[q] = mean(k where k <= q) s[q,k]\n"
+    "    D[q] = sum(k where k <= q) (exp(s[q,k] - m[q]) + exp(m[q] - s[q,k])) / 2",
     "weighted moment": "m[q] = max(k where q - k < 3) s[q,k]\n"
     "    D[q] = sum(k where q - k < 3) exp(s[q,k] - m[q]) * (s[q,k] - m[q]) * (s[q,k] - m[q])",
 }

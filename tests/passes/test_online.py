@@ -94,8 +94,9 @@ def test_derived(said: str, correction: str | None) -> None:
         ("sum(k) sigmoid(s[q,k] - m[q])", {}),
         ("sum(k) relu(s[q,k] - m[q])", {}),
         ("sum(k) (if s[q,k] >= m[q] then exp(s[q,k]) else 0)", {}),
-        # this one would need two exponentials
-        ("sum(k) cos(s[q,k] - l[q])", {}),
+        ("sum(k) cos(s[q,k] - l[q])", {"sin(l[q] - s[q,k])": "-sin(l[q] - l_old[q])"}),
+        # this one would need two exponentials, one of which grows
+        ("sum(k) (exp(s[q,k] - l[q]) + exp(l[q] - s[q,k]))", {}),
     ],
 )
 def test_companions(said: str, companions: dict[str, str]) -> None:
@@ -211,6 +212,10 @@ SPLITS = {
     "entropy": "    P[q,k] = softmax(k where c[q,k]) s[q,k]\n"
     "    O[q] = -sum(k where c[q,k]) P[q,k] * log(P[q,k])\n",
     "variance": MEAN + "    O[q] = mean(k where c[q,k]) (s[q,k] - mu[q]) * (s[q,k] - mu[q])\n",
+    "turned": MEAN + "    O[q] = sum(k where c[q,k]) cos(s[q,k] - mu[q]) * v[k]\n",
+    "turned and squared": MEAN + "    O[q] = sum(k where c[q,k]) cos(s[q,k] - mu[q]) ** 2 * v[k]\n",
+    "hyperbolic": MEAN
+    + "    O[q] = sum(k where c[q,k]) (exp(s[q,k] - mu[q]) + exp(mu[q] - s[q,k])) * v[k]\n",
     "third moment": MEAN
     + "    O[q] = sum(k where c[q,k]) (s[q,k] - mu[q]) * (s[q,k] - mu[q]) * (s[q,k] - mu[q])\n",
     "weighted second moment": "    m[q] = max(k where c[q,k]) s[q,k]\n"
