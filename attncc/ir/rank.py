@@ -13,6 +13,7 @@ from random import Random
 from typing import Any, assert_never
 
 from attncc.ir.cascade import Apply, Choose, Expr, Index, Literal, Read, children, free, kind, reads
+from attncc.ir.logic import is_finite
 from attncc.ops import FUNCTIONS
 
 SAMPLES = (12, 24)
@@ -20,8 +21,8 @@ DIGITS = 60
 NOTHING = 40
 """Digits after which what is left of a matrix is rounding."""
 
-LOW, HIGH = 0.2, 1.8
-"""Where numbers are drawn: positive, so that roots and logarithms have values."""
+RANGES = ((-3.0, 3.0), (0.2, 1.8))
+"""Where numbers are drawn: of either sign, or where roots and logarithms have values."""
 
 
 @dataclass(frozen=True)
@@ -52,23 +53,31 @@ def separation_rank(term: Expr, along: frozenset[Index], moving: tuple[Expr, ...
 
     mp = mpmath.MPContext()
     mp.dps = DIGITS
-    numbers = _Numbers(mp)
+    for low, high in RANGES:
+        try:
+            matrix = _sampled(term, along, moving, _Numbers(mp, low, high))
+        except _Undefined:
+            continue
+        few, many = (_rank([row[:n] for row in matrix[:n]], mp) for n in SAMPLES)
+        return Rank(few, many)
+    return None
+
+
+def _sampled(
+    term: Expr, along: frozenset[Index], moving: tuple[Expr, ...], numbers: _Numbers
+) -> list[list[Any]]:
+    """The values at all samples; `_Undefined` where one has none."""
     random = Random(0)
     leaves = _leaves(term, moving)
-    fixed = {e: _drawn(e, random, mp) for e in leaves if not free(e) & along and e not in moving}
+    fixed = {e: _drawn(e, random, numbers) for e in leaves if not free(e) & along and e not in moving}
     varying = [e for e in leaves if e not in fixed and e not in moving]
     size = SAMPLES[-1]
-    rows = [{e: _drawn(e, random, mp) for e in varying} for _ in range(size)]
-    columns = [{e: _drawn(e, random, mp) for e in moving} for _ in range(size)]
-    try:
-        # what does not change along a row or a column is computed once for it
-        rows = [_known(term, fixed | row, numbers) for row in rows]
-        columns = [_known(term, fixed | column, numbers) for column in columns]
-        matrix = [[_value(term, row | column, numbers) for column in columns] for row in rows]
-    except _Undefined:
-        return None
-    few, many = (_rank([row[:n] for row in matrix[:n]], mp) for n in SAMPLES)
-    return Rank(few, many)
+    rows = [{e: _drawn(e, random, numbers) for e in varying} for _ in range(size)]
+    columns = [{e: _drawn(e, random, numbers) for e in moving} for _ in range(size)]
+    # what does not change along a row or a column is computed once for it
+    rows = [_known(term, fixed | row, numbers) for row in rows]
+    columns = [_known(term, fixed | column, numbers) for column in columns]
+    return [[_value(term, row | column, numbers) for column in columns] for row in rows]
 
 
 def _leaves(e: Expr, moving: tuple[Expr, ...]) -> tuple[Expr, ...]:
@@ -78,19 +87,19 @@ def _leaves(e: Expr, moving: tuple[Expr, ...]) -> tuple[Expr, ...]:
     return tuple(dict.fromkeys(x for part in children(e) for x in _leaves(part, moving)))
 
 
-def _drawn(e: Expr, random: Random, mp: Any) -> Any:
+def _drawn(e: Expr, random: Random, numbers: _Numbers) -> Any:
     match kind(e):
         case "bool":
             return random.random() < 0.5
         case "int":
-            return mp.mpf(random.randint(1, 100))
+            return numbers.mp.mpf(random.randint(1, 100))
         case "float":
-            return mp.mpf(random.uniform(LOW, HIGH))
+            return numbers.mp.mpf(random.uniform(numbers.low, numbers.high))
         case other:
             assert_never(other)
 
 
-def _known(e: Expr, values: Values, numbers: Any) -> Values:
+def _known(e: Expr, values: Values, numbers: _Numbers) -> Values:
     """The values of the widest parts that some values tell, and those values."""
     if all(x in values for x in _leaves(e, tuple(values))):
         return values | {e: _value(e, values, numbers)}
@@ -98,7 +107,7 @@ def _known(e: Expr, values: Values, numbers: Any) -> Values:
     return values | {x: v for known in parts for x, v in known.items()}
 
 
-def _value(e: Expr, values: Mapping[Expr, Any], numbers: Any) -> Any:
+def _value(e: Expr, values: Mapping[Expr, Any], numbers: _Numbers) -> Any:
     if e in values:
         return values[e]
     match e:
@@ -119,10 +128,10 @@ def _value(e: Expr, values: Mapping[Expr, Any], numbers: Any) -> Any:
 
 
 class _Numbers:
-    """What the table asks of NumPy, for single numbers of many digits."""
+    """What the table asks of NumPy, for single numbers of many digits, and from where they are drawn."""
 
-    def __init__(self, mp: Any):
-        self.mp = mp
+    def __init__(self, mp: Any, low: float, high: float):
+        self.mp, self.low, self.high = mp, low, high
         self.inf = mp.inf
         self.exp, self.log, self.sqrt, self.tanh = mp.exp, mp.log, mp.sqrt, mp.tanh
         self.log1p, self.sin, self.cos, self.sign = mp.log1p, mp.sin, mp.cos, mp.sign
@@ -164,7 +173,8 @@ def _rank(matrix: list[list[Any]], mp: Any) -> int:
     return len(matrix)
 
 
-def moving_reads(term: Expr, moving: tuple[Expr, ...]) -> tuple[Expr, ...]:
+def moving_reads(moving: tuple[Expr, ...]) -> tuple[Expr, ...]:
     """`moving`, or the reads in them where two share one: what is drawn on its own changes on its own."""
-    inside = [r for e in moving for r in reads(e)]
-    return moving if len(inside) == len(set(inside)) else tuple(dict.fromkeys(inside))
+    bare = tuple(dict.fromkeys(children(e)[0] if is_finite(e) else e for e in moving))
+    inside = [r for e in bare for r in reads(e)]
+    return bare if len(inside) == len(set(inside)) else tuple(dict.fromkeys(inside))

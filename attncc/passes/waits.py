@@ -41,7 +41,7 @@ def waits(cascade: Cascade, passes: Passes, edge: Edge) -> Wait:
         why = f"no update of a `{e.op}` of {show_expr(one_place(e.body))} is known as that changes"
         return Wait(f"which terms count depends on `{edge.read}`" if chosen else why, advice)
     term = _term(e, running)
-    moving = moving_reads(term, moving_parts(term, e.over, _followed(term, running), running))
+    moving = moving_reads(moving_parts(term, e.over, _followed(term, running), running))
     rank = separation_rank(term, frozenset(e.over), moving)
     return Wait(f"{show_expr(one_place(term))} does not separate in it{_said(rank)}", advice)
 
