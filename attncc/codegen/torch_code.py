@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import assert_never
 
-from attncc.codegen.code import ATOM, LOOSE, POWER, UNARY, Code, binary, spread, union
+from attncc.codegen.code import ATOM, LOOSE, UNARY, Code, binary, spread, union
 from attncc.codegen.spell import TORCH, TORCH_HELPERS
 from attncc.codegen.words import Words
 from attncc.ir.cascade import Apply, Choose, Expr, Index, Literal, Read, Reduce, Tensor, extent, kind
@@ -54,11 +54,11 @@ def code_of(e: Expr, k: Body) -> Code:
 
 
 NUMBERS = {
-    "min": "min({0}, {1})", "max": "max({0}, {1})", "sqrt": "math.sqrt({0})", "exp": "math.exp({0})",
-    "exp2": "2.0 ** ({0})", "log": "math.log({0})", "abs": "abs({0})", "floor": "math.floor({0})",
-    "tanh": "math.tanh({0})", "sin": "math.sin({0})", "cos": "math.cos({0})", "round": "round({0})",
+    "min": "min({0}, {1})", "max": "max({0}, {1})", "sqrt": "math.sqrt({0})", "log": "math.log({0})",
+    "abs": "abs({0})", "floor": "math.floor({0})", "round": "round({0})",
+    "tanh": "math.tanh({0})", "sin": "math.sin({0})", "cos": "math.cos({0})",
 }  # fmt: skip
-"""Functions of plain numbers."""
+"""Functions of plain numbers; of exponentials, Python makes an error where they overflow."""
 
 
 def _plain(e: Expr, k: Body) -> bool:
@@ -70,6 +70,8 @@ def _plain(e: Expr, k: Body) -> bool:
             return tensor in k.steps or (tensor.origin in ("scalar", "static") and tensor.kind != "float")
         case Apply("/", (a, b)):
             return positive(b) and _plain(a, k) and _plain(b, k)
+        case Apply("sqrt" | "log", (a,)):
+            return positive(a) and _plain(a, k)
         case Apply(op, args):
             return (op in NUMBERS or op in PYTHON) and all(_plain(a, k) for a in args)
         case Choose(condition, then, other):
@@ -123,7 +125,7 @@ def _apply(op: str, args: tuple[Expr, ...], k: Body) -> Code:
     e = Apply(op, args)
     parts = [code_of(a, k) for a in args]
     if _plain(e, k) and op in NUMBERS:
-        return Code(NUMBERS[op].format(*(p.text for p in parts)), POWER if op == "exp2" else ATOM)
+        return Code(NUMBERS[op].format(*(p.text for p in parts)), ATOM)
     parts = _alike(args, parts, k, always=FUNCTIONS[op].result == "float")
     axes = union(parts, k.axes)
     lead = any(p.lead for p in parts)

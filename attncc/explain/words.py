@@ -12,6 +12,7 @@ from attncc.ir.logic import times
 from attncc.ir.show import show_expr
 from attncc.passes.analyse import Passes
 from attncc.passes.online import Updater, before
+from attncc.passes.waits import waits as reason
 
 if TYPE_CHECKING:
     from attncc.explain.found import Explanation, Outline
@@ -42,7 +43,7 @@ def passes(said: Explanation) -> Iterator[str]:
     """Walks over every index, what waits for what, and what saved a walk."""
     for n, (stands, runs) in enumerate(zip(said.written, said.derived, strict=True)):
         yield f"Passes over {runs.index.name}: {stands.count} as written, {runs.count} as it runs."
-        yield from (f"  {line}" for line in waits(stands, runs))
+        yield from (f"  {line}" for line in waits(said, stands, runs))
         for rewrite in said.rewrites:
             (_, many), (_, few) = rewrite.before[n], rewrite.passes[n]
             if few < many:
@@ -50,10 +51,11 @@ def passes(said: Explanation) -> Iterator[str]:
     yield from followers(said.updaters)
 
 
-def waits(stands: Passes, runs: Passes) -> Iterator[str]:
-    """What has to wait for what to be complete: as it is written, and as it runs."""
+def waits(said: Explanation, stands: Passes, runs: Passes) -> Iterator[str]:
+    """What has to wait for what to be complete: as it is written, and as it runs, and why."""
     yield from (f"as written, {e.reader} waits for {e.read}" for e in stands.blocking)
-    yield from (f"still, {e.reader} waits for {e.read}" for e in runs.blocking)
+    for e in runs.blocking:
+        yield f"still, {e.reader} waits for {e.read}: {reason(said.streamed, runs, e).reason}"
 
 
 def followers(updaters: Mapping[str, Updater]) -> Iterator[str]:

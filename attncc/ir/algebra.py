@@ -71,7 +71,7 @@ RANK = 4
 class Comoving:
     """A term F(x, d) as the first of a basis B with B(x, d + step) = exp(growth * step) * W(step) * B(x, d).
 
-    `basis` are the others, `weights` the first row of W, polynomials in the steps.
+    `basis` are the others, `weights` the first row of W: polynomials in the steps, and rotations by them.
     """
 
     basis: tuple[Expr, ...]
@@ -84,7 +84,8 @@ def comoving(
     body: Expr, moving: tuple[Expr, ...], steps: tuple[Expr, ...], known: tuple[Expr, ...]
 ) -> Comoving | None:
     """The basis of a term that changes with `moving`, of `known` terms where they serve; None where there
-    is none of at most `RANK` functions which one exponential and polynomials move. `finite(m)` moves as `m`.
+    is none of at most `RANK` functions which one exponential, polynomials and rotations move. `finite(m)`
+    moves as `m`.
     """
     import sympy as sp
 
@@ -103,7 +104,7 @@ def comoving(
             slope = sp.diff(basis[n], symbol)
             row = _combination(slope, basis, sp)
             if row is None:
-                basis.append(_plainest(slope, basis, [x for _, x in others], sp))
+                basis += _joining(slope, basis, [x for _, x in others], sp)
                 row = _combination(slope, basis, sp)
             if row is None or len(basis) > RANK:
                 return None
@@ -113,13 +114,16 @@ def comoving(
     size = len(basis)
     matrices = [sp.Matrix([row + [0] * (size - len(row)) for row in matrix]) for matrix in rows]
     growth = [matrix.trace() / size for matrix in matrices]
-    shears = [matrix - g * sp.eye(size) for matrix, g in zip(matrices, growth, strict=True)]
-    commute = all(a * b == b * a for a in shears for b in shears)
-    if size == 1 or not commute or any(shear**size != sp.zeros(size) for shear in shears):
+    turns = [matrix - g * sp.eye(size) for matrix, g in zip(matrices, growth, strict=True)]
+    if size == 1 or any(a * b != b * a for a in turns for b in turns):
         return None
-    step = [sp.Symbol(f"step{n}") for n in range(len(d))]
-    shear = sum((s * m for s, m in zip(step, shears, strict=True)), sp.zeros(size))
-    moved = sum((shear**n / sp.factorial(n) for n in range(1, size)), sp.eye(size))
+    step = [sp.Symbol(f"step{n}", real=True) for n in range(len(d))]
+    moved = sp.eye(size)
+    for s, turn in zip(step, turns, strict=True):
+        motion = _motion(turn, s, sp)
+        if motion is None:
+            return None
+        moved = moved * motion
     back = {s: e for e, s in leaves.items()} | dict(zip(step, steps, strict=True))
     named = {x: e for e, x in others}
     try:
@@ -128,6 +132,21 @@ def comoving(
         return Comoving(found, tuple(_from_sympy(g, back, sp) for g in growth), weights)
     except _Beyond:
         return None
+
+
+def _motion(turn: Any, step: Any, sp: Any) -> Any:
+    """`exp(turn * step)` where it is made of polynomials and rotations; None where a part of it grows, or
+    where that is not proved.
+    """
+    size = turn.rows
+    if turn**size == sp.zeros(size):
+        return sum(((step * turn) ** n / sp.factorial(n) for n in range(1, size)), sp.eye(size))
+    if any(sp.re(root) != 0 for root in turn.eigenvals()):
+        return None
+    moved = (turn * step).exp().applyfunc(lambda x: sp.simplify(x.rewrite(sp.cos)))
+    rest = (moved.diff(step) - turn * moved).applyfunc(sp.simplify)
+    proved = rest == sp.zeros(size) and moved.subs(step, 0) == sp.eye(size)
+    return moved if proved and not moved.has(sp.I, sp.exp) else None
 
 
 def _convertible(e: Expr, leaves: Leaves, sp: Any) -> Any:
@@ -159,14 +178,18 @@ def _combination(x: Any, basis: list[Any], sp: Any) -> list[Any] | None:
     return rational if rest == 0 else None
 
 
-def _plainest(x: Any, basis: list[Any], known: list[Any], sp: Any) -> Any:
-    """What joins a basis for the sake of `x`: a known term if one does, or the shortest."""
-    for term in known:
-        if term not in basis and _combination(x, [*basis, term], sp) is not None:
-            return term
+def _joining(x: Any, basis: list[Any], known: list[Any], sp: Any) -> list[Any]:
+    """What joins a basis for the sake of `x`: known terms if they do, one or several, or the shortest."""
+    others = [term for term in known if term not in basis]
+    for term in others:
+        if _combination(x, [*basis, term], sp) is not None:
+            return [term]
+    row = _combination(x, [*basis, *others], sp) if others else None
+    if row is not None:
+        return [term for n, term in zip(row[len(basis) :], others, strict=True) if n != 0]
     shifted = [sp.factor_terms(x + n * b) for b in basis for n in (0, 1, -1, 2, -2)]
     best = min(shifted, key=lambda f: (f.count_ops(), str(f)))
-    return best.as_coeff_Mul()[1]
+    return [best.as_coeff_Mul()[1]]
 
 
 def _to_sympy(e: Expr, leaves: Leaves, sp: Any) -> Any:

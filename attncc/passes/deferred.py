@@ -53,7 +53,7 @@ class Apart:
 
 def deferred_factors(mantissa: Expr, waiting: Waiting) -> Apart:
     """The factors that leave a sum."""
-    found = _apart(mantissa, waiting)
+    found = apart(mantissa, waiting)
     if not waiting.blocks(found.kept):
         return found
     waits = frozenset(r for r in reads(found.kept) if waiting.leaves(r))
@@ -61,28 +61,28 @@ def deferred_factors(mantissa: Expr, waiting: Waiting) -> Apart:
     return found if split is None else replace(found, kept=split[0], up=(*found.up, split[1]))
 
 
-def _apart(x: Expr, waiting: Waiting) -> Apart:
+def apart(x: Expr, waiting: Waiting) -> Apart:
     """The factors that leave: of a product, and of a sum or a choice what both sides have."""
     if not waiting.blocks(x):
         return Apart(x)
     match x:
         case Apply("*", (a, b)):
-            first, second = _apart(a, waiting), _apart(b, waiting)
+            first, second = apart(a, waiting), apart(b, waiting)
             return Apart(times(first.kept, second.kept), first.up + second.up, first.down + second.down)
         case Apply("/", (a, b)):
-            first, second = _apart(a, waiting), _apart(b, waiting)
+            first, second = apart(a, waiting), apart(b, waiting)
             return Apart(over(first.kept, second.kept), first.up + second.down, first.down + second.up)
         case _ if waiting.leaves(x):
             return Apart(ONE, (x,))
         case Apply("neg", (a,)):
-            first = _apart(a, waiting)
+            first = apart(a, waiting)
             return replace(first, kept=Apply("neg", (first.kept,)))
         case Apply("+" | "-" as op, (a, b)):
-            first, second = _apart(a, waiting), _apart(b, waiting)
+            first, second = apart(a, waiting), apart(b, waiting)
             if first.loose == second.loose:
                 return replace(first, kept=Apply(op, (first.kept, second.kept)))
         case Choose(condition, a, b):
-            first, second = _apart(a, waiting), _apart(b, waiting)
+            first, second = apart(a, waiting), apart(b, waiting)
             if first.loose == second.loose or is_literal(b, 0):
                 return replace(first, kept=Choose(condition, first.kept, second.kept))
     return Apart(x)

@@ -2,19 +2,24 @@
 
     sum(k) (x[k] / l - c * y[k] / n) * V[k]   -->   sum(k) x[k] / l * V[k] - c * sum(k) y[k] / n * V[k]
 
-where `l` and `n` are reductions over `k`, and `c` is an input. What a term waits for leaves a sum of its own,
-never the common one, which would need a second pass. Terms that wait for the same follow it together; where
-one waits for nothing, as in `sum(k) (x[k] - m) * (x[k] - m)`, the small difference is not taken apart.
+    sum(k) (exp(x[k] - m) + exp(m - x[k])) * V[k]   -->
+    sum(k) exp(x[k] - m) * V[k] + sum(k) exp(m - x[k]) * V[k]
+
+where `l`, `m` and `n` are reductions over `k`, and `c` is an input. What a term waits for leaves a sum of its
+own, never the common one, which would need a second pass. Terms that wait for the same follow it together,
+but for exponentials that do so in different ways; where one waits for nothing, as in `sum(k) (x[k] - m) *
+(x[k] - m)`, the small difference is not taken apart.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from attncc.ir.cascade import Cascade, Equation, Expr, Index, Reduce, Tensor, children, free, reads, rebuild
 from attncc.ir.graph import recurrent
 from attncc.ir.logic import factors, product, quotient, terms, total
+from attncc.passes.scaled import Scales, scaled
 from attncc.passes.simplify import tidy
 
 Needs = Mapping[Tensor, frozenset[Reduce]]
@@ -54,10 +59,20 @@ def _apart(e: Expr, needs: Needs) -> Expr:
     (place,) = waiting
     signed = terms(up[place])
     asked = {waits(x) for _, x in signed}
-    if len(asked) < 2 or frozenset() in asked:
+    if frozenset() in asked or (len(asked) < 2 and not _unlike(signed, e, waits)):
         return e
     rest = up[:place] + up[place + 1 :]
     return total([(sign, _scaled(tidy(replace(e, body=quotient([x, *rest], down))))) for sign, x in signed])
+
+
+def _unlike(signed: list[tuple[int, Expr]], e: Reduce, waits: Callable[[Expr], frozenset[Reduce]]) -> bool:
+    """Whether terms are exponentials of which different factors would leave the sum."""
+    exponents = [terms(scaled(x, Scales()).exponent) for _, x in signed]
+    away = {
+        frozenset((s, x) for s, x in exponent if waits(x) and not free(x) & set(e.over))
+        for exponent in exponents
+    }
+    return len(away) > 1 and frozenset() not in away
 
 
 def _scaled(e: Expr) -> Expr:

@@ -2,8 +2,9 @@
 
 For `y = sum(k where c) F(x[k]; d)` with d another reduction over `k`, an updater h has h(F(x; d); d, d') =
 F(x; d') for every x, and distributes over the sum (theory §A.3, C1 and C2). For a sum these are the factors h
-= H(d') / H(d) of F = G(x) * H(d); for a maximum the terms of F = G(x) + H(d). Where the predicate of y does
-not imply that of d, a term of y could come before d has a value: no updater (theory §0.2).
+= H(d') / H(d) of F = G(x) * H(d); for an extreme the terms of F = G(x) + H(d), or the factors where H(d) is
+positive, so that the greatest term stays the greatest. Where the predicate of y does not imply that of d, a
+term of y could come before d has a value: no updater (theory §0.2).
 """
 
 from __future__ import annotations
@@ -40,19 +41,24 @@ from attncc.ir.logic import (
     times,
     total,
 )
+from attncc.ir.sign import positive
 from attncc.passes.analyse import Passes, analyse, walked
 from attncc.passes.scaled import Scales, scaled
 
 
 @dataclass(frozen=True)
 class Updater:
-    """`y' = y * factor` (a sum) or `y' = y + shift` (a maximum) when the tensors it follows go from `d_old`
-    to `d`; to a sum come `companion_old * factor`.
+    """`y' = y * correction + shift` when the tensors that y follows go from `d_old` to `d`, and to a sum
+    come `companion_old * factor`.
+
+    A sum has no shift. An extreme has a correction that is positive, or a shift, and of nothing it stays
+    what it is: infinite, whatever the correction.
     """
 
     follows: tuple[Tensor, ...]
     correction: Expr
     companions: tuple[tuple[Tensor, Expr], ...] = ()
+    shift: Expr = ZERO
 
 
 def before(tensor: Tensor) -> Tensor:
@@ -70,10 +76,24 @@ def passes_over(cascade: Cascade, index: Index) -> tuple[Passes, dict[str, Updat
         updater = updater_of(equation, beside)
         if updater is None or not awaited <= {t.name for t in updater.follows}:
             return False
+        if not _sustained(updater, beside, frozenset((equation.tensor,))):
+            return False
         found[equation.tensor.name] = updater
         return True
 
     return analyse(cascade, index, corrected), found
+
+
+def _sustained(updater: Updater, reductions: Mapping[Tensor, Reduce], seen: frozenset[Tensor]) -> bool:
+    """Whether all companions are of the same pass: they wait for nothing, or follow it, each with its own."""
+    for tensor, _ in updater.companions:
+        body = reductions[tensor]
+        if tensor in seen or not any(t in reductions for t in _tensors(body.body)):
+            continue
+        own = updater_of(Equation(tensor, body), reductions)
+        if own is None or not _sustained(own, reductions, seen | {tensor}):
+            return False
+    return True
 
 
 def updaters(cascade: Cascade) -> dict[str, Updater]:
@@ -92,7 +112,9 @@ def updater_of(equation: Equation, reductions: Mapping[Tensor, Reduce]) -> Updat
     follows = followed(equation, e, reductions)
     if not follows:
         return None
-    correction = _ratio(e, follows) if e.op == "sum" else _shift(e, follows)
+    if e.op != "sum" and (shift := _shift(e, follows)) is not None:
+        return Updater(follows, ONE, shift=shift)
+    correction = _ratio(e, follows, reductions)
     if correction is not None:
         return Updater(follows, correction)
     return _accompanied(e, follows, reductions) if e.op == "sum" else None
@@ -175,8 +197,12 @@ def _tensors(e: Expr) -> tuple[Tensor, ...]:
 
 
 def followed(equation: Equation, e: Reduce, reductions: Mapping[Tensor, Reduce]) -> tuple[Tensor, ...]:
-    """The reductions over its index that one reads; none where a term may come before they have a value."""
+    """The reductions over its index that one reads; none where a term may come before they have a value, or
+    where they say which terms there are.
+    """
     running = {t: r for t, r in reductions.items() if set(r.over) & set(e.over) and t != equation.tensor}
+    if any(t in running for t in _tensors(e.where)):
+        return ()
     follows = tuple(t for t in _tensors(e.body) if t in running)
     return follows if all(_implies(e.where, running[t].where) for t in follows) else ()
 
@@ -185,8 +211,8 @@ def _implies(strong: Expr, weak: Expr) -> bool:
     return set(conjuncts(weak)) <= set(conjuncts(strong))
 
 
-def _ratio(e: Reduce, follows: tuple[Tensor, ...]) -> Expr | None:
-    """H(d') / H(d), or None where F does not separate."""
+def _ratio(e: Reduce, follows: tuple[Tensor, ...], reductions: Mapping[Tensor, Reduce]) -> Expr | None:
+    """H(d') / H(d), or None where F does not separate; for an extreme, where H may not be positive."""
     form = scaled(e.body, Scales())
     up, down = factors(form.mantissa)
     loose_up, loose_down = _moving(up, e.over, follows), _moving(down, e.over, follows)
@@ -195,6 +221,8 @@ def _ratio(e: Reduce, follows: tuple[Tensor, ...]) -> Expr | None:
     rest = [x for x in (*up, *down) if x not in (*loose_up, *loose_down)]
     rest += [term for sign, term in signed if (sign, term) not in loose]
     if any(t in follows for x in rest for t in _tensors(x)):
+        return None
+    if e.op != "sum" and not all(positive(x, reductions) for x in (*loose_up, *loose_down)):
         return None
     past_up, past_down = ([_old(x, follows) for x in side] for side in (loose_up, loose_down))
     ratio = quotient([*loose_up, *past_down], [*loose_down, *past_up])

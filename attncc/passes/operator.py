@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from attncc.ir.cascade import (
     Apply,
     Cascade,
+    Choose,
     Equation,
     Expr,
     Index,
@@ -63,12 +64,12 @@ class State:
         old = _held(before(self.tensor))
         if self.updater is None:
             return old
-        if self.reduce.op != "sum":
-            return plus(old, self.updater.correction)
-        moved = times(old, self.updater.correction)
+        moved = plus(times(old, self.updater.correction), self.updater.shift)
         for companion, weight in self.updater.companions:
             moved = plus(moved, times(_held(before(companion)), weight))
-        return moved
+        if self.reduce.op == "sum":
+            return moved
+        return Choose(Apply("==", (old, self.identity)), self.identity, moved)  # of nothing it stays infinite
 
     def joined(self, a: Expr, b: Expr) -> Expr:
         """Two results over different terms as one."""

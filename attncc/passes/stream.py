@@ -10,7 +10,7 @@ Two rewrites, both exact, for every sum over `k`:
 
 * *deferral*: a factor that waits for a reduction over `k` and does not vary along `k` leaves the sum,
   `sum(k) d * x[k] --> d * sum(k) x[k]`, and meets it again in the epilogue. So does `exp(d)` out of `exp(x[k]
-  + d)` (`passes.deferred`).
+  + d)`, and out of an extreme a term, or a factor that is not negative (`passes.deferred`).
 * *stabiliser*: an exponent that varies along `k` is measured from its maximum over the same terms,
   `sum(k) exp(E) * G --> exp(m) * sum(k) exp(E - m) * G,  m = max(k) E`, and `exp(m)` meets the epilogue as a
   scale (`passes.scaled`, theory §0.3). It is the same text whether the pattern subtracted a maximum or not.
@@ -42,7 +42,9 @@ from attncc.ir.cascade import (
 )
 from attncc.ir.graph import recurrent
 from attncc.ir.logic import conjoin, conjuncts, factors, plus, quotient, terms, times, total
-from attncc.passes.deferred import Waiting, deferred_factors, deferred_terms
+from attncc.ir.sign import nonnegative
+from attncc.ops import REDUCTIONS
+from attncc.passes.deferred import Apart, Waiting, apart, deferred_factors, deferred_terms
 from attncc.passes.expand import Presence
 from attncc.passes.inside import Inside
 from attncc.passes.scaled import Scaled, Scales, bounded, raised, risky, scaled, settled, value
@@ -242,14 +244,26 @@ def _outside(held: Expr, up: list[Expr], down: list[Expr], made: _Made) -> Expr:
 
 
 def _extremum(equation: Equation, e: Reduce, made: _Made) -> Scaled:
-    where = settled(e.where, made.scales)
-    loose, rest = deferred_terms(settled(e.body, made.scales), Waiting(e, made.waits))
+    """Terms that wait leave it, and factors that are known not to be negative."""
+    where, body = settled(e.where, made.scales), settled(e.body, made.scales)
+    waiting = Waiting(e, made.waits)
+    away = apart(body, waiting)
+    if all(nonnegative(x, made.bodies) for side in away.loose for x in side):
+        body = away.kept
+    else:
+        away = Apart(body)
+    loose, rest = deferred_terms(body, waiting)
     inner = replace(e, where=where, body=_real(total(rest)))
-    if not loose:
+    if not loose and away.loose == ((), ()):
         return Scaled(inner)
     loose = [(sign, _present(x, ZERO, inner, made)) for sign, x in loose]
+    up, down = ([_present(x, ONE, inner, made) for x in side] for side in away.loose)
     held = _read(_named(f"{equation.tensor.name}_{e.op}", inner, equation, made))
-    return Scaled(plus(held, bounded(total(loose), made.scales, least=e.op == "min")))
+    whole = quotient([plus(held, bounded(total(loose), made.scales, least=e.op == "min")), *up], down)
+    if not up and not down:
+        return Scaled(whole)
+    nothing = number(REDUCTIONS[e.op].identity)
+    return Scaled(Choose(Apply("==", (held, nothing)), nothing, whole))
 
 
 def _present(x: Expr, nothing: Expr, e: Reduce, made: _Made) -> Expr:

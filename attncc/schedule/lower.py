@@ -263,7 +263,10 @@ def _kept(loop: Loop) -> tuple[Tensor, ...]:
     updaters = [s.updater for s in loop.states if s.updater is not None]
     wanted = {t for u in updaters for t, _ in u.companions}
     read = {
-        r.tensor for u in updaters for w in (u.correction, *(w for _, w in u.companions)) for r in reads(w)
+        r.tensor
+        for u in updaters
+        for w in (u.correction, u.shift, *(w for _, w in u.companions))
+        for r in reads(w)
     }
     sums = [s.equation.tensor for s in loop.states if s.reduce.op == "sum"]
     return tuple(t for t in sums if t in wanted or before(t) in read)
@@ -321,6 +324,8 @@ def _extremum(state: State, loop: Loop, block: Block) -> None:
     block.statements.append(Fold(best, e.op, loop.index, x))
     block.statements.append(Let(old, held))
     block.held[before(tensor)] = Read(old, old.indices)
+    if state.updater is not None:
+        _correction(state.updater.correction, block)
     more = times(Read(best, best.indices), scale)
     block.statements.append(Let(held.tensor, state.joined(value_of(state.carried, block), more)))
 

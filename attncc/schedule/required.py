@@ -6,12 +6,13 @@ from collections.abc import Iterator
 
 from attncc.diagnostics import Diagnostic, Label
 from attncc.ir.brief import one_place
-from attncc.ir.cascade import Apply, Cascade, Demand, Expr, Index, Reduce, extent
+from attncc.ir.cascade import Apply, Cascade, Demand, Expr, Index, extent
 from attncc.ir.show import show_expr
 from attncc.masks.band import Band
 from attncc.masks.intervals import at_most
-from attncc.passes.analyse import walked
+from attncc.passes.analyse import Passes, walked
 from attncc.passes.online import passes_over
+from attncc.passes.waits import waits
 from attncc.schedule.plan import Loop, Plan
 
 
@@ -23,20 +24,20 @@ def too_many_passes(cascade: Cascade) -> Iterator[Diagnostic]:
         for index in walked(cascade):
             passes, _ = passes_over(cascade, index)
             if index.name == demand.subject and demand.high is not None and passes.count > demand.high:
-                yield _too_many(cascade, demand, passes.count, [(e.read, e.reader) for e in passes.blocking])
+                yield _too_many(cascade, demand, passes)
 
 
-def _too_many(cascade: Cascade, demand: Demand, count: int, edges: list[tuple[str, str]]) -> Diagnostic:
-    k = demand.subject
+def _too_many(cascade: Cascade, demand: Demand, passes: Passes) -> Diagnostic:
+    k, count = demand.subject, passes.count
     message = f"{count} passes over `{k}`, where at most {demand.high:.0f} may be"
     labels = [Label(demand.span, "required here")]
-    for read, reader in edges:
-        equation = cascade.equation(reader)
-        body = equation.body.body if isinstance(equation.body, Reduce) else equation.body
-        term = show_expr(one_place(body))
-        labels.append(Label(equation.span, f"`{reader}` waits for `{read}`: {term} does not separate in it"))
-    waits = ", ".join(dict.fromkeys(f"`{read}`" for read, _ in edges))
-    help = f"take what depends on {waits} out of the reduction, or accept `require passes({k}) <= {count}`"
+    advice: dict[str, None] = {}
+    for edge in passes.blocking:
+        wait = waits(cascade, passes, edge)
+        span = cascade.equation(edge.reader).span
+        labels.append(Label(span, f"`{edge.reader}` waits for `{edge.read}`: {wait.reason}"))
+        advice |= {wait.advice: None} if wait.advice else {}
+    help = ", or ".join([*advice, f"accept `require passes({k}) <= {count}`"])
     return Diagnostic("too-many-passes", message, tuple(labels), help)
 
 

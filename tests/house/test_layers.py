@@ -48,6 +48,7 @@ HOMES = {
     "lark": ("syntax/",),
     "networkx": ("ir/graph.py",),
     "sympy": ("ops.py", "ir/algebra.py"),
+    "mpmath": ("ir/rank.py",),
     "torch": ("runtime/", "verify/", "bench/", "doctor.py"),
     "triton": ("runtime/",),
     "click": ("cli/",),

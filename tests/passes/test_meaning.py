@@ -74,6 +74,10 @@ MOMENTS = {
     "skewness": "m[q] = mean(k) s[q,k]\n"
     "    u[q] = mean(k) (s[q,k] - m[q]) * (s[q,k] - m[q])\n"
     "    D[q] = (mean(k) (s[q,k] - m[q]) * (s[q,k] - m[q]) * (s[q,k] - m[q])) / (u[q] * sqrt(u[q]) + 0.001)",
+    "cosine": "m[q] = mean(k where k <= q) s[q,k]\n"
+    "    D[q] = sum(k where k <= q) (s[q,k] - m[q]) * cos(s[q,k] - m[q])",
+    "hyperbolic cosine": "m[q] = mean(k where k <= q) s[q,k]\n"
+    "    D[q] = sum(k where k <= q) (exp(s[q,k] - m[q]) + exp(m[q] - s[q,k])) / 2",
     "weighted moment": "m[q] = max(k where q - k < 3) s[q,k]\n"
     "    D[q] = sum(k where q - k < 3) exp(s[q,k] - m[q]) * (s[q,k] - m[q]) * (s[q,k] - m[q])",
 }
@@ -95,6 +99,34 @@ def test_moments_in_one_pass(name: str, offset: float) -> None:
     np.testing.assert_allclose(found, wanted, rtol=1e-12, atol=1e-12 * max(1.0, offset))
 
 
+EXTREMES = {
+    "the greatest weight": "D[q] = max(k where k <= q) softmax(k where k <= q) s[q,k]",
+    "the least weight": "D[q] = min(k where k <= q) softmax(k where k <= q) s[q,k]",
+    "the greatest part": "P[q,k] = softmax(k where k <= q) s[q,k]\n"
+    "    D[q] = max(k where k <= q) P[q,k] * K[k,0]",
+    "over a length": "r[q] = sqrt(sum(k where k <= q) s[q,k] * s[q,k])\n"
+    "    D[q] = max(k where k <= q) s[q,k] / r[q]",
+    "over a sum that may be 0": "r[q] = sum(k where k <= q) relu(s[q,k])\n    D[q] = max(k) s[q,k] / r[q]",
+}
+"""Extremes of terms with a factor that is still changing."""
+
+
+@pytest.mark.parametrize("name", EXTREMES)
+@pytest.mark.parametrize("size", [1.0, 100.0])
+@pytest.mark.parametrize("keys", [13, 5])
+def test_extremes_in_one_pass(name: str, size: float, keys: int) -> None:
+    """Also where rows see nothing, and where scores are large."""
+    text = (
+        "pattern extremes(Q[q,d], K[k,d]) -> D[q]:\n    align q to k\n"
+        f"    s[q,k] = sum(d) Q[q,d] * K[k,d]\n    {EXTREMES[name]}\n"
+    )
+    random = np.random.default_rng(0)
+    values = {"Q": size * random.normal(size=(9, 2)), "K": random.normal(size=(keys, 2))}
+    (plan,) = planned(meant(text), Source("", text)).kernels
+    assert len(plan.loops) == 1
+    same(kernel(text, values, TILE), results(meant(text), values))
+
+
 SEVERAL = {
     "above the mean": "m[q] = mean(k where k <= q) s[q,k]\n"
     "    D[q] = sum(k where k <= q) relu(s[q,k] - m[q]) * K[k,0]",
@@ -102,6 +134,8 @@ SEVERAL = {
     "    D[q] = sum(k) (softmax(k where k <= q and q - k < 4) (3 * P[q,k])) * K[k,0]",
     "near the maximum": "m[q] = max(k) s[q,k]\n"
     "    D[q] = sum(k) (softmax(k where s[q,k] > m[q] - 1) s[q,k]) * K[k,0]",
+    "the spread above the mean": "m[q] = mean(k) s[q,k]\n"
+    "    D[q] = sum(k where s[q,k] >= m[q]) (s[q,k] - m[q]) * (s[q,k] - m[q])",
     "by what is seen": "n[q] = log(sum(k where k <= q) 1)\n"
     "    D[q] = sum(k where k <= q) sigmoid(s[q,k] - n[q]) * K[k,0]",
     "three times": "m[q] = mean(k) s[q,k]\n"
