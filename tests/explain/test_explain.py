@@ -45,7 +45,7 @@ def test_what_a_two_pass_kernel_does() -> None:
     said = explained("lssar")
     (kernel,) = said["kernels"]
     assert [walk["index"] for walk in kernel["walks"]] == ["k", "k"]
-    assert [walk["state"] for walk in kernel["walks"]] == [["P_sum[q]"], ["O_sum[q,e]", "O_sum2[q]"]]
+    assert [walk["state"] for walk in kernel["walks"]] == [["P_sum[q]"], ["O_sum2[q]", "O_sum[q,e]"]]
     assert (kernel["rows"], kernel["reads"], kernel["writes"]) == ("q", ["Q", "K", "V"], ["O"])
     assert said["passes"] == {"k": 2}
     # two products of scores and one with values, 128 features, at the cells of a triangle

@@ -134,4 +134,4 @@ def test_what_an_earlier_walk_has_completed_does_not_move() -> None:
     first, second = explain(meaning(Source("p", text)), 9).operators
     assert [rule.merge for rule in first.rules] == ["A_sum = A_sum_a + A_sum_b"]
     (rule,) = second.rules
-    assert rule.merge == "O[e] = O_a[e] + O_b[e]" and " / A_sum - 1)" in rule.update
+    assert rule.merge == "O[e] = O_a[e] + O_b[e]" and " / A_sum[q] - 1)" in rule.update
