@@ -29,7 +29,6 @@ REFUSED = {
     "neighborhood2d": "plan-walk",
     "kronecker": "plan-walk",
     "pointer": "plan-rows",
-    "music": "plan-contraction",
 }
 """Patterns without kernels, and the rule that says so."""
 

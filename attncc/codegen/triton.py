@@ -15,6 +15,7 @@ from attncc.codegen.words import Words
 from attncc.ir.cascade import Expr, Index, Read, Tensor
 from attncc.schedule.loops import (
     Dot,
+    Each,
     Edge,
     Fill,
     Fold,
@@ -135,6 +136,9 @@ def _statement(s: Statement, k: Body) -> Iterator[str]:
             raise AssertionError("an edge stands in a walk only")
         case Walk():
             yield from _walk(s, k)
+        case Each(at, index, body):
+            yield f"for {w.position(at)} in tl.range(0, {w.extent(index)}):"
+            yield from (f"{INDENT}{line}" for line in _block(body, k))
         case Store(output, value):
             yield from _store(output, value, k)
         case _:

@@ -193,9 +193,12 @@ def pointer(
                 tests.append(f"({placed(w.position(at), at, axes).text} < {w.extent(at)})")
             continue
         code = code_of(at, k)
-        if code.axes:
-            wide = along(Code(f"({code.text}).to(tl.int64)", ATOM, code.axes), axes, k)
-            near.append(f"{wide.text} * {stride}")
+        if isinstance(at, Index) and k.program.each.get(at) == index:
+            wide = "" if index.role == "feature" else ".to(tl.int64)"
+            far.append(f"{code.text}{wide} * {stride}")
+        elif code.axes:
+            far_wide = along(Code(f"({code.text}).to(tl.int64)", ATOM, code.axes), axes, k)
+            near.append(f"{far_wide.text} * {stride}")
             spot = along(code, axes, k).within(COMPARISON - 1)
             tests += [f"({spot} >= 0)", f"({spot} < {w.extent(index)})"]
         elif isinstance(at, Literal):

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from attncc.ir.cascade import Expr, Index, Read, Tensor, walk
-from attncc.schedule.loops import Dot, Edge, Fill, Fold, Let, Load, Program, Statement, Walk
+from attncc.schedule.loops import Dot, Each, Edge, Fill, Fold, Let, Load, Program, Statement, Walk
 from attncc.schedule.tiles import SHARED, Tile, Tiles, candidates, nearest, padded
 
 REGISTERS = 250
@@ -125,6 +125,11 @@ def _steps(body: tuple[Statement, ...]) -> Iterator[tuple[Tensor | None, tuple[T
             case Dot(target, left, right, _, start):
                 yield target, (*_read(left), *_read(right), *(_read(start) if start is not None else ()))
             case Edge(inner):
+                yield from _steps(inner)
+            case Fill(target):
+                yield target, ()
+            case Each(body=inner):
+                yield from ((s.target, ()) for s in inner if isinstance(s, Load))
                 yield from _steps(inner)
             case _:
                 pass

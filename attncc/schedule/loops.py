@@ -91,6 +91,17 @@ class Walk:
 
 
 @dataclass(frozen=True)
+class Each:
+    """What is done at every position of an index, one after the other; in it, the position is the number
+    `at`.
+    """
+
+    at: Index
+    index: Index
+    body: tuple[Statement, ...]
+
+
+@dataclass(frozen=True)
 class Store:
     """A row tile of an output, in the output's own order of indices."""
 
@@ -98,7 +109,7 @@ class Store:
     value: Expr
 
 
-Statement: TypeAlias = Note | Load | Let | Dot | Fold | Fill | Edge | Walk | Store
+Statement: TypeAlias = Note | Load | Let | Dot | Fold | Fill | Edge | Walk | Each | Store
 
 
 @dataclass(frozen=True)
@@ -118,6 +129,11 @@ class Program:
         return next(t for t in self.inputs if t.kind == "float")
 
     @cached_property
+    def each(self) -> dict[Index, Index]:
+        """Positions that are numbers, and the index that each of them runs along."""
+        return {s.at: s.index for s in statements(self.body) if isinstance(s, Each)}
+
+    @cached_property
     def features(self) -> tuple[Index, ...]:
         """Feature indices of tiles, by name."""
         found = {i for s in statements(self.body) for i in _indices(s) if i.role == "feature"}
@@ -128,7 +144,7 @@ def statements(body: Iterable[Statement]) -> Iterator[Statement]:
     """All statements of a loop tree, those inside loops too."""
     for s in body:
         yield s
-        if isinstance(s, Walk | Edge):
+        if isinstance(s, Walk | Edge | Each):
             yield from statements(s.body)
 
 

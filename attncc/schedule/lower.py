@@ -8,10 +8,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from attncc.diagnostics import Diagnostic, Label
-from attncc.ir.brief import brief, one_place
+from attncc.ir.brief import one_place
 from attncc.ir.cascade import (
     ONE,
-    TRUE,
     ZERO,
     Apply,
     Cascade,
@@ -27,11 +26,12 @@ from attncc.ir.cascade import (
     number,
     reads,
 )
-from attncc.ir.logic import conjoin, conjuncts, factors, plus, product, quotient, times
+from attncc.ir.logic import conjoin, factors, plus, product, quotient, times
 from attncc.ir.show import show_expr
 from attncc.ops import REDUCTIONS
 from attncc.passes.online import before
 from attncc.schedule.block import Block, let, name_of, positive, value_of
+from attncc.schedule.contract import note, operand, operands, reduced
 from attncc.schedule.loops import Dot, Edge, Fill, Fold, Let, Note, Program, Statement, Store, Walk
 from attncc.schedule.plan import REFERENCE, Kernel, Loop, Refused
 from attncc.schedule.stages import State
@@ -71,14 +71,10 @@ def _indices(equation: Equation) -> set[Index]:
 def _define(equation: Equation, block: Block, kernel: Kernel) -> None:
     """An equation outside the running states: its value is held, as a formula where that costs nothing."""
     match equation.body:
-        case Reduce() as e if _is_product(e, equation, block):
-            block.held[equation.tensor] = _contract(equation, e, block)
-            return
-    block.statements.append(Note(_note(equation)))
-    match equation.body:
         case Reduce() as e:
-            block.held[equation.tensor] = _fold_features(equation, e, block)
+            block.held[equation.tensor] = reduced(equation, e, block)
         case body:
+            block.statements.append(Note(note(equation)))
             value = value_of(body, block)
             last = block.statements[-1]
             if isinstance(last, Let) and isinstance(value, Read) and last.target == value.tensor:
@@ -96,108 +92,6 @@ def _define(equation: Equation, block: Block, kernel: Kernel) -> None:
             block.held[equation.tensor] = Read(target, target.indices)
 
 
-def _note(equation: Equation) -> str:
-    """The equation at one place of the batch, its predicate called by the name under which it is computed."""
-    match equation.body:
-        case Reduce(over=over, where=where) if where != TRUE and any(i.role == "sequence" for i in over):
-            return brief(equation, {where: "seen"})
-        case _:
-            return brief(equation)
-
-
-def _is_product(e: Reduce, equation: Equation, block: Block) -> bool:
-    """Whether a sum over features at every row and column is a matrix product."""
-    pair = [i for i in equation.tensor.indices if i in block.axes]
-    return e.op == "sum" and len(pair) == 2 and all(i.role == "sequence" for i in pair)
-
-
-def _contract(equation: Equation, e: Reduce, block: Block) -> Expr:
-    """`sum(d) row[q,d] * column[k,d] * rest[q,k]` as a matrix product, times the rest."""
-    name = equation.tensor.name
-    left, right, rest = _operands(equation, e, block)
-    a, b = _operand(left, f"{name}_row", block), _operand(right, f"{name}_column", block)
-    up, down = factors(rest)
-    said = equation
-    if (a, b) != (left, right):
-        said = replace(equation, body=replace(e, where=TRUE, body=quotient([a, b, *up], down)))
-    block.statements.append(Note(_note(said)))
-    target = replace(block.local(name, e.body, _row_and_column(equation, block)), kind="float")
-    block.statements.append(Dot(target, value_of(a, block), value_of(b, block), e.over[0], None))
-    scale = quotient([value_of(f, block) for f in up], [value_of(f, block) for f in down])
-    return times(Read(target, target.indices), scale) if scale != ONE else Read(target, target.indices)
-
-
-def _row_and_column(equation: Equation, block: Block) -> tuple[Index, Index]:
-    row, column = sorted((i for i in equation.tensor.indices if i.role == "sequence"), key=block.axes.index)
-    return row, column
-
-
-def _operands(equation: Equation, e: Reduce, block: Block) -> tuple[Expr, Expr, Expr]:
-    """What a contraction multiplies: what has rows and the feature, columns and the feature, and the rest."""
-    if len(e.over) != 1:
-        raise _refused(equation, "a contraction is over one feature index")
-    # said by the author, or the reads that have a value
-    if partly := [part for part in conjuncts(e.where) if free(part) - set(e.over)]:
-        terms = f"these are there only where `{show_expr(conjoin(partly))}`"
-        raise _refused(equation, f"a matrix product sums terms that are all there, and {terms}")
-    row, column = _row_and_column(equation, block)
-    up, down = factors(e.body)
-    above, below = (_sides(parts, row, column, e.over[0], equation) for parts in (up, down))
-    left, right, rest = (quotient(a, b) for a, b in zip(above, below, strict=True))
-    return (left if e.where == TRUE else Choose(e.where, left, number(0.0))), right, rest
-
-
-def _operand(e: Expr, name: str, block: Block) -> Expr:
-    """An operand of a matrix product; what is more than an input is computed once, and has a name."""
-    if isinstance(e, Read) or not free(e) & set(block.axes):
-        return e
-    held = block.find(e)
-    if held is not None:
-        return held
-    target = replace(block.local(name, e), kind="float")
-    block.statements.append(Note(brief(Equation(target, e))))
-    block.statements.append(Let(target, value_of(e, block)))
-    block.held[e] = block.held[target] = Read(target, target.indices)
-    return block.held[e]
-
-
-def _sides(
-    parts: list[Expr], row: Index, column: Index, feature: Index, equation: Equation
-) -> tuple[list[Expr], list[Expr], list[Expr]]:
-    left: list[Expr] = []
-    right: list[Expr] = []
-    rest: list[Expr] = []
-    for part in parts:
-        loose = free(part)
-        if feature not in loose:
-            rest.append(part)
-        elif row in loose and column in loose:
-            raise _refused(
-                equation, "a factor depends on row, column and feature at once: not a matrix product"
-            )
-        else:
-            (right if column in loose else left).append(part)
-    return left, right, rest
-
-
-def _refused(equation: Equation, rule: str) -> Refused:
-    message = f"no kernel plan for `{equation.tensor.name}`: {rule}"
-    label = Label(equation.span, "contracted here")
-    return Refused(Diagnostic("plan-contraction", message, (label,), REFERENCE))
-
-
-def _fold_features(equation: Equation, e: Reduce, block: Block) -> Expr:
-    if len(e.over) != 1:
-        raise _refused(equation, "a fold is over one feature index")
-    value = value_of(e.body, block)
-    if e.where != TRUE:
-        value = Choose(value_of(e.where, block), value, number(REDUCTIONS[e.op].identity))
-    indices = tuple(i for i in block.axes if i in equation.tensor.indices)
-    target = block.local(equation.tensor.name, e.body, indices)
-    block.statements.append(Fold(target, e.op, e.over[0], value))
-    return Read(target, target.indices)
-
-
 # ---- loops -------------------------------------------------------------------------------------
 
 
@@ -206,14 +100,14 @@ def _lower_loop(loop: Loop, block: Block, kernel: Kernel) -> None:
         identity = REDUCTIONS[state.reduce.op].identity
         indices = tuple(i for i in block.axes if i in state.equation.tensor.indices)
         target = replace(block.local(state.equation.tensor.name, ZERO, indices), kind="float")
-        block.statements.append(Note(f"state of {_note(state.equation)}"))
+        block.statements.append(Note(f"state of {note(state.equation)}"))
         block.statements.append(Fill(target, number(float(identity))))
         block.held[state.equation.tensor] = Read(target, target.indices)
     for row in _row_reads(loop, kernel.rows):
         value_of(row, block)
     for equation in loop.tiles:
         match equation.body:
-            case Reduce() as e if _is_product(e, equation, block):
+            case Reduce() as e:
                 _before(equation, e, loop, block)
     body = _tile(loop, block, kernel)
     block.statements.append(Walk(loop.index, loop.bands, loop.uniform, body))
@@ -229,9 +123,9 @@ def _row_reads(loop: Loop, rows: Index) -> tuple[Read, ...]:
 
 def _before(equation: Equation, e: Reduce, loop: Loop, block: Block) -> None:
     """What a contraction takes at its rows alone, once before the loop."""
-    left, _, _ = _operands(equation, e, block)
-    if loop.index not in free(left):
-        _operand(left, f"{equation.tensor.name}_row", block)
+    found = operands(equation, e, block)
+    if found is not None and loop.index not in free(found[0]):
+        operand(found[0], f"{equation.tensor.name}_row", block)
 
 
 def _tile(loop: Loop, outer: Block, kernel: Kernel) -> tuple[Statement, ...]:
@@ -246,7 +140,7 @@ def _tile(loop: Loop, outer: Block, kernel: Kernel) -> tuple[Statement, ...]:
     for equation in loop.tiles:
         _define(equation, block, kernel)
     for state in loop.states:
-        block.statements.append(Note(_note(state.equation)))
+        block.statements.append(Note(note(state.equation)))
         block.where = state.reduce.where
         if state.reduce.op == "sum":
             _accumulate(state, loop, block)
@@ -347,6 +241,12 @@ def _accumulate(state: State, loop: Loop, block: Block) -> None:
     weight = _masked(weight, e.where, loop, block)
     right = value_of(product(values), block)
     block.statements.append(Dot(held.tensor, weight, right, loop.index, start))
+
+
+def _refused(equation: Equation, rule: str) -> Refused:
+    message = f"no kernel plan for `{equation.tensor.name}`: {rule}"
+    label = Label(equation.span, "contracted here")
+    return Refused(Diagnostic("plan-contraction", message, (label,), REFERENCE))
 
 
 def _correction(correction: Expr, block: Block) -> Expr:

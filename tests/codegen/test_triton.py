@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.shapes import KERNELS, MANY, MORE
+from tests.shapes import FOLDED, KERNELS, MANY, MORE
 
 
 @pytest.mark.parametrize("name", [*KERNELS, *MORE])
@@ -19,7 +19,7 @@ def test_interpreted(name: str, root: Path) -> None:
     )
     assert done.returncode == 0, done.stderr[-3000:]
     lines = done.stdout.splitlines()
-    assert len(lines) == (24 if name in KERNELS[:MANY] else 12), done.stdout
+    assert len(lines) == (8 if name in FOLDED else 24 if name in KERNELS[:MANY] else 12), done.stdout
     wrong = [line for line in lines if not float(line.split()[0]) <= 1]
     assert not wrong, "\n".join(wrong)
 
