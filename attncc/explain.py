@@ -123,7 +123,8 @@ class Explanation:
                 lines.append(f"  + {show_expr(one_place(moved))}")
         if self.plan is None:
             return "\n".join([*lines, "", f"No kernel: {self.refused}", ""])
-        lines.append(f"State of a row: {', '.join(_named(t) for t in _states(self.plan))}.")
+        if states := _states(self.plan):
+            lines.append(f"State of a row: {', '.join(map(_named, states))}.")
         lines += ["", *self._tiles(), ""]
         return "\n".join(lines)
 
@@ -213,7 +214,11 @@ def _rewrites(
 def _outline(kernel: Kernel) -> dict[str, Any]:
     """What a kernel reads and writes, and its walks."""
     walks = [
-        {"index": loop.index.name, "state": [_named(s.equation.tensor) for s in loop.states]}
+        {
+            "index": loop.index.name,
+            "state": [_named(s.equation.tensor) for s in loop.states],
+            "stored": [t.name for t in loop.stored],
+        }
         for loop in kernel.loops
     ]
     used = (r.tensor for e in _equations(kernel) for r in reads(e.body))

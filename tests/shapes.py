@@ -40,6 +40,7 @@ KERNELS = (
     "positional",
     "evoformer",
     "music",
+    "pointer",
 )
 """Patterns that must have kernels."""
 
@@ -49,13 +50,26 @@ MANY = KERNELS.index("lssa")
 MORE = ("s2", "lightning", "retnet", "based", "based_window")
 """References that have a kernel too, as their quadratic form is one."""
 
-FOLDED = ("music",)
+FOLDED = ("music", "pointer")
 """Those that fold features at every cell, one after the other."""
+
+PLAIN = ("pointer",)
+"""Those that multiply no matrices."""
 
 UNBOUNDED = ("lssar",)
 """Kernels whose weights, powers here, pass what float16 holds: in other precisions only."""
 
-AHEAD = ("dense", "cross", "sigmoid", "neighborhood1d", "prefix_lm", "palm", "positional", "evoformer")
+AHEAD = (
+    "dense",
+    "cross",
+    "sigmoid",
+    "neighborhood1d",
+    "prefix_lm",
+    "palm",
+    "positional",
+    "evoformer",
+    "pointer",
+)
 """Those whose queries see later keys."""
 
 PAIRING = ("rope",)

@@ -127,8 +127,9 @@ def _statement(s: Statement, k: Body) -> Iterator[str]:
             yield from (f"{INDENT}{line}" for line in _block(body, k))
         case Walk():
             yield from _walk(s, k)
-        case Each(at, index, body):
-            yield f"for {w.position(at)} in range({w.extent(index)}):"
+        case Each(at, _, body, begin, end, step):
+            bounds = [code_of(begin, k).text, code_of(end, k).text, *([f"{step}"] if step > 1 else [])]
+            yield f"for {w.position(at)} in range({', '.join(bounds)}):"
             yield from (f"{INDENT}{line}" for line in _block(body, k))
         case Store(output, value):
             yield _store(output, value, k)

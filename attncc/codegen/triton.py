@@ -136,8 +136,9 @@ def _statement(s: Statement, k: Body) -> Iterator[str]:
             raise AssertionError("an edge stands in a walk only")
         case Walk():
             yield from _walk(s, k)
-        case Each(at, index, body):
-            yield f"for {w.position(at)} in tl.range(0, {w.extent(index)}):"
+        case Each(at, _, body, begin, end, step):
+            bounds = [code_of(begin, k).text, code_of(end, k).text, *([f"{step}"] if step > 1 else [])]
+            yield f"for {w.position(at)} in tl.range({', '.join(bounds)}):"
             yield from (f"{INDENT}{line}" for line in _block(body, k))
         case Store(output, value):
             yield from _store(output, value, k)

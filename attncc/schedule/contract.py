@@ -16,6 +16,7 @@ from attncc.diagnostics import Diagnostic, Label
 from attncc.ir.brief import brief, one_place
 from attncc.ir.cascade import (
     TRUE,
+    ZERO,
     Apply,
     Choose,
     Equation,
@@ -23,6 +24,8 @@ from attncc.ir.cascade import (
     Index,
     Read,
     Reduce,
+    Tensor,
+    extent,
     free,
     number,
     reads,
@@ -39,14 +42,23 @@ Operands: TypeAlias = tuple[Expr, Expr, Expr]
 """What a matrix product multiplies: what has rows and the feature, columns and the feature, and the rest."""
 
 
+RUN = 8
+"""Terms of a fold that are added up before they meet the others: so a sum loses fewer digits."""
+
+
 def reduced(equation: Equation, e: Reduce, block: Block) -> Expr:
     """The value of a reduction over features; what computes it is added to the block."""
     found = operands(equation, e, block)
     if found is not None:
         return _contract(equation, e, found, block)
-    if len(_pair(equation, block)) == 2:
+    if at_cells(equation, e, block):
         return _fold_cells(equation, e, block)
     return _fold_tile(equation, e, block)
+
+
+def at_cells(equation: Equation, e: Reduce, block: Block) -> bool:
+    """Whether a reduction is a fold at every cell of a tile."""
+    return len(_pair(equation, block)) == 2 and operands(equation, e, block) is None
 
 
 def note(equation: Equation) -> str:
@@ -185,20 +197,33 @@ def _fold_cells(equation: Equation, e: Reduce, block: Block) -> Expr:
     _fixed(e, block)
     block.statements.append(Note(note(equation)))
     target = replace(block.local(equation.tensor.name, e.body, _pair(equation, block)), kind="float")
-    held = Read(target, target.indices)
     at = {i: replace(i, name=f"{i.name}_at") for i in e.over}
     places: dict[Index, Expr] = dict(at)
     inner = Block(block.axes, block)
     value = value_of(substitute(e.body, places), inner)
     if terms:
         value = Choose(value_of(substitute(conjoin(terms), places), inner), value, number(identity))
-    inner.statements.append(Let(target, Apply("+" if e.op == "sum" else e.op, (held, value))))
-    body: tuple[Statement, ...] = tuple(inner.statements)
-    for index in reversed(e.over):
-        body = (Each(at[index], index, body),)
-    block.statements += [Fill(target, number(identity)), *body]
+    part = replace(target, name=f"{target.name}_part") if e.op == "sum" else target
+    body: tuple[Statement, ...] = (*inner.statements, _joined(e.op, part, value))
+    for index in reversed(e.over[1:]):
+        body = (Each(at[index], index, body, ZERO, extent(index)),)
+    first = e.over[0]
+    block.statements.append(Fill(target, number(identity)))
+    if part == target:
+        block.statements.append(Each(at[first], first, body, ZERO, extent(first)))
+    else:
+        start = replace(first, name=f"{first.name}_run")
+        end = Apply("min", (Apply("+", (start, number(RUN))), extent(first)))
+        run = Each(at[first], first, body, start, end)
+        body = (Fill(part, number(identity)), run, _joined(e.op, target, Read(part, part.indices)))
+        block.statements.append(Each(start, first, body, ZERO, extent(first), RUN))
+    held = Read(target, target.indices)
     scale = quotient([value_of(f, block) for f in up], [value_of(f, block) for f in down])
     return _where(shared, times(held, scale), identity, block)
+
+
+def _joined(op: str, target: Tensor, value: Expr) -> Let:
+    return Let(target, Apply("+" if op == "sum" else op, (Read(target, target.indices), value)))
 
 
 def _fixed(e: Reduce, block: Block) -> None:

@@ -16,8 +16,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from attncc.ir.cascade import Expr, Index, Read, Tensor, walk
-from attncc.schedule.loops import Dot, Each, Edge, Fill, Fold, Let, Load, Program, Statement, Walk
+from attncc.schedule.loops import Dot, Each, Edge, Fill, Fold, Let, Load, Program, Statement, Walk, statements
 from attncc.schedule.tiles import SHARED, Tile, Tiles, candidates, nearest, padded
+
+EXACT = 4
+"""Bytes of an element whose products are exact."""
 
 REGISTERS = 250
 """Registers of a thread that an estimate may come to, of 255."""
@@ -82,12 +85,13 @@ def tiles_for(program: Program, target: str, width: int, extents: Mapping[str, i
 
     A kernel of several walks takes its smallest tile of scores: more programs share a multiprocessor, and one
     adds up while another multiplies (weights above a mean on an H100: 2.38 ms with 64 x 32, 3.06 with 128 x
-    128).
+    128). One without matrix products is bound by arithmetic, as exact products are, and has their tiles.
     """
     held = footprint(program, extents)
     widest = max((padded(extents[i.name]) for i in program.features), default=16)
-    found = candidates(nearest(target), width, widest, narrow)
-    if sum(isinstance(s, Walk) for s in program.body) > 1 and width == 2:
+    multiplies = any(isinstance(s, Dot) for s in statements(program.body))
+    found = candidates(nearest(target), width if multiplies else EXACT, widest, narrow)
+    if sum(isinstance(s, Walk) for s in program.body) > 1 and width == 2 and multiplies:
         found = tuple(sorted(found, key=lambda tile: tile.rows * tile.columns))
         found = tuple(tile for tile in found if tile.rows >= 64) or found
     return _fitting(found, held, nearest(target), width) if found else ()

@@ -92,13 +92,16 @@ class Walk:
 
 @dataclass(frozen=True)
 class Each:
-    """What is done at every position of an index, one after the other; in it, the position is the number
-    `at`.
+    """What is done at positions of an index, one after the other: from `begin` to before `end`, `step` apart.
+    In it, the position is the number `at`.
     """
 
     at: Index
     index: Index
     body: tuple[Statement, ...]
+    begin: Expr
+    end: Expr
+    step: int = 1
 
 
 @dataclass(frozen=True)
@@ -170,6 +173,8 @@ def expressions(body: Iterable[Statement]) -> Iterator[Expr]:
                 yield value
             case Dot(left=left, right=right, start=start):
                 yield from (left, right, *([] if start is None else [start]))
+            case Each(begin=begin, end=end):
+                yield from (begin, end)
             case Walk(bands=bands):
                 for band in bands:
                     yield from (bound.value for bound in (*band.lows, *band.highs))

@@ -5,6 +5,7 @@ A maximum over `c * x` with c > 0 is `c * max x`, so that the scale is applied o
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from attncc.diagnostics import Diagnostic, Label
@@ -31,7 +32,7 @@ from attncc.ir.show import show_expr
 from attncc.ops import REDUCTIONS
 from attncc.passes.online import before
 from attncc.schedule.block import Block, let, name_of, positive, value_of
-from attncc.schedule.contract import note, operand, operands, reduced
+from attncc.schedule.contract import at_cells, note, operand, operands, reduced
 from attncc.schedule.loops import Dot, Edge, Fill, Fold, Let, Note, Program, Statement, Store, Walk
 from attncc.schedule.plan import REFERENCE, Kernel, Loop, Refused
 from attncc.schedule.stages import State
@@ -51,13 +52,20 @@ def lower(kernel: Kernel, cascade: Cascade) -> Program:
         _lower_loop(loop, block, kernel)
     for equation in kernel.epilogue:
         _define(equation, block, kernel)
-    for output in kernel.writes:
-        held = block.find(next(e.tensor for e in cascade.equations if e.tensor.name == output.name))
-        assert held is not None, f"{output.name} is written but never computed"
-        block.statements.append(Store(output, held))
+    stored = {t.name for loop in kernel.loops for t in loop.stored}
+    _store([cascade.equation(t.name).tensor for t in kernel.writes if t.name not in stored], kernel, block)
     used = {r.tensor.name for e in cascade.equations for r in reads(e.body)}
     inputs = tuple(t for t in cascade.inputs if t.name in used and t.origin in ("input", "table"))
     return Program(kernel.name, kernel.rows, kernel.batch, inputs, kernel.writes, tuple(block.statements))
+
+
+def _store(tensors: Iterable[Tensor], kernel: Kernel, block: Block) -> None:
+    """What is written of a tile, each output in its own order of indices."""
+    outputs = {t.name: t for t in kernel.writes}
+    for tensor in tensors:
+        held = block.find(tensor)
+        assert held is not None, f"{tensor.name} is written but never computed"
+        block.statements.append(Store(outputs[tensor.name], held))
 
 
 def _indices(equation: Equation) -> set[Index]:
@@ -103,7 +111,7 @@ def _lower_loop(loop: Loop, block: Block, kernel: Kernel) -> None:
         block.statements.append(Note(f"state of {note(state.equation)}"))
         block.statements.append(Fill(target, number(float(identity))))
         block.held[state.equation.tensor] = Read(target, target.indices)
-    for row in _row_reads(loop, kernel.rows):
+    for row in _row_reads(loop, block):
         value_of(row, block)
     for equation in loop.tiles:
         match equation.body:
@@ -113,9 +121,10 @@ def _lower_loop(loop: Loop, block: Block, kernel: Kernel) -> None:
     block.statements.append(Walk(loop.index, loop.bands, loop.uniform, body))
 
 
-def _row_reads(loop: Loop, rows: Index) -> tuple[Read, ...]:
+def _row_reads(loop: Loop, block: Block) -> tuple[Read, ...]:
     """Inputs that the loop reads at its rows alone: loaded once, before it."""
-    bodies = [e.body for e in loop.tiles] + [s.equation.body for s in loop.states]
+    tiles = [e for e in loop.tiles if not (isinstance(e.body, Reduce) and at_cells(e, e.body, block))]
+    bodies = [e.body for e in (*tiles, *(s.equation for s in loop.states))]
     wheres = [x.where for x in bodies if isinstance(x, Reduce)]
     found = dict.fromkeys(r for x in (*bodies, *wheres) for r in reads(x))
     return tuple(r for r in found if r.tensor.origin in ("input", "table") and loop.index not in free(r))
@@ -139,6 +148,7 @@ def _tile(loop: Loop, outer: Block, kernel: Kernel) -> tuple[Statement, ...]:
         block.held[before(tensor)] = Read(old, old.indices)
     for equation in loop.tiles:
         _define(equation, block, kernel)
+    _store(loop.stored, kernel, block)
     for state in loop.states:
         block.statements.append(Note(note(state.equation)))
         block.where = state.reduce.where

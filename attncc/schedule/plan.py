@@ -50,7 +50,7 @@ class Loop:
     computed on each, `states` carried.
 
     `uniform` says that all states run over the same terms, so that there are tiles which none of them has to
-    test.
+    test. Where some of what is computed is `stored`, every tile is visited: the reach is all columns.
 
     The merge of two partial states is unordered: every state is a sum or an extremum with an updater.
     """
@@ -61,6 +61,7 @@ class Loop:
     bands: tuple[Band, ...]
     uniform: bool
     tiles: tuple[Equation, ...]
+    stored: tuple[Tensor, ...]
     states: tuple[State, ...]
 
     @property
@@ -109,7 +110,7 @@ def partition(cascade: Cascade) -> Plan:
     states = {t: i for t, i in walks.items() if i is not None}
     for equation in cascade.equations:
         _check_equation(equation, rows, batch, states)
-    prologue, walked, epilogue = stages(cascade, states, rows)
+    prologue, walked, epilogue = stages(cascade, states, _stored(cascade, rows), rows)
     loops = tuple(_loop(stage, rows, cascade) for stage in walked)
     kernel = Kernel(cascade.name, rows, batch, prologue, loops, epilogue, cascade.outputs)
     return Plan(cascade, (kernel,))
@@ -149,27 +150,36 @@ def _check_inputs(cascade: Cascade) -> None:
 
 
 def _rows(cascade: Cascade) -> Index:
-    """The one sequence index that every output is over."""
+    """The one sequence index that every output is over, alone or with one that is walked."""
     places = {i for t in cascade.outputs for i in t.indices if i.role == "batch"}
+    own = {t.name: [i for i in t.indices if i.role == "sequence"] for t in cascade.outputs}
+    reduced = {i for e in cascade.equations if isinstance(e.body, Reduce) for i in e.body.over}
+    shared = [i for i in own[cascade.outputs[0].name] if all(i in indices for indices in own.values())]
+    rows = next((i for i in shared if i not in reduced), shared[0] if shared else None)
     for tensor in cascade.outputs:
+        span = cascade.equation(tensor.name).span
         missing = (places | set(tensor.indices)) - set(cascade.equation(tensor.name).tensor.indices)
         if missing:
             names = ", ".join(f"`{i.name}`" for i in sorted(missing, key=lambda i: i.name))
             message = (
                 f"no kernel plan for `{tensor.name}`: the kernel's outputs are over {names}, and it is not"
             )
-            span = cascade.equation(tensor.name).span
             raise _refuse("plan-rows", message, span, "its rows are another kernel's", REFERENCE)
-        own = [i for i in tensor.indices if i.role == "sequence"]
-        first = [i for i in cascade.outputs[0].indices if i.role == "sequence"]
-        if len(own) != 1 or own != first:
-            names = ", ".join(f"`{i.name}`" for i in own) or "none"
+        if (rows is None and own[tensor.name] != own[cascade.outputs[0].name]) or not own[tensor.name]:
+            names = ", ".join(f"`{i.name}`" for i in own[tensor.name]) or "none"
             message = (
                 f"no kernel plan for `{tensor.name}`: outputs share one sequence index, this one has {names}"
             )
-            span = cascade.equation(tensor.name).span
             raise _refuse("plan-rows", message, span, "its rows are another kernel's", REFERENCE)
-    return next(i for i in cascade.outputs[0].indices if i.role == "sequence")
+    assert rows is not None, "outputs over the same sequence indices share one"
+    return rows
+
+
+def _stored(cascade: Cascade, rows: Index) -> dict[Tensor, Index]:
+    """What is written at every row and column, by the index of its columns."""
+    equations = (cascade.equation(t.name).tensor for t in cascade.outputs)
+    columns = {t: [i for i in t.indices if i.role == "sequence" and i != rows] for t in equations}
+    return {t: found[0] for t, found in columns.items() if found}
 
 
 def _at_grid(cascade: Cascade, batch: tuple[Index, ...]) -> Cascade:
@@ -253,14 +263,16 @@ def _check_equation(
 
 
 def _loop(stage: Stage, rows: Index, cascade: Cascade) -> Loop:
-    predicates = tuple(dict.fromkeys(s.reduce.where for s in stage.states))
+    predicates = tuple(
+        dict.fromkeys([*([TRUE] if stage.stored else []), *(s.reduce.where for s in stage.states)])
+    )
     uniform = len(predicates) == 1
     reach = predicates[0]
     for predicate in predicates[1:]:
         reach = _either(reach, predicate)
     sorted_tables = frozenset(d.subject for d in cascade.demands if d.name == "sorted")
     found = bands(reach, rows, stage.index, sorted_tables)
-    return Loop(stage.index, stage.rows, reach, found, uniform, stage.tiles, stage.states)
+    return Loop(stage.index, stage.rows, reach, found, uniform, stage.tiles, stage.stored, stage.states)
 
 
 def _either(a: Expr, b: Expr) -> Expr:

@@ -29,11 +29,14 @@ class State:
 
 @dataclass(frozen=True)
 class Stage:
-    """One walk: the rows computed before it, what is computed on its tiles, the reductions it completes."""
+    """One walk: the rows computed before it, what is computed on its tiles, and which of that is `stored`,
+    the reductions it completes.
+    """
 
     index: Index
     rows: tuple[Equation, ...]
     tiles: tuple[Equation, ...]
+    stored: tuple[Tensor, ...]
     states: tuple[State, ...]
 
 
@@ -42,15 +45,18 @@ Pass = tuple[Index, int]
 
 
 def stages(
-    cascade: Cascade, states: dict[Tensor, Index], rows: Index
+    cascade: Cascade, states: dict[Tensor, Index], stored: dict[Tensor, Index], rows: Index
 ) -> tuple[tuple[Equation, ...], tuple[Stage, ...], tuple[Equation, ...]]:
-    """The rows computed before all walks, the walks, and the rows computed after them."""
+    """The rows computed before all walks, the walks, and the rows computed after them.
+
+    What is `stored` at every row and column rides in the first walk for which all that it reads is complete.
+    """
     pass_of: dict[Tensor, Pass] = {}
     updaters: dict[str, Updater] = {}
-    for index in dict.fromkeys(states.values()):
+    for index in dict.fromkeys((*states.values(), *stored.values())):
         passes, found = passes_over(cascade, index)
         of = dict(passes.of)
-        pass_of |= {t: (index, of[t.name]) for t, i in states.items() if i == index}
+        pass_of |= {t: (index, of[t.name]) for t, i in (*states.items(), *stored.items()) if i == index}
         updaters |= found
     after = _after(cascade, pass_of)
     order = _order(pass_of, after)
@@ -64,13 +70,18 @@ def stages(
     wanted: set[Tensor] = set()
     for n, walk in reversed(list(enumerate(order))):
         own = [e for e in cascade.equations if pass_of.get(e.tensor) == walk]
+        kept = tuple(e.tensor for e in own if e.tensor in stored)
+        needed = {e.tensor for e in _needed(own, cascade)} | {*kept}
         tiles = tuple(
-            e for e in _needed(own, cascade) if walk[0] in e.tensor.indices and e.tensor not in pass_of
+            e
+            for e in cascade.equations
+            if e.tensor in needed and walk[0] in e.tensor.indices and e.tensor not in states
         )
         wanted |= {e.tensor for e in _needed([*own, *tiles], cascade)}
         between = (e for e in cascade.equations if is_row(e) and ready[e.tensor] == n > 0)
         before = tuple(e for e in between if e.tensor in wanted)
-        made.append(Stage(walk[0], before, tiles, tuple(State(e, updaters.get(e.tensor.name)) for e in own)))
+        running = tuple(State(e, updaters.get(e.tensor.name)) for e in own if e.tensor in states)
+        made.append(Stage(walk[0], before, tiles, kept, running))
     placed = {e.tensor for stage in made for e in stage.rows}
     first = tuple(e for e in cascade.equations if is_row(e) and ready[e.tensor] == 0)
     last = tuple(e for e in cascade.equations if is_row(e) and ready[e.tensor] and e.tensor not in placed)

@@ -208,7 +208,10 @@ def test_batches_keep_to_themselves(name: str) -> None:
     given = doubles(name, 90, 150)
     order = torch.tensor([1, 0])
     turned = {n: given[n][order] for n in along(name, "b")}
-    same(tiled(name)(**{**given, **turned}, outputs="O"), tiled(name)(**given, outputs="O")[order])
+    same(
+        tiled(name)(**{**given, **turned}, outputs=output(name)),
+        tiled(name)(**given, outputs=output(name))[order],
+    )
 
 
 @pytest.mark.parametrize(("name", "at"), [("window", 0), ("streaming", 4)])

@@ -82,8 +82,8 @@ KINDS = (torch.float16, torch.bfloat16, torch.float32)
 # tiles, warps and pipeline stages by the extents of features and the bytes of an element
 TILES = {
     (64, 64, 64, 2): {
-        "BLOCK_Q": 64, "BLOCK_K": 64, "BLOCK_D": 64, "BLOCK_E": 64,
-        "num_warps": 4, "num_stages": 3,
+        "BLOCK_Q": 64, "BLOCK_K": 32, "BLOCK_D": 64, "BLOCK_E": 64,
+        "num_warps": 4, "num_stages": 2,
     },
     (64, 64, 64, 4): {
         "BLOCK_Q": 32, "BLOCK_K": 32, "BLOCK_D": 64, "BLOCK_E": 64,
@@ -189,16 +189,21 @@ def music_kernel(
         # S_sum2[q,k] = sum(d where present) E[max(1 - |r|, min(k - (q + (|k| - |q|)), 0)) + |r| -
         #     1, d] * Q[q,d] / sqrt(|d|)
         S_sum2_qk = tl.full([BLOCK_Q, BLOCK_K], 0.0, tl.float32)
-        for d_at in tl.range(0, D):
-            E_qk = tl.load(
-                E_here + d_at * sE_d + (E_r_qk).to(tl.int64) * sE_r,
-                mask=(E_r_qk >= 0) & (E_r_qk < R),
-                other=0,
-            ).to(tl.float32)
-            Q2_q = tl.load(
-                Q_here + q0.to(tl.int64) * sQ_q + d_at * sQ_d + q_in * sQ_q, mask=(q < NQ), other=0
-            ).to(tl.float32)
-            S_sum2_qk = S_sum2_qk + E_qk * Q2_q[:, None]
+        for d_run in tl.range(0, D, 8):
+            S_sum2_part_qk = tl.full([BLOCK_Q, BLOCK_K], 0.0, tl.float32)
+            for d_at in tl.range(d_run, tl.minimum(d_run + 8, D)):
+                E_qk = tl.load(
+                    E_here + d_at * sE_d + (E_r_qk).to(tl.int64) * sE_r,
+                    mask=(E_r_qk >= 0) & (E_r_qk < R),
+                    other=0,
+                ).to(tl.float32)
+                Q2_q = tl.load(
+                    Q_here + q0.to(tl.int64) * sQ_q + d_at * sQ_d + q_in * sQ_q,
+                    mask=(q < NQ),
+                    other=0,
+                ).to(tl.float32)
+                S_sum2_part_qk = S_sum2_part_qk + E_qk * Q2_q[:, None]
+            S_sum2_qk = S_sum2_qk + S_sum2_part_qk
         S_sum2_seen_qk = tl.where(present_qk, S_sum2_qk * (1 / D ** 0.5), 0.0)
         # P_max[q] = max(k where seen) (S_sum[q,k] + S_sum2[q,k])
         exponent_qk = S_sum_seen_qk + S_sum2_seen_qk

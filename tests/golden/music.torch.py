@@ -199,10 +199,15 @@ def music(Q, K, V, E):
             # S_sum2[q,k] = sum(d where present) E[max(1 - |r|, min(k - (q + (|k| - |q|)), 0)) + |r|
             #     - 1, d] * Q[q,d] / sqrt(|d|)
             S_sum2_qk = torch.full([NB, NH, q1 - q0, k1 - k0], 0.0, device=device, dtype=kind)
-            for d_at in range(D):
-                E_qk = gather(E[:, :, d_at], h[..., None, None], E_r_qk).to(kind)
-                Q2_q = Q[:, :, :, d_at][:, :, q0:q1].to(kind)
-                S_sum2_qk = S_sum2_qk + E_qk * Q2_q[..., :, None]
+            for d_run in range(0, D, 8):
+                S_sum2_part_qk = torch.full(
+                    [NB, NH, q1 - q0, k1 - k0], 0.0, device=device, dtype=kind
+                )
+                for d_at in range(d_run, min(d_run + 8, D)):
+                    E_qk = gather(E[:, :, d_at], h[..., None, None], E_r_qk).to(kind)
+                    Q2_q = Q[:, :, :, d_at][:, :, q0:q1].to(kind)
+                    S_sum2_part_qk = S_sum2_part_qk + E_qk * Q2_q[..., :, None]
+                S_sum2_qk = S_sum2_qk + S_sum2_part_qk
             S_sum2_seen_qk = torch.where(present_qk, S_sum2_qk * (1 / math.sqrt(D)), 0.0)
             # P_max[q] = max(k where seen) (S_sum[q,k] + S_sum2[q,k])
             exponent_qk = S_sum_seen_qk + S_sum2_seen_qk
