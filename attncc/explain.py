@@ -179,7 +179,8 @@ def explain(
     if plan is not None:
         known = dict(cascade.defaults) | dict(numbers or {})
         read = [*(loop.reach for loop in _loops(plan)), *(size for _, size in cascade.lengths)]
-        depends = ", ".join(unknown(read, known))
+        turning = {f"`{loop.outer.name}`" for loop in _loops(plan) if loop.outer in free(loop.reach)}
+        depends = ", ".join([*unknown(read, known), *sorted(turning)])
         if not depends:
             tiles, flops = work(plan, environment(cascade, length, known), tile)
     sizes = {i.name: {"sequence": length, "feature": FEATURES, "batch": 1}[i.role] for i in _indices(cascade)}
@@ -268,8 +269,9 @@ def work(plan: Plan, env: Mapping[str, Any], tile: Tile) -> tuple[TileCounts, in
     total, flops = TileCounts(0, 0, 0, 0, 0), 0
     for kernel in plan.kernels:
         for loop in kernel.loops:
-            apart = [i for i in kernel.batch if i in free(loop.reach)]
-            alike = prod(env[f"|{i.name}|"] for i in kernel.batch if i not in apart)
+            places = (*kernel.batch, *([] if loop.outer is None else [loop.outer]))
+            apart = [i for i in places if i in free(loop.reach)]
+            alike = prod(env[f"|{i.name}|"] for i in places if i not in apart)
             for place in product(*(range(env[f"|{i.name}|"]) for i in apart)):
                 here = {**env, **{i.name: n for i, n in zip(apart, place, strict=True)}}
                 here |= {kernel.rows.name: 0, loop.index.name: 0}
@@ -294,7 +296,7 @@ def _products(loop: Loop, env: Mapping[str, Any]) -> int:
     found = sum(
         features(e.tensor.indices) * features(e.body.over)
         for e in loop.tiles
-        if isinstance(e.body, Reduce) and sum(i.role == "sequence" for i in e.tensor.indices) == 2
+        if isinstance(e.body, Reduce) and sum(i.role == "sequence" for i in e.tensor.indices) > 1
     )
     states = (s.equation.tensor.indices for s in loop.states)
     return 2 * (found + sum(features(own) for own in states if any(i.role == "feature" for i in own)))

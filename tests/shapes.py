@@ -41,6 +41,7 @@ KERNELS = (
     "evoformer",
     "music",
     "pointer",
+    "kronecker",
 )
 """Patterns that must have kernels."""
 
@@ -50,8 +51,8 @@ MANY = KERNELS.index("lssa")
 MORE = ("s2", "lightning", "retnet", "based", "based_window")
 """References that have a kernel too, as their quadratic form is one."""
 
-FOLDED = ("music", "pointer")
-"""Those that fold features at every cell, one after the other."""
+FOLDED = ("music", "pointer", "kronecker")
+"""Those that go through features, or through keys of a second kind, one after the other."""
 
 PLAIN = ("pointer",)
 """Those that multiply no matrices."""
@@ -59,17 +60,8 @@ PLAIN = ("pointer",)
 UNBOUNDED = ("lssar",)
 """Kernels whose weights, powers here, pass what float16 holds: in other precisions only."""
 
-AHEAD = (
-    "dense",
-    "cross",
-    "sigmoid",
-    "neighborhood1d",
-    "prefix_lm",
-    "palm",
-    "positional",
-    "evoformer",
-    "pointer",
-)
+AHEAD = ("dense", "cross", "sigmoid", "neighborhood1d", "prefix_lm", "palm", "positional", "evoformer")
+AHEAD = (*AHEAD, "pointer", "kronecker")
 """Those whose queries see later keys."""
 
 PAIRING = ("rope",)

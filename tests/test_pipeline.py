@@ -27,7 +27,6 @@ REFUSED = {
     "gated_delta": "plan-recurrence",
     "landmark": "plan-earlier-kernel",
     "neighborhood2d": "plan-walk",
-    "kronecker": "plan-walk",
 }
 """Patterns without kernels, and the rule that says so."""
 

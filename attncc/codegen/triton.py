@@ -26,6 +26,7 @@ from attncc.schedule.loops import (
     Statement,
     Store,
     Walk,
+    around,
     statements,
 )
 
@@ -75,8 +76,9 @@ def _raw(body: Iterable[Statement]) -> frozenset[str]:
 
 def _held(body: tuple[Statement, ...]) -> frozenset[str]:
     """Tiles computed before a walk of which it takes matrix products."""
-    before = {s.target.name for s in body if isinstance(s, Let) and len(s.target.indices) == 2}
-    dots = (d for s in body if isinstance(s, Walk) for d in statements(s.body) if isinstance(d, Dot))
+    whole = tuple(around(body))
+    before = {s.target.name for s in whole if isinstance(s, Let) and len(s.target.indices) == 2}
+    dots = (d for s in whole if isinstance(s, Walk) for d in statements(s.body) if isinstance(d, Dot))
     operands = (e for d in dots for e in (d.left, d.right))
     return frozenset(e.tensor.name for e in operands if isinstance(e, Read) and e.tensor.name in before)
 

@@ -197,7 +197,8 @@ def pointer(
             continue
         code = code_of(at, k)
         if isinstance(at, Index) and k.program.each.get(at) == index:
-            far.append(f"{code.text}{'' if index.role == 'feature' else '.to(tl.int64)'} * {stride}")
+            place = code.text if index.role == "feature" else f"tl.cast({code.text}, tl.int64)"
+            far.append(f"{place} * {stride}")
         elif code.axes:
             spots = along(Code(f"({code.text}).to(tl.int64)", ATOM, code.axes), axes, k)
             near.append(f"{spots.text} * {stride}")

@@ -16,7 +16,20 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from attncc.ir.cascade import Expr, Index, Read, Tensor, walk
-from attncc.schedule.loops import Dot, Each, Edge, Fill, Fold, Let, Load, Program, Statement, Walk, statements
+from attncc.schedule.loops import (
+    Dot,
+    Each,
+    Edge,
+    Fill,
+    Fold,
+    Let,
+    Load,
+    Program,
+    Statement,
+    Walk,
+    around,
+    statements,
+)
 from attncc.schedule.tiles import SHARED, Tile, Tiles, candidates, nearest, padded
 
 EXACT = 4
@@ -55,8 +68,9 @@ def footprint(program: Program, extents: Mapping[str, int]) -> Footprint:
     def computed(body: tuple[Statement, ...]) -> int:
         return sum(width(s.target) for s in body if isinstance(s, Let) and s.target.name not in states)
 
-    walks = [s for s in program.body if isinstance(s, Walk)]
-    before = program.body[: program.body.index(walks[0])] if walks else program.body
+    whole = tuple(around(program.body))
+    walks = [s for s in whole if isinstance(s, Walk)]
+    before = whole[: whole.index(walks[0])] if walks else whole
     return Footprint(
         states=sum(width(s.target) for s in program.body if isinstance(s, Fill)),
         rows=loaded(before),

@@ -151,6 +151,15 @@ def statements(body: Iterable[Statement]) -> Iterator[Statement]:
             yield from statements(s.body)
 
 
+def around(body: Iterable[Statement]) -> Iterator[Statement]:
+    """The statements around walks, and the walks, those done at every position of an index too."""
+    for s in body:
+        if isinstance(s, Each) and any(isinstance(x, Walk) for x in statements(s.body)):
+            yield from around(s.body)
+        else:
+            yield s
+
+
 def _indices(s: Statement) -> tuple[Index, ...]:
     match s:
         case Load(target) | Let(target) | Fill(target):

@@ -33,7 +33,7 @@ from attncc.ops import REDUCTIONS
 from attncc.passes.online import before
 from attncc.schedule.block import Block, let, name_of, positive, value_of
 from attncc.schedule.contract import at_cells, note, operand, operands, reduced
-from attncc.schedule.loops import Dot, Edge, Fill, Fold, Let, Note, Program, Statement, Store, Walk
+from attncc.schedule.loops import Dot, Each, Edge, Fill, Fold, Let, Note, Program, Statement, Store, Walk
 from attncc.schedule.plan import REFERENCE, Kernel, Loop, Refused
 from attncc.schedule.stages import State
 
@@ -111,8 +111,25 @@ def _lower_loop(loop: Loop, block: Block, kernel: Kernel) -> None:
         block.statements.append(Note(f"state of {note(state.equation)}"))
         block.statements.append(Fill(target, number(float(identity))))
         block.held[state.equation.tensor] = Read(target, target.indices)
-    for row in _row_reads(loop, block):
-        value_of(row, block)
+    for read in _reads_outside(loop, block):
+        if loop.outer not in free(read):
+            value_of(read, block)
+    if loop.outer is None:
+        _walk(loop, block, kernel)
+        return
+    here = Block(block.axes, block)
+    for read in _reads_outside(loop, here):
+        value_of(read, here)
+    _walk(loop, here, kernel)
+    place = loop.outer
+    block.statements.append(Each(place, place, tuple(here.statements), ZERO, extent(place)))
+
+
+def _walk(loop: Loop, block: Block, kernel: Kernel) -> None:
+    """The walk over an index, after what its tiles have in common."""
+    for equation in loop.tiles:
+        if loop.index not in equation.tensor.indices:
+            _define(equation, block, kernel)
     for equation in loop.tiles:
         match equation.body:
             case Reduce() as e:
@@ -121,8 +138,8 @@ def _lower_loop(loop: Loop, block: Block, kernel: Kernel) -> None:
     block.statements.append(Walk(loop.index, loop.bands, loop.uniform, body))
 
 
-def _row_reads(loop: Loop, block: Block) -> tuple[Read, ...]:
-    """Inputs that the loop reads at its rows alone: loaded once, before it."""
+def _reads_outside(loop: Loop, block: Block) -> tuple[Read, ...]:
+    """Inputs that the loop does not read along its index: loaded once, before it."""
     tiles = [e for e in loop.tiles if not (isinstance(e.body, Reduce) and at_cells(e, e.body, block))]
     bodies = [e.body for e in (*tiles, *(s.equation for s in loop.states))]
     wheres = [x.where for x in bodies if isinstance(x, Reduce)]
@@ -147,7 +164,8 @@ def _tile(loop: Loop, outer: Block, kernel: Kernel) -> tuple[Statement, ...]:
         block.statements.append(Let(old, held))
         block.held[before(tensor)] = Read(old, old.indices)
     for equation in loop.tiles:
-        _define(equation, block, kernel)
+        if loop.index in equation.tensor.indices:
+            _define(equation, block, kernel)
     _store(loop.stored, kernel, block)
     for state in loop.states:
         block.statements.append(Note(note(state.equation)))

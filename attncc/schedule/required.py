@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 from attncc.diagnostics import Diagnostic, Label
 from attncc.ir.brief import one_place
-from attncc.ir.cascade import Apply, Cascade, Demand, Expr, Index, Reduce, extent
+from attncc.ir.cascade import Apply, Cascade, Demand, Expr, Reduce, extent
 from attncc.ir.show import show_expr
 from attncc.masks.bands import Band, bands
 from attncc.masks.intervals import at_most
 from attncc.passes.analyse import walked
 from attncc.passes.online import passes_over
-from attncc.schedule.plan import Loop, Plan
+from attncc.schedule.plan import Plan
 
 
 def too_many_passes(cascade: Cascade) -> Iterator[Diagnostic]:
@@ -49,8 +49,12 @@ def not_causal(plan: Plan) -> Iterator[Diagnostic]:
         loops = [(kernel.rows, loop) for kernel in plan.kernels for loop in kernel.loops if loop.states]
         for rows, loop in loops if demand.name == "causal" else []:
             wheres = dict.fromkeys(state.reduce.where for state in loop.states)
-            found = loop.bands if not loop.stored else [b for c in wheres for b in bands(c, rows, loop.index)]
-            if not all(_behind(band, rows, loop) for band in found):
+            found = (
+                [*loop.bands] if not loop.stored else [b for c in wheres for b in bands(c, rows, loop.index)]
+            )
+            if loop.outer is not None:
+                found += bands(loop.reach, rows, loop.outer)
+            if not all(_behind(band) for band in found):
                 message = f"not causal: a row of `{rows.name}` may see later places of `{loop.index.name}`"
                 seen = f"these are seen: {show_expr(one_place(loop.reach))}"
                 labels = (Label(demand.span, "required here"), Label(loop.states[0].equation.span, seen))
@@ -59,6 +63,6 @@ def not_causal(plan: Plan) -> Iterator[Diagnostic]:
                 break
 
 
-def _behind(band: Band, rows: Index, loop: Loop) -> bool:
-    own: Expr = Apply("+", (rows, Apply("-", (extent(loop.index), extent(rows)))))
+def _behind(band: Band) -> bool:
+    own: Expr = Apply("+", (band.rows, Apply("-", (extent(band.columns), extent(band.rows)))))
     return any(at_most(high.value, own, band.plane.facts) for high in band.highs)

@@ -44,12 +44,37 @@ Pass = tuple[Index, int]
 """An index, and which pass over it."""
 
 
+def nests(cascade: Cascade) -> dict[Index, Index]:
+    """The pairs of sequence indices that reductions are over at once: the inner one, and the outer.
+
+    All that is over one of them is over both, in the same pass, or walks could not be one after the other.
+    """
+    found: dict[Index, Index] = {}
+    reductions = {e.tensor.name: e.body for e in cascade.equations if isinstance(e.body, Reduce)}
+    kept = {i for t in cascade.outputs for i in t.indices}
+    for e in reductions.values():
+        if len(e.over) != 2 or any(i.role != "sequence" or i in found for i in e.over):
+            continue
+        outer, inner = e.over
+        one, other = (dict(passes_over(cascade, i)[0].of) for i in e.over)
+        beside = {name: r for name, r in reductions.items() if set(r.over) & set(e.over)}
+        alike = all(set(r.over) == set(e.over) and one[name] == other[name] for name, r in beside.items())
+        if alike and not kept & set(e.over):
+            found[inner] = outer
+    return found
+
+
 def stages(
-    cascade: Cascade, states: dict[Tensor, Index], stored: dict[Tensor, Index], rows: Index
+    cascade: Cascade,
+    states: dict[Tensor, Index],
+    stored: dict[Tensor, Index],
+    pairs: dict[Index, Index],
+    rows: Index,
 ) -> tuple[tuple[Equation, ...], tuple[Stage, ...], tuple[Equation, ...]]:
     """The rows computed before all walks, the walks, and the rows computed after them.
 
     What is `stored` at every row and column rides in the first walk for which all that it reads is complete.
+    `pairs` are the indices walked at every position of another.
     """
     pass_of: dict[Tensor, Pass] = {}
     updaters: dict[str, Updater] = {}
@@ -70,12 +95,13 @@ def stages(
     wanted: set[Tensor] = set()
     for n, walk in reversed(list(enumerate(order))):
         own = [e for e in cascade.equations if pass_of.get(e.tensor) == walk]
+        along = {walk[0], pairs.get(walk[0], walk[0])}
         kept = tuple(e.tensor for e in own if e.tensor in stored)
         needed = {e.tensor for e in _needed(own, cascade)} | {*kept}
         tiles = tuple(
             e
             for e in cascade.equations
-            if e.tensor in needed and walk[0] in e.tensor.indices and e.tensor not in states
+            if e.tensor in needed and along & set(e.tensor.indices) and e.tensor not in states
         )
         wanted |= {e.tensor for e in _needed([*own, *tiles], cascade)}
         between = (e for e in cascade.equations if is_row(e) and ready[e.tensor] == n > 0)
