@@ -12,7 +12,7 @@ from attncc.codegen.signature import Signature
 from attncc.codegen.spell import SHORT_HELPERS, TRITON_HELPERS
 from attncc.codegen.triton_code import Body, along, called, code_of, guard, placed, pointer
 from attncc.codegen.words import Words
-from attncc.ir.cascade import Expr, Index, Read, Tensor
+from attncc.ir.cascade import Expr, Index, Read, Tensor, free
 from attncc.schedule.loops import (
     Dot,
     Each,
@@ -27,6 +27,7 @@ from attncc.schedule.loops import (
     Store,
     Walk,
     around,
+    expressions,
     statements,
 )
 
@@ -138,10 +139,8 @@ def _statement(s: Statement, k: Body) -> Iterator[str]:
             raise AssertionError("an edge stands in a walk only")
         case Walk():
             yield from _walk(s, k)
-        case Each(at, _, body, begin, end, step):
-            bounds = [code_of(begin, k).text, code_of(end, k).text, *([f"{step}"] if step > 1 else [])]
-            yield f"for {w.position(at)} in tl.range({', '.join(bounds)}):"
-            yield from (f"{INDENT}{line}" for line in _block(body, k))
+        case Each():
+            yield from _each(s, k)
         case Store(output, value):
             yield from _store(output, value, k)
         case _:
@@ -229,6 +228,25 @@ def _fold(target: Tensor, op: str, over: Index, value: Expr, k: Body) -> str:
 
 
 # ---- loops -------------------------------------------------------------------------------------
+
+
+def _each(s: Each, k: Body) -> Iterator[str]:
+    w = k.words
+    at = w.position(s.at)
+    bounds = [code_of(s.begin, k).text, code_of(s.end, k).text, *([f"{s.step}"] if s.step > 1 else [])]
+    yield f"for {at} in tl.range({', '.join(bounds)}):"
+    if s.step == 1 and any(_computed(e, s.at) for e in expressions(s.body)):
+        yield f"{INDENT}{at} = tl.cast({at}, tl.int32)"
+    yield from (f"{INDENT}{line}" for line in _block(s.body, k))
+
+
+def _computed(e: Expr, at: Index) -> bool:
+    """Whether anything but a place in memory is computed of a position, which Triton interpreted has as a
+    number of Python.
+    """
+    if isinstance(e, Read) and e.tensor.origin in ("input", "table"):
+        return any(at in free(place) for place in e.at if place != at)
+    return at in free(e)
 
 
 def _walk(s: Walk, k: Body) -> Iterator[str]:

@@ -24,9 +24,10 @@ def test_interpreted(name: str, root: Path) -> None:
     assert not wrong, "\n".join(wrong)
 
 
-def test_predicates_of_every_sort(root: Path) -> None:
+@pytest.mark.parametrize(("module", "count"), [("corners", 200), ("structures", 40)])
+def test_predicates_and_structures(module: str, count: int, root: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "tests.codegen.corners"],
+        [sys.executable, "-m", f"tests.codegen.{module}"],
         cwd=root,
         env={**os.environ, "TRITON_INTERPRET": "1"},
         capture_output=True,
@@ -34,6 +35,6 @@ def test_predicates_of_every_sort(root: Path) -> None:
     )
     assert done.returncode == 0, done.stderr[-3000:]
     lines = done.stdout.splitlines()
-    assert len(lines) == 200, done.stdout
+    assert len(lines) == count, done.stdout
     wrong = [line for line in lines if not float(line.split()[0]) <= 1e-5]
     assert not wrong, "\n".join(wrong)
