@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import assert_never
 
+from attncc.codegen.bounds import unproved
 from attncc.codegen.code import AND, ATOM, PRODUCT, Code, spread
 from attncc.codegen.lines import needed, said
 from attncc.codegen.ranges import scalar
@@ -184,7 +185,7 @@ def _is_simple(at: Expr, axis: Index, k: Body) -> bool:
     if at == axis:
         return True
     loose = free(at)
-    return len(loose) == 1 and loose <= set(k.program.batch)
+    return len(loose) == 1 and loose <= set(k.program.batch) and not unproved(at, axis)
 
 
 def _apart(places: tuple[tuple[Index, Expr], ...], k: Body) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import assert_never
 
+from attncc.codegen.bounds import unproved
 from attncc.codegen.code import (
     ATOM,
     COMPARISON,
@@ -208,6 +209,7 @@ def pointer(
             base.append(f"{code.text} * {stride}")
         elif free(at) and free(at) <= set(k.program.batch) and _given(at, k):
             base.append(f"{code.within(ATOM)}.to(tl.int64) * {stride}")
+            tests += [f"({code_of(end, k).text})" for end in unproved(at, index)]
         else:
             far.append(f"{code.within(ATOM)}.to(tl.int64) * {stride}")
             if not isinstance(at, Read):  # a name stands for a row of this tile

@@ -54,6 +54,11 @@ STRUCTURES = {
     align q to k
     S[q,k] = sum(d) Q[q,d] * K[k,d]
     total[q] = sum(k where k <= q) S[q,k]""",
+    "the next head": """(Q[b,h,q,d], K[b,h,k,d], V[b,h,k,e]) -> O[b,h,q,e]:
+    over b, h
+    align q to k
+    S[q,k] = sum(d) Q[b,h + 1,q,d] * K[k,d]
+    O[q,e] = sum(k) (softmax(k where k <= q) S[q,k]) * V[k,e]""",
     "pairs in order": """(X[b,h,q,d], Y[b,h,j,d], Z[b,h,k,d], V[b,h,k,e], W[b,h,j,e]) -> O[b,h,q,e]:
     over b, h
     align q to k

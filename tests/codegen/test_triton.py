@@ -24,7 +24,7 @@ def test_interpreted(name: str, root: Path) -> None:
     assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize(("module", "count"), [("corners", 200), ("structures", 40)])
+@pytest.mark.parametrize(("module", "count"), [("corners", 200), ("structures", 44)])
 def test_predicates_and_structures(module: str, count: int, root: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", f"tests.codegen.{module}"],
