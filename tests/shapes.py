@@ -39,6 +39,9 @@ KERNELS = (
     "palm",
     "positional",
     "evoformer",
+    "music",
+    "pointer",
+    "kronecker",
 )
 """Patterns that must have kernels."""
 
@@ -48,10 +51,17 @@ MANY = KERNELS.index("lssa")
 MORE = ("s2", "lightning", "retnet", "based", "based_window")
 """References that have a kernel too, as their quadratic form is one."""
 
+FOLDED = ("music", "pointer", "kronecker")
+"""Those that go through features, or through keys of a second kind, one after the other."""
+
+PLAIN = ("pointer",)
+"""Those that multiply no matrices."""
+
 UNBOUNDED = ("lssar",)
 """Kernels whose weights, powers here, pass what float16 holds: in other precisions only."""
 
 AHEAD = ("dense", "cross", "sigmoid", "neighborhood1d", "prefix_lm", "palm", "positional", "evoformer")
+AHEAD = (*AHEAD, "pointer", "kronecker")
 """Those whose queries see later keys."""
 
 PAIRING = ("rope",)
@@ -63,7 +73,7 @@ LENGTHS = (1, 15, 63, 65, 127, 129, 250, 296, 333, 1023, 1025)
 @dataclass(frozen=True)
 class Shape:
     """Batch, heads, key heads, queries, keys, and the two feature extents; numbers not at their defaults; how
-    many sequences an alignment has.
+    many sequences an alignment has, rows a table of distances, and keys of a second kind.
     """
 
     b: int
@@ -75,6 +85,8 @@ class Shape:
     e: int
     numbers: dict[str, int | float] = field(default_factory=dict, hash=False)
     m: int = 2
+    r: int = 21
+    j: int = 5
 
     def __str__(self) -> str:
         return f"b{self.b}h{self.h}g{self.g}q{self.q}k{self.k}d{self.d}e{self.e}"
@@ -123,6 +135,11 @@ def doubled(given: dict[str, Any]) -> dict[str, Any]:
     """The same arguments in float64; tables and numbers as they are."""
     real = {n: x for n, x in given.items() if torch.is_tensor(x) and x.is_floating_point()}
     return {**given, **{n: x.double() for n, x in real.items()}}
+
+
+def output(name: str) -> str:
+    """The output of a pattern that is compared."""
+    return {"pointer": "P"}.get(name, "O")
 
 
 def numbers(name: str) -> dict[str, int | float]:

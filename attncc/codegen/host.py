@@ -187,6 +187,13 @@ def number_text(e: Expr, words: Words) -> str:
             raise AssertionError(f"an extent is no formula over numbers: {e}")
 
 
+def statistic(output: Tensor) -> bool:
+    """Whether an output is a number of a row, which is held as sums are; others have the inputs' kind."""
+    return all(i.role != "feature" for i in output.indices) and (
+        sum(i.role == "sequence" for i in output.indices) < 2
+    )
+
+
 def output_shape(output: Tensor, words: Words) -> str:
     """`(NB, NH, NQ, E)`"""
     names = [words.extent(i) for i in output.indices]

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 
-from attncc.codegen.host import EXTENTS, KINDS, NUMBERS, signature, spelled
+from attncc.codegen.host import EXTENTS, KINDS, NUMBERS, signature, spelled, statistic
 from attncc.codegen.lines import folded, hanging
 from attncc.codegen.reference import reference
 from attncc.codegen.words import Words
 from attncc.ir.brief import briefly
 from attncc.ir.cascade import Cascade, Index, Reduce, Tensor, walk
-from attncc.schedule.plan import Plan
+from attncc.schedule.plan import Kernel, Plan
 from attncc.schedule.spec import Specialisation
 
 INDENT = "    "
@@ -58,27 +58,31 @@ def docstring(said: Said, plan: Plan) -> str:
     lines += [line for equation in briefly(plan.cascade) for line in hanging(equation, INDENT)]
     lines.append("")
     for kernel in plan.kernels:
-        lines += _in_words(kernel.rows, [(loop.index.name, len(loop.bands)) for loop in kernel.loops])
+        lines += _in_words(kernel)
         state = [s.equation.tensor for loop in kernel.loops for s in loop.states]
         held = ", ".join(
             f"{t.name}[{','.join(i.name for i in t.indices if i.role != 'batch')}]" for t in state
         )
-        lines += hanging(f"State of a row: {held}.")
+        lines += hanging(f"State of a row: {held}.") if held else []
     lines += ["", "Edit the pattern, not this file."]
     text = "\n".join(lines).replace("\\", "\\\\").replace('"""', "'''")
     return f'"""{text}\n"""\n'
 
 
-def _in_words(rows: Index, loops: list[tuple[str, int]]) -> list[str]:
+def _in_words(kernel: Kernel) -> list[str]:
     lines = []
     ordinals = ("First", "Second", "Third")
-    for n, (name, bands) in enumerate(loops):
-        passes = [other for other, _ in loops].count(name)
-        nth = [other for other, _ in loops[:n]].count(name)
+    names = [loop.index.name for loop in kernel.loops]
+    for n, loop in enumerate(kernel.loops):
+        passes, nth = names.count(names[n]), names[:n].count(names[n])
         said = "One pass" if passes == 1 else f"{ordinals[nth]} pass" if nth < 3 else f"Pass {nth + 1}"
-        ranges = "one range" if bands == 1 else f"{bands} ranges"
-        lines.append(f"{said} over {name} for every tile of rows {rows.name},")
-        lines.append(f"over {ranges} of tiles that its predicate leaves live.")
+        ranges = "one range" if len(loop.bands) == 1 else f"{len(loop.bands)} ranges"
+        each = f" at every {loop.outer.name}" if loop.outer is not None else ""
+        lines.append(f"{said} over {names[n]}{each} for every tile of rows {kernel.rows.name},")
+        if loop.stored:
+            lines.append(f"over all tiles, of which it stores {', '.join(t.name for t in loop.stored)}.")
+        else:
+            lines.append(f"over {ranges} of tiles that its predicate leaves live.")
     return lines
 
 
@@ -165,7 +169,7 @@ def _compared(cascade: Cascade) -> Iterator[str]:
     """`("O", made, meant)`; a statistic of rows gets an axis, so that every row is judged for itself."""
     for n, output in enumerate(cascade.outputs):
         which = f"[{n}]" if len(cascade.outputs) > 1 else ""
-        axis = "" if any(i.role == "feature" for i in output.indices) else "[..., None]"
+        axis = "[..., None]" if statistic(output) else ""
         yield f'("{output.name}", made{which}{axis}, meant{which}{axis})'
 
 

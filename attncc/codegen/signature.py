@@ -8,7 +8,7 @@ from functools import cached_property
 
 from attncc.codegen.words import Words
 from attncc.ir.cascade import Apply, Cascade, Expr, Index, Read, Tensor, walk
-from attncc.schedule.loops import Program, Walk, expressions
+from attncc.schedule.loops import Program, Walk, expressions, statements
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Signature:
 
     @cached_property
     def walks(self) -> tuple[Walk, ...]:
-        return tuple(s for s in self.program.body if isinstance(s, Walk))
+        return tuple(s for s in statements(self.program.body) if isinstance(s, Walk))
 
     @cached_property
     def walked(self) -> tuple[Index, ...]:
@@ -39,17 +39,25 @@ class Signature:
     @cached_property
     def extents(self) -> tuple[Index, ...]:
         """Sequence and batched indices whose extent the kernel reads."""
-        found = [self.program.rows, *self.walked, *self.program.batch, *self._read_extents]
-        for e in expressions(self.program.body):
-            for read in (x for x in walk(e) if isinstance(x, Read) and x.tensor.origin in ("input", "table")):
-                found += [i for i, at in zip(read.tensor.indices, read.at, strict=True) if i != at]
+        found = [self.program.rows, *self.walked, *self.program.batch, *self._read_extents, *self._bounds]
         return tuple(i for i in dict.fromkeys(found) if i.role != "feature")
 
     @cached_property
     def fixed_extents(self) -> tuple[Index, ...]:
-        """Feature extents that the kernel reads: those of its tiles and those in formulas."""
-        inside = (i for i in self._read_extents if i.role == "feature")
+        """Feature extents that the kernel reads: those of its tiles, those in formulas, and those that bound
+        a position.
+        """
+        inside = (i for i in (*self._read_extents, *self._bounds) if i.role == "feature")
         return tuple(dict.fromkeys((*self.features, *inside)))
+
+    @cached_property
+    def _bounds(self) -> tuple[Index, ...]:
+        """Indices that are read at other positions than a tile's, or at one after the other."""
+        found = list(self.program.each.values())
+        for e in expressions(self.program.body):
+            for read in (x for x in walk(e) if isinstance(x, Read) and x.tensor.origin in ("input", "table")):
+                found += [i for i, at in zip(read.tensor.indices, read.at, strict=True) if i != at]
+        return tuple(dict.fromkeys(found))
 
     @cached_property
     def _read_extents(self) -> tuple[Index, ...]:

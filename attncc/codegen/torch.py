@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import assert_never
 
+from attncc.codegen.bounds import unproved
 from attncc.codegen.code import AND, ATOM, PRODUCT, Code, spread
 from attncc.codegen.lines import needed, said
 from attncc.codegen.ranges import scalar
@@ -16,7 +17,20 @@ from attncc.codegen.words import Words
 from attncc.ir.cascade import Expr, Index, Literal, Read, Tensor, free, reads
 from attncc.masks.bands import Band
 from attncc.masks.ranges import union as union_of_bands
-from attncc.schedule.loops import Dot, Edge, Fill, Fold, Let, Load, Note, Program, Statement, Store, Walk
+from attncc.schedule.loops import (
+    Dot,
+    Each,
+    Edge,
+    Fill,
+    Fold,
+    Let,
+    Load,
+    Note,
+    Program,
+    Statement,
+    Store,
+    Walk,
+)
 
 INDENT = "    "
 
@@ -114,6 +128,10 @@ def _statement(s: Statement, k: Body) -> Iterator[str]:
             yield from (f"{INDENT}{line}" for line in _block(body, k))
         case Walk():
             yield from _walk(s, k)
+        case Each(at, _, body, begin, end, step):
+            bounds = [code_of(begin, k).text, code_of(end, k).text, *([f"{step}"] if step > 1 else [])]
+            yield f"for {w.position(at)} in range({', '.join(bounds)}):"
+            yield from (f"{INDENT}{line}" for line in _block(body, k))
         case Store(output, value):
             yield _store(output, value, k)
         case _:
@@ -140,19 +158,34 @@ def _load(target: Tensor, read: Read, k: Body) -> Iterator[str]:
     name = k.words.value(target)
     tensor = read.tensor
     cast = ".to(kind)" if tensor.kind == "float" else ""
-    places = tuple(zip(tensor.indices, read.at, strict=True))
+    source = _at_numbers(read, k)
+    places = tuple(p for p in zip(tensor.indices, read.at, strict=True) if not _is_number(*p, k))
     if all(_is_simple(at, axis, k) for axis, at in places) and _apart(places, k):
-        yield f"{name} = {_sliced(tensor, places, k)}{cast}"
+        yield f"{name} = {_sliced(source, places, k)}{cast}"
         return
-    yield f"{name} = gather({k.words.tensor(tensor.name)}, {_gathered(target, places, k)}){cast}"
+    yield f"{name} = gather({source}, {_gathered(target, places, k)}){cast}"
     k.helpers["gather"] = None
+
+
+def _is_number(axis: Index, at: Expr, k: Body) -> bool:
+    """Whether a subscript is one position of its axis after the other."""
+    return isinstance(at, Index) and k.program.each.get(at) == axis
+
+
+def _at_numbers(read: Read, k: Body) -> str:
+    """A tensor at the subscripts that are numbers: `Q[:, :, :, d_at]`"""
+    places = zip(read.tensor.indices, read.at, strict=True)
+    marks = [code_of(at, k).text if _is_number(axis, at, k) else ":" for axis, at in places]
+    while marks and marks[-1] == ":":
+        marks.pop()
+    return k.words.tensor(read.tensor.name) + (f"[{', '.join(marks)}]" if marks else "")
 
 
 def _is_simple(at: Expr, axis: Index, k: Body) -> bool:
     if at == axis:
         return True
     loose = free(at)
-    return len(loose) == 1 and loose <= set(k.program.batch)
+    return len(loose) == 1 and loose <= set(k.program.batch) and not unproved(at, axis)
 
 
 def _apart(places: tuple[tuple[Index, Expr], ...], k: Body) -> bool:
@@ -161,12 +194,11 @@ def _apart(places: tuple[tuple[Index, Expr], ...], k: Body) -> bool:
     return len(loose) == len(set(loose))
 
 
-def _sliced(tensor: Tensor, places: tuple[tuple[Index, Expr], ...], k: Body) -> str:
-    w = k.words
+def _sliced(text: str, places: tuple[tuple[Index, Expr], ...], k: Body) -> str:
     marks = [_slice(axis, k) if at == axis and axis.role == "sequence" else ":" for axis, at in places]
     while marks and marks[-1] == ":":
         marks.pop()
-    text = w.tensor(tensor.name) + (f"[{', '.join(marks)}]" if marks else "")
+    text += f"[{', '.join(marks)}]" if marks else ""
     along = []
     for n, (axis, at) in enumerate(places):
         (index,) = free(at)

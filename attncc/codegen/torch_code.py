@@ -32,7 +32,8 @@ def code_of(e: Expr, k: Body) -> Code:
     w = k.words
     match e:
         case Index():
-            return Code(w.position(e), ATOM, (e,)) if e in k.axes else Code(w.position(e), ATOM, (), True)
+            axes = (e,) if e in k.axes else ()
+            return Code(w.position(e), ATOM, axes, not axes and e not in k.program.each)
         case Literal(value):
             if isinstance(value, float) and value in (float("inf"), float("-inf")):
                 return Code(f"{'-' if value < 0 else ''}math.inf", UNARY if value < 0 else ATOM)
@@ -66,6 +67,8 @@ def _plain(e: Expr, k: Body) -> bool:
     match e:
         case Literal() | Apply("extent"):
             return True
+        case Index():
+            return e in k.program.each
         case Read(tensor):
             return tensor in k.steps or (tensor.origin in ("scalar", "static") and tensor.kind != "float")
         case Apply("/", (a, b)):

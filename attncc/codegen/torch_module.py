@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from attncc.codegen.host import checks, output_shape, tables
+from attncc.codegen.host import checks, output_shape, statistic, tables
 from attncc.codegen.module import Said, assemble, element_types, host, words_of
 from attncc.codegen.signature import Signature
 from attncc.codegen.torch import body_lines
@@ -40,5 +40,5 @@ def generate(said: Said, cascade: Cascade, plan: Plan, spec: Specialisation) -> 
 def _outputs(cascade: Cascade, leading: Tensor, words: Words) -> Iterator[str]:
     first = words.tensor(leading.name)
     for output in cascade.outputs:
-        dtype = "" if any(i.role == "feature" for i in output.indices) else f", dtype=accumulator({first})"
+        dtype = f", dtype=accumulator({first})" if statistic(output) else ""
         yield f"{words.tensor(output.name)} = {first}.new_empty({output_shape(output, words)}{dtype})"

@@ -12,9 +12,10 @@ from attncc.codegen.signature import Signature
 from attncc.codegen.spell import SHORT_HELPERS, TRITON_HELPERS
 from attncc.codegen.triton_code import Body, along, called, code_of, guard, placed, pointer
 from attncc.codegen.words import Words
-from attncc.ir.cascade import Expr, Index, Read, Tensor
+from attncc.ir.cascade import Expr, Index, Read, Tensor, free
 from attncc.schedule.loops import (
     Dot,
+    Each,
     Edge,
     Fill,
     Fold,
@@ -25,6 +26,8 @@ from attncc.schedule.loops import (
     Statement,
     Store,
     Walk,
+    around,
+    expressions,
     statements,
 )
 
@@ -74,8 +77,9 @@ def _raw(body: Iterable[Statement]) -> frozenset[str]:
 
 def _held(body: tuple[Statement, ...]) -> frozenset[str]:
     """Tiles computed before a walk of which it takes matrix products."""
-    before = {s.target.name for s in body if isinstance(s, Let) and len(s.target.indices) == 2}
-    dots = (d for s in body if isinstance(s, Walk) for d in statements(s.body) if isinstance(d, Dot))
+    whole = tuple(around(body))
+    before = {s.target.name for s in whole if isinstance(s, Let) and len(s.target.indices) == 2}
+    dots = (d for s in whole if isinstance(s, Walk) for d in statements(s.body) if isinstance(d, Dot))
     operands = (e for d in dots for e in (d.left, d.right))
     return frozenset(e.tensor.name for e in operands if isinstance(e, Read) and e.tensor.name in before)
 
@@ -135,6 +139,8 @@ def _statement(s: Statement, k: Body) -> Iterator[str]:
             raise AssertionError("an edge stands in a walk only")
         case Walk():
             yield from _walk(s, k)
+        case Each():
+            yield from _each(s, k)
         case Store(output, value):
             yield from _store(output, value, k)
         case _:
@@ -222,6 +228,25 @@ def _fold(target: Tensor, op: str, over: Index, value: Expr, k: Body) -> str:
 
 
 # ---- loops -------------------------------------------------------------------------------------
+
+
+def _each(s: Each, k: Body) -> Iterator[str]:
+    w = k.words
+    at = w.position(s.at)
+    bounds = [code_of(s.begin, k).text, code_of(s.end, k).text, *([f"{s.step}"] if s.step > 1 else [])]
+    yield f"for {at} in tl.range({', '.join(bounds)}):"
+    if s.step == 1 and any(_computed(e, s.at) for e in expressions(s.body)):
+        yield f"{INDENT}{at} = tl.cast({at}, tl.int32)"
+    yield from (f"{INDENT}{line}" for line in _block(s.body, k))
+
+
+def _computed(e: Expr, at: Index) -> bool:
+    """Whether anything but a place in memory is computed of a position, which Triton interpreted has as a
+    number of Python.
+    """
+    if isinstance(e, Read) and e.tensor.origin in ("input", "table"):
+        return any(at in free(place) for place in e.at if place != at)
+    return at in free(e)
 
 
 def _walk(s: Walk, k: Body) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import assert_never
 
+from attncc.codegen.bounds import unproved
 from attncc.codegen.code import (
     ATOM,
     COMPARISON,
@@ -186,26 +187,33 @@ def pointer(
     """`Q + b.to(tl.int64) * sQ_b + ... + q_in[:, None] * sQ_q`, and the tests that keep it inside."""
     w = k.words
     base, far, near, tests = [w.tensor(tensor.name)], [], [], []
+    # inside a tile of rows and columns, offsets are as long as the columns times the rows
+    wide = ".to(tl.int64)" if tensor in k.program.outputs and _is_cells(tensor) else ""
     for index, at in places:
         stride = w.stride(tensor, index)
         if isinstance(at, Index) and at == index and at in k.axes:
             feature = at.role == "feature"
             if not feature:
                 far.append(f"{w.start(at)}.to(tl.int64) * {stride}")
-            near.append(f"{placed(w.position(at) if feature else w.inside(at), at, axes).text} * {stride}")
+            inside = placed(w.position(at) if feature else w.inside(at), at, axes).text
+            near.append(f"{inside}{wide} * {stride}")
             if at in k.padded or not feature:
                 tests.append(f"({placed(w.position(at), at, axes).text} < {w.extent(at)})")
             continue
         code = code_of(at, k)
-        if code.axes:
-            wide = along(Code(f"({code.text}).to(tl.int64)", ATOM, code.axes), axes, k)
-            near.append(f"{wide.text} * {stride}")
+        if isinstance(at, Index) and k.program.each.get(at) == index:
+            place = code.text if index.role == "feature" else f"tl.cast({code.text}, tl.int64)"
+            far.append(f"{place} * {stride}")
+        elif code.axes:
+            spots = along(Code(f"({code.text}).to(tl.int64)", ATOM, code.axes), axes, k)
+            near.append(f"{spots.text} * {stride}")
             spot = along(code, axes, k).within(COMPARISON - 1)
             tests += [f"({spot} >= 0)", f"({spot} < {w.extent(index)})"]
         elif isinstance(at, Literal):
             base.append(f"{code.text} * {stride}")
         elif free(at) and free(at) <= set(k.program.batch) and _given(at, k):
             base.append(f"{code.within(ATOM)}.to(tl.int64) * {stride}")
+            tests += [f"({code_of(end, k).text})" for end in unproved(at, index)]
         else:
             far.append(f"{code.within(ATOM)}.to(tl.int64) * {stride}")
             if not isinstance(at, Read):  # a name stands for a row of this tile
@@ -213,6 +221,10 @@ def pointer(
                 tests += [] if nonnegative(at) else [f"({spot} >= 0)"]
                 tests.append(f"({spot} < {w.extent(index)})")
     return " + ".join([_base(tensor, base, k), *far, *near]), tests
+
+
+def _is_cells(tensor: Tensor) -> bool:
+    return sum(i.role == "sequence" for i in tensor.indices) > 1
 
 
 def _given(at: Expr, k: Body) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from attncc.codegen.descriptors import DESCRIBE, by_descriptor, described
-from attncc.codegen.host import checks, output_shape, tables
+from attncc.codegen.host import checks, output_shape, statistic, tables
 from attncc.codegen.module import INDENT, Said, assemble, element_types, host, words_of
 from attncc.codegen.signature import Signature
 from attncc.codegen.spell import FAST_LOG2
@@ -115,7 +115,7 @@ def _launch(cascade: Cascade, s: Signature, words: Words) -> Iterator[str]:
         text = "neighbours in a tensor are {far} elements apart: call .contiguous() on it"
         yield f'    raise ValueError(f"{text}")'
     for output in cascade.outputs:
-        dtype = "" if any(i.role == "feature" for i in output.indices) else ", dtype=torch.float32"
+        dtype = ", dtype=torch.float32" if statistic(output) else ""
         yield f"{words.tensor(output.name)} = {first}.new_empty({output_shape(output, words)}{dtype})"
     rows = s.program.rows
     grid = " * ".join([words.extent(i) for i in s.program.batch])

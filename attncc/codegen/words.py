@@ -70,7 +70,8 @@ class Words:
 
     def position(self, index: Index) -> str:
         """`q`"""
-        return self._positions[index]
+        known = self._positions.get(index)
+        return self.free(index.name, ("position", index)) if known is None else known
 
     def start(self, index: Index) -> str:
         """`q0`, where a tile begins."""

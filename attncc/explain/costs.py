@@ -81,7 +81,9 @@ def costs(
     tile = _tile(plan, GPUS[gpu])
     known = dict(cascade.defaults) | dict(numbers)
     read = [*(loop.reach for k in plan.kernels for loop in k.loops), *(size for _, size in cascade.lengths)]
-    depends = ", ".join(unknown(read, known))
+    loops = [loop for k in plan.kernels for loop in k.loops]
+    turning = {f"`{loop.outer.name}`" for loop in loops if loop.outer in free(loop.reach)}
+    depends = ", ".join([*unknown(read, known), *sorted(turning)])
     if depends:
         return Costs(gpu, tile, None, depends, None, moved)
     tiles, flops = work(plan, environment(cascade, length, known), tile)
@@ -110,8 +112,9 @@ def work(plan: Plan, env: Mapping[str, Any], tile: Tile) -> tuple[TileCounts, in
     total, flops = TileCounts(0, 0, 0, 0, 0), 0
     for kernel in plan.kernels:
         for loop in kernel.loops:
-            apart = [i for i in kernel.batch if i in free(loop.reach)]
-            alike = prod(env[f"|{i.name}|"] for i in kernel.batch if i not in apart)
+            places = (*kernel.batch, *([] if loop.outer is None else [loop.outer]))
+            apart = [i for i in places if i in free(loop.reach)]
+            alike = prod(env[f"|{i.name}|"] for i in places if i not in apart)
             for place in product(*(range(env[f"|{i.name}|"]) for i in apart)):
                 here = {**env, **{i.name: n for i, n in zip(apart, place, strict=True)}}
                 here |= {kernel.rows.name: 0, loop.index.name: 0}
@@ -133,7 +136,7 @@ def _products(loop: Loop, env: Mapping[str, Any]) -> int:
     found = sum(
         features(e.tensor.indices) * features(e.body.over)
         for e in loop.tiles
-        if isinstance(e.body, Reduce) and sum(i.role == "sequence" for i in e.tensor.indices) == 2
+        if isinstance(e.body, Reduce) and sum(i.role == "sequence" for i in e.tensor.indices) > 1
     )
     states = (s.equation.tensor.indices for s in loop.states)
     return 2 * (found + sum(features(own) for own in states if any(i.role == "feature" for i in own)))

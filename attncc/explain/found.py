@@ -18,7 +18,7 @@ from attncc.passes.online import Updater, passes_over
 from attncc.passes.share import share
 from attncc.passes.simplify import simplify
 from attncc.pipeline import rewritten
-from attncc.schedule.plan import Kernel, Plan, Refused, partition
+from attncc.schedule.plan import Kernel, Loop, Plan, Refused, partition
 
 Counts = tuple[tuple[str, int], ...]
 """Indices, and the passes over each."""
@@ -36,12 +36,32 @@ class Rewrite:
 
 
 @dataclass(frozen=True)
+class Walked:
+    """A walk: over which index, at every position of which other, what it carries, what its tiles store."""
+
+    index: str
+    outer: str | None
+    state: tuple[Tensor, ...]
+    stored: tuple[Tensor, ...]
+
+    def data(self) -> dict[str, Any]:
+        """Plain data with stable keys."""
+        state = [words.named(t) for t in self.state]
+        return {
+            "index": self.index,
+            "outer": self.outer,
+            "state": state,
+            "stored": [t.name for t in self.stored],
+        }
+
+
+@dataclass(frozen=True)
 class Outline:
     """A kernel: what its row tiles are of, its walks and what they carry, what it reads and writes."""
 
     name: str
     rows: str
-    walks: tuple[tuple[str, tuple[Tensor, ...]], ...]
+    walks: tuple[Walked, ...]
     reads: tuple[Tensor, ...]
     writes: tuple[Tensor, ...]
 
@@ -50,7 +70,7 @@ class Outline:
         return {
             "name": self.name,
             "rows": self.rows,
-            "walks": [{"index": i, "state": [words.named(t) for t in state]} for i, state in self.walks],
+            "walks": [walk.data() for walk in self.walks],
             "reads": [t.name for t in self.reads],
             "writes": [t.name for t in self.writes],
         }
@@ -79,7 +99,7 @@ class Explanation:
     @property
     def state(self) -> tuple[Tensor, ...]:
         """What is carried for a row, by all kernels."""
-        return tuple(t for kernel in self.kernels for _, state in kernel.walks for t in state)
+        return tuple(t for kernel in self.kernels for walk in kernel.walks for t in walk.state)
 
     def text(self) -> str:
         """In words."""
@@ -198,10 +218,15 @@ def _rewrites(
 
 
 def _outline(kernel: Kernel) -> Outline:
-    walks = tuple((loop.index.name, tuple(s.equation.tensor for s in loop.states)) for loop in kernel.loops)
+    walks = tuple(map(_walked, kernel.loops))
     used = (r.tensor for e in _equations(kernel) for r in reads(e.body))
     read = tuple(dict.fromkeys(t for t in used if t.origin in ("input", "table")))
     return Outline(kernel.name, kernel.rows.name, walks, read, kernel.writes)
+
+
+def _walked(loop: Loop) -> Walked:
+    outer = None if loop.outer is None else loop.outer.name
+    return Walked(loop.index.name, outer, tuple(s.tensor for s in loop.states), loop.stored)
 
 
 def _equations(kernel: Kernel) -> Iterator[Equation]:

@@ -51,7 +51,7 @@ class Notation:
 
 def operators(loops: Iterable[Loop], names: Mapping[Expr, str]) -> tuple[Notation, ...]:
     """The operator of every loop, for one row; `names` are those of predicates."""
-    return tuple(_notation(loop.operator, names) for loop in loops)
+    return tuple(_notation(loop.operator, names) for loop in loops if loop.states)
 
 
 def _notation(operator: Operator, names: Mapping[Expr, str]) -> Notation:

@@ -139,7 +139,7 @@ def _kernels(said: Explanation) -> Markup:
         (
             kernel.name,
             kernel.rows,
-            ", then ".join(index for index, _ in kernel.walks),
+            ", then ".join(map(words.walked, kernel.walks)),
             ", ".join(map(words.named, kernel.reads)),
             ", ".join(map(words.named, kernel.writes)),
         )

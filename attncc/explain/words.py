@@ -15,7 +15,7 @@ from attncc.passes.online import Updater, before
 from attncc.passes.waits import waits as reason
 
 if TYPE_CHECKING:
-    from attncc.explain.found import Explanation, Outline
+    from attncc.explain.found import Explanation, Outline, Walked
     from attncc.explain.notation import Notation
 
 FINITE = "`finite(m)` is m, and 0 where m is the maximum of nothing, -inf."
@@ -28,7 +28,8 @@ def text(said: Explanation) -> str:
     lines += ["", "As it runs:", "", *_indented(briefly(said.streamed)), "", *passes(said)]
     if said.plan is None:
         return "\n".join([*lines, *_indented(corrections(said)), "", f"No kernel: {said.refused}", ""])
-    lines.append(f"State of a row: {', '.join(map(named, said.state))}.")
+    if said.state:
+        lines.append(f"State of a row: {', '.join(map(named, said.state))}.")
     for kernel in said.kernels:
         lines += outline(kernel)
     for operator in said.operators:
@@ -85,10 +86,17 @@ def corrections(said: Explanation) -> Iterator[str]:
 
 def outline(kernel: Outline) -> Iterator[str]:
     """One kernel, as sentences."""
-    walks = ", then ".join(index for index, _ in kernel.walks) or "nothing"
+    walks = ", then ".join(map(walked, kernel.walks)) or "nothing"
     yield f"Kernel {kernel.name}: every tile of rows {kernel.rows} walks {walks},"
     yield f"  it reads {', '.join(map(named, kernel.reads))}"
     yield f"  and writes {', '.join(map(named, kernel.writes))}."
+
+
+def walked(walk: Walked) -> str:
+    """`k`, or `k at every j, storing P`"""
+    outer = "" if walk.outer is None else f" at every {walk.outer}"
+    stored = f", storing {_listed([t.name for t in walk.stored])}" if walk.stored else ""
+    return f"{walk.index}{outer}{stored}"
 
 
 def stages(operator: Notation) -> Iterator[tuple[str, Sequence[str]]]:

@@ -1,4 +1,4 @@
-"""Cascade → Cascade: a sum of terms that wait for different reductions is the sum of their sums.
+"""Cascade → Cascade: a sum of terms that wait for different reductions, or multiply apart, is that of sums.
 
     sum(k) (x[k] / l - c * y[k] / n) * V[k]   -->   sum(k) x[k] / l * V[k] - c * sum(k) y[k] / n * V[k]
 
@@ -48,6 +48,8 @@ def _apart(e: Expr, needs: Needs) -> Expr:
     e = rebuild(e, tuple(_apart(part, needs) for part in children(e)))
     if not isinstance(e, Reduce) or e.op != "sum":
         return e
+    if all(i.role == "feature" for i in e.over):
+        return _multiplied(e)
 
     def waits(x: Expr) -> frozenset[Reduce]:
         return frozenset(r for r in _needs(x, needs) if set(r.over) & set(e.over) and r != e)
@@ -73,6 +75,34 @@ def _unlike(signed: list[tuple[int, Expr]], e: Reduce, waits: Callable[[Expr], f
         for exponent in exponents
     }
     return len(away) > 1 and frozenset() not in away
+
+
+def _multiplied(e: Reduce) -> Expr:
+    """A sum over features in parts: those that are products of rows and columns, and what is left."""
+    up, down = factors(e.body)
+    mixed = [n for n, x in enumerate(up) if _mixes(x, e)]
+    if len(mixed) != 1 or any(_mixes(x, e) for x in down):
+        return e
+    (place,) = mixed
+    rest = up[:place] + up[place + 1 :]
+    parts: dict[frozenset[Index], list[tuple[int, Expr]]] = {}
+    for sign, x in terms(up[place]):
+        apart = not any(_mixes(y, e) for side in factors(x) for y in side)
+        both = len(_positions(quotient([x, *rest], down))) > 1
+        parts.setdefault(_positions(x) if apart and both else frozenset(), []).append((sign, x))
+    if not any(parts):
+        return e
+    sums = (replace(e, body=quotient([total(signed), *rest], down)) for signed in parts.values())
+    return total([(1, tidy(x)) for x in sums])
+
+
+def _positions(x: Expr) -> frozenset[Index]:
+    return frozenset(i for i in free(x) if i.role == "sequence")
+
+
+def _mixes(x: Expr, e: Reduce) -> bool:
+    """Whether a factor varies along the sum and along rows and columns at once."""
+    return len(_positions(x)) > 1 and bool(free(x) & set(e.over))
 
 
 def _scaled(e: Expr) -> Expr:

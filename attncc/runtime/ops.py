@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from attncc.codegen.host import EXTENTS, KINDS, NUMBERS
+from attncc.codegen.host import EXTENTS, KINDS, NUMBERS, statistic
 from attncc.ir.cascade import Apply, Cascade, Expr, Index, Literal, Read
 from attncc.runtime.module import load
 from attncc.runtime.target import backend_of
@@ -126,9 +126,8 @@ def fake(cascade: Cascade, backend: str | None, arguments: Mapping[str, Any]) ->
     sums = torch.float64 if leading.dtype == torch.float64 else torch.float32
     made = []
     for output in cascade.outputs:
-        features = any(i.role == "feature" for i in output.indices)
         shape = [sizes[i.name] for i in output.indices]
-        made.append(leading.new_empty(shape, dtype=leading.dtype if features else sums))
+        made.append(leading.new_empty(shape, dtype=sums if statistic(output) else leading.dtype))
     return made[0] if len(made) == 1 else tuple(made)
 
 

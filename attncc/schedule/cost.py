@@ -16,8 +16,24 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from attncc.ir.cascade import Expr, Index, Read, Tensor, walk
-from attncc.schedule.loops import Dot, Edge, Fill, Fold, Let, Load, Program, Statement, Walk
+from attncc.schedule.loops import (
+    Dot,
+    Each,
+    Edge,
+    Fill,
+    Fold,
+    Let,
+    Load,
+    Program,
+    Statement,
+    Walk,
+    around,
+    statements,
+)
 from attncc.schedule.tiles import SHARED, Tile, Tiles, candidates, nearest, padded
+
+EXACT = 4
+"""Bytes of an element whose products are exact."""
 
 REGISTERS = 250
 """Registers of a thread that an estimate may come to, of 255."""
@@ -52,8 +68,9 @@ def footprint(program: Program, extents: Mapping[str, int]) -> Footprint:
     def computed(body: tuple[Statement, ...]) -> int:
         return sum(width(s.target) for s in body if isinstance(s, Let) and s.target.name not in states)
 
-    walks = [s for s in program.body if isinstance(s, Walk)]
-    before = program.body[: program.body.index(walks[0])] if walks else program.body
+    whole = tuple(around(program.body))
+    walks = [s for s in whole if isinstance(s, Walk)]
+    before = whole[: whole.index(walks[0])] if walks else whole
     return Footprint(
         states=sum(width(s.target) for s in program.body if isinstance(s, Fill)),
         rows=loaded(before),
@@ -82,12 +99,13 @@ def tiles_for(program: Program, target: str, width: int, extents: Mapping[str, i
 
     A kernel of several walks takes its smallest tile of scores: more programs share a multiprocessor, and one
     adds up while another multiplies (weights above a mean on an H100: 2.38 ms with 64 x 32, 3.06 with 128 x
-    128).
+    128). One without matrix products is bound by arithmetic, as exact products are, and has their tiles.
     """
     held = footprint(program, extents)
     widest = max((padded(extents[i.name]) for i in program.features), default=16)
-    found = candidates(nearest(target), width, widest, narrow)
-    if sum(isinstance(s, Walk) for s in program.body) > 1 and width == 2:
+    multiplies = any(isinstance(s, Dot) for s in statements(program.body))
+    found = candidates(nearest(target), width if multiplies else EXACT, widest, narrow)
+    if sum(isinstance(s, Walk) for s in program.body) > 1 and width == 2 and multiplies:
         found = tuple(sorted(found, key=lambda tile: tile.rows * tile.columns))
         found = tuple(tile for tile in found if tile.rows >= 64) or found
     return _fitting(found, held, nearest(target), width) if found else ()
@@ -125,6 +143,11 @@ def _steps(body: tuple[Statement, ...]) -> Iterator[tuple[Tensor | None, tuple[T
             case Dot(target, left, right, _, start):
                 yield target, (*_read(left), *_read(right), *(_read(start) if start is not None else ()))
             case Edge(inner):
+                yield from _steps(inner)
+            case Fill(target):
+                yield target, ()
+            case Each(body=inner):
+                yield from ((s.target, ()) for s in inner if isinstance(s, Load))
                 yield from _steps(inner)
             case _:
                 pass

@@ -91,6 +91,20 @@ class Walk:
 
 
 @dataclass(frozen=True)
+class Each:
+    """What is done at positions of an index, one after the other: from `begin` to before `end`, `step` apart.
+    In it, the position is the number `at`.
+    """
+
+    at: Index
+    index: Index
+    body: tuple[Statement, ...]
+    begin: Expr
+    end: Expr
+    step: int = 1
+
+
+@dataclass(frozen=True)
 class Store:
     """A row tile of an output, in the output's own order of indices."""
 
@@ -98,7 +112,7 @@ class Store:
     value: Expr
 
 
-Statement: TypeAlias = Note | Load | Let | Dot | Fold | Fill | Edge | Walk | Store
+Statement: TypeAlias = Note | Load | Let | Dot | Fold | Fill | Edge | Walk | Each | Store
 
 
 @dataclass(frozen=True)
@@ -118,6 +132,11 @@ class Program:
         return next(t for t in self.inputs if t.kind == "float")
 
     @cached_property
+    def each(self) -> dict[Index, Index]:
+        """Positions that are numbers, and the index that each of them runs along."""
+        return {s.at: s.index for s in statements(self.body) if isinstance(s, Each)}
+
+    @cached_property
     def features(self) -> tuple[Index, ...]:
         """Feature indices of tiles, by name."""
         found = {i for s in statements(self.body) for i in _indices(s) if i.role == "feature"}
@@ -128,8 +147,17 @@ def statements(body: Iterable[Statement]) -> Iterator[Statement]:
     """All statements of a loop tree, those inside loops too."""
     for s in body:
         yield s
-        if isinstance(s, Walk | Edge):
+        if isinstance(s, Walk | Edge | Each):
             yield from statements(s.body)
+
+
+def around(body: Iterable[Statement]) -> Iterator[Statement]:
+    """The statements around walks, and the walks, those done at every position of an index too."""
+    for s in body:
+        if isinstance(s, Each) and any(isinstance(x, Walk) for x in statements(s.body)):
+            yield from around(s.body)
+        else:
+            yield s
 
 
 def _indices(s: Statement) -> tuple[Index, ...]:
@@ -154,6 +182,8 @@ def expressions(body: Iterable[Statement]) -> Iterator[Expr]:
                 yield value
             case Dot(left=left, right=right, start=start):
                 yield from (left, right, *([] if start is None else [start]))
+            case Each(begin=begin, end=end):
+                yield from (begin, end)
             case Walk(bands=bands):
                 for band in bands:
                     yield from (bound.value for bound in (*band.lows, *band.highs))

@@ -5,15 +5,14 @@ A maximum over `c * x` with c > 0 is `c * max x`, so that the scale is applied o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import TypeGuard
 
 from attncc.diagnostics import Diagnostic, Label
-from attncc.ir.brief import brief, one_place
+from attncc.ir.brief import one_place
 from attncc.ir.cascade import (
     ONE,
-    TRUE,
     ZERO,
     Apply,
     Cascade,
@@ -31,13 +30,14 @@ from attncc.ir.cascade import (
     reads,
     walk,
 )
-from attncc.ir.logic import conjoin, conjuncts, factors, is_literal, plus, product, quotient, times
+from attncc.ir.logic import conjoin, factors, is_literal, plus, product, quotient, times
 from attncc.ir.show import show_expr
 from attncc.ops import REDUCTIONS
 from attncc.passes.online import before
 from attncc.passes.operator import State
 from attncc.schedule.block import Block, let, name_of, positive, value_of, vanishes
-from attncc.schedule.loops import Dot, Edge, Fill, Fold, Let, Note, Program, Statement, Store, Walk
+from attncc.schedule.contract import at_cells, note, operand, operands, reduced
+from attncc.schedule.loops import Dot, Each, Edge, Fill, Fold, Let, Note, Program, Statement, Store, Walk
 from attncc.schedule.plan import REFERENCE, Kernel, Loop, Refused
 
 
@@ -55,13 +55,20 @@ def lower(kernel: Kernel, cascade: Cascade) -> Program:
         _lower_loop(loop, block, kernel)
     for equation in kernel.epilogue:
         _define(equation, block, kernel)
-    for output in kernel.writes:
-        held = block.find(next(e.tensor for e in cascade.equations if e.tensor.name == output.name))
-        assert held is not None, f"{output.name} is written but never computed"
-        block.statements.append(Store(output, held))
+    stored = {t.name for loop in kernel.loops for t in loop.stored}
+    _store([cascade.equation(t.name).tensor for t in kernel.writes if t.name not in stored], kernel, block)
     used = {r.tensor.name for e in cascade.equations for r in reads(e.body)}
     inputs = tuple(t for t in cascade.inputs if t.name in used and t.origin in ("input", "table"))
     return Program(kernel.name, kernel.rows, kernel.batch, inputs, kernel.writes, tuple(block.statements))
+
+
+def _store(tensors: Iterable[Tensor], kernel: Kernel, block: Block) -> None:
+    """What is written of a tile, each output in its own order of indices."""
+    outputs = {t.name: t for t in kernel.writes}
+    for tensor in tensors:
+        held = block.find(tensor)
+        assert held is not None, f"{tensor.name} is written but never computed"
+        block.statements.append(Store(outputs[tensor.name], held))
 
 
 def _indices(equation: Equation) -> set[Index]:
@@ -75,14 +82,10 @@ def _indices(equation: Equation) -> set[Index]:
 def _define(equation: Equation, block: Block, kernel: Kernel) -> None:
     """An equation outside the running states: its value is held, as a formula where that costs nothing."""
     match equation.body:
-        case Reduce() as e if _is_product(e, equation, block):
-            block.held[equation.tensor] = _contract(equation, e, block)
-            return
-    block.statements.append(Note(_note(equation)))
-    match equation.body:
         case Reduce() as e:
-            block.held[equation.tensor] = _fold_features(equation, e, block)
+            block.held[equation.tensor] = reduced(equation, e, block)
         case body:
+            block.statements.append(Note(note(equation)))
             value = value_of(body, block)
             last = block.statements[-1]
             if isinstance(last, Let) and isinstance(value, Read) and last.target == value.tensor:
@@ -100,108 +103,6 @@ def _define(equation: Equation, block: Block, kernel: Kernel) -> None:
             block.held[equation.tensor] = Read(target, target.indices)
 
 
-def _note(equation: Equation) -> str:
-    """The equation at one place of the batch, its predicate called by the name under which it is computed."""
-    match equation.body:
-        case Reduce(over=over, where=where) if where != TRUE and any(i.role == "sequence" for i in over):
-            return brief(equation, {where: "seen"})
-        case _:
-            return brief(equation)
-
-
-def _is_product(e: Reduce, equation: Equation, block: Block) -> bool:
-    """Whether a sum over features at every row and column is a matrix product."""
-    pair = [i for i in equation.tensor.indices if i in block.axes]
-    return e.op == "sum" and len(pair) == 2 and all(i.role == "sequence" for i in pair)
-
-
-def _contract(equation: Equation, e: Reduce, block: Block) -> Expr:
-    """`sum(d) row[q,d] * column[k,d] * rest[q,k]` as a matrix product, times the rest."""
-    name = equation.tensor.name
-    left, right, rest = _operands(equation, e, block)
-    a, b = _operand(left, f"{name}_row", block), _operand(right, f"{name}_column", block)
-    up, down = factors(rest)
-    said = equation
-    if (a, b) != (left, right):
-        said = replace(equation, body=replace(e, where=TRUE, body=quotient([a, b, *up], down)))
-    block.statements.append(Note(_note(said)))
-    target = replace(block.local(name, e.body, _row_and_column(equation, block)), kind="float")
-    block.statements.append(Dot(target, value_of(a, block), value_of(b, block), e.over[0], None))
-    scale = quotient([value_of(f, block) for f in up], [value_of(f, block) for f in down])
-    return times(Read(target, target.indices), scale) if scale != ONE else Read(target, target.indices)
-
-
-def _row_and_column(equation: Equation, block: Block) -> tuple[Index, Index]:
-    row, column = sorted((i for i in equation.tensor.indices if i.role == "sequence"), key=block.axes.index)
-    return row, column
-
-
-def _operands(equation: Equation, e: Reduce, block: Block) -> tuple[Expr, Expr, Expr]:
-    """What a contraction multiplies: what has rows and the feature, columns and the feature, and the rest."""
-    if len(e.over) != 1:
-        raise _refused(equation, "a contraction is over one feature index")
-    # said by the author, or the reads that have a value
-    if partly := [part for part in conjuncts(e.where) if free(part) - set(e.over)]:
-        terms = f"these are there only where `{show_expr(conjoin(partly))}`"
-        raise _refused(equation, f"a matrix product sums terms that are all there, and {terms}")
-    row, column = _row_and_column(equation, block)
-    up, down = factors(e.body)
-    above, below = (_sides(parts, row, column, e.over[0], equation) for parts in (up, down))
-    left, right, rest = (quotient(a, b) for a, b in zip(above, below, strict=True))
-    return (left if e.where == TRUE else Choose(e.where, left, number(0.0))), right, rest
-
-
-def _operand(e: Expr, name: str, block: Block) -> Expr:
-    """An operand of a matrix product; what is more than an input is computed once, and has a name."""
-    if isinstance(e, Read) or not free(e) & set(block.axes):
-        return e
-    held = block.find(e)
-    if held is not None:
-        return held
-    target = replace(block.local(name, e), kind="float")
-    block.statements.append(Note(brief(Equation(target, e))))
-    block.statements.append(Let(target, value_of(e, block)))
-    block.held[e] = block.held[target] = Read(target, target.indices)
-    return block.held[e]
-
-
-def _sides(
-    parts: list[Expr], row: Index, column: Index, feature: Index, equation: Equation
-) -> tuple[list[Expr], list[Expr], list[Expr]]:
-    left: list[Expr] = []
-    right: list[Expr] = []
-    rest: list[Expr] = []
-    for part in parts:
-        loose = free(part)
-        if feature not in loose:
-            rest.append(part)
-        elif row in loose and column in loose:
-            raise _refused(
-                equation, "a factor depends on row, column and feature at once: not a matrix product"
-            )
-        else:
-            (right if column in loose else left).append(part)
-    return left, right, rest
-
-
-def _refused(equation: Equation, rule: str) -> Refused:
-    message = f"no kernel plan for `{equation.tensor.name}`: {rule}"
-    label = Label(equation.span, "contracted here")
-    return Refused(Diagnostic("plan-contraction", message, (label,), REFERENCE))
-
-
-def _fold_features(equation: Equation, e: Reduce, block: Block) -> Expr:
-    if len(e.over) != 1:
-        raise _refused(equation, "a fold is over one feature index")
-    value = value_of(e.body, block)
-    if e.where != TRUE:
-        value = Choose(value_of(e.where, block), value, number(REDUCTIONS[e.op].identity))
-    indices = tuple(i for i in block.axes if i in equation.tensor.indices)
-    target = block.local(equation.tensor.name, e.body, indices)
-    block.statements.append(Fold(target, e.op, e.over[0], value))
-    return Read(target, target.indices)
-
-
 # ---- loops -------------------------------------------------------------------------------------
 
 
@@ -209,22 +110,40 @@ def _lower_loop(loop: Loop, block: Block, kernel: Kernel) -> None:
     for state in loop.states:
         indices = tuple(i for i in block.axes if i in state.tensor.indices)
         target = replace(block.local(state.tensor.name, ZERO, indices), kind="float")
-        block.statements.append(Note(f"state of {_note(state.equation)}"))
+        block.statements.append(Note(f"state of {note(state.equation)}"))
         block.statements.append(Fill(target, number(float(state.identity.value))))
         block.held[state.tensor] = Read(target, target.indices)
-    for row in _row_reads(loop, kernel.rows):
-        value_of(row, block)
+    for read in _reads_outside(loop, block):
+        if loop.outer not in free(read):
+            value_of(read, block)
+    if loop.outer is None:
+        _walk(loop, block, kernel)
+        return
+    here = Block(block.axes, block)
+    for read in _reads_outside(loop, here):
+        value_of(read, here)
+    _walk(loop, here, kernel)
+    place = loop.outer
+    block.statements.append(Each(place, place, tuple(here.statements), ZERO, extent(place)))
+
+
+def _walk(loop: Loop, block: Block, kernel: Kernel) -> None:
+    """The walk over an index, after what its tiles have in common."""
+    for equation in loop.tiles:
+        if loop.index not in equation.tensor.indices:
+            _define(equation, block, kernel)
     for equation in loop.tiles:
         match equation.body:
-            case Reduce() as e if _is_product(e, equation, block):
+            case Reduce() as e:
                 _before(equation, e, loop, block)
     body = _tile(loop, block, kernel)
     block.statements.append(Walk(loop.index, loop.bands, loop.uniform, body))
 
 
-def _row_reads(loop: Loop, rows: Index) -> tuple[Read, ...]:
-    """Inputs that the loop reads at its rows alone: loaded once, before it."""
-    bodies = [e.body for e in loop.tiles] + [s.equation.body for s in loop.states]
+def _reads_outside(loop: Loop, block: Block) -> tuple[Read, ...]:
+    """Inputs that the loop does not read along its index: loaded once, before it."""
+    tiles = [e for e in loop.tiles if not (isinstance(e.body, Reduce) and at_cells(e, e.body, block))]
+    bodies = [e.body for e in (*tiles, *(s.equation for s in loop.states))]
     wheres = [x.where for x in bodies if isinstance(x, Reduce)]
     found = dict.fromkeys(r for x in (*bodies, *wheres) for r in reads(x))
     return tuple(r for r in found if r.tensor.origin in ("input", "table") and loop.index not in free(r))
@@ -232,9 +151,9 @@ def _row_reads(loop: Loop, rows: Index) -> tuple[Read, ...]:
 
 def _before(equation: Equation, e: Reduce, loop: Loop, block: Block) -> None:
     """What a contraction takes at its rows alone, once before the loop."""
-    left, _, _ = _operands(equation, e, block)
-    if loop.index not in free(left):
-        _operand(left, f"{equation.tensor.name}_row", block)
+    found = operands(equation, e, block)
+    if found is not None and loop.index not in free(found[0]):
+        operand(found[0], f"{equation.tensor.name}_row", block)
 
 
 def _tile(loop: Loop, outer: Block, kernel: Kernel) -> tuple[Statement, ...]:
@@ -247,9 +166,11 @@ def _tile(loop: Loop, outer: Block, kernel: Kernel) -> tuple[Statement, ...]:
         block.statements.append(Let(old, held))
         block.held[before(tensor)] = Read(old, old.indices)
     for equation in loop.tiles:
-        _define(equation, block, kernel)
+        if loop.index in equation.tensor.indices:
+            _define(equation, block, kernel)
+    _store(loop.stored, kernel, block)
     for state in loop.states:
-        block.statements.append(Note(_note(state.equation)))
+        block.statements.append(Note(note(state.equation)))
         block.where = state.reduce.where
         if state.reduce.op == "sum":
             _accumulate(state, loop, block)
@@ -383,6 +304,12 @@ def _accumulate(state: State, loop: Loop, block: Block) -> None:
     weight = _masked(weight, e.where, loop, block)
     right = value_of(product(values), block)
     block.statements.append(Dot(held.tensor, weight, right, loop.index, start))
+
+
+def _refused(equation: Equation, rule: str) -> Refused:
+    message = f"no kernel plan for `{equation.tensor.name}`: {rule}"
+    label = Label(equation.span, "contracted here")
+    return Refused(Diagnostic("plan-contraction", message, (label,), REFERENCE))
 
 
 def _correction(correction: Expr, block: Block) -> Expr:

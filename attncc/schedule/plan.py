@@ -33,7 +33,7 @@ from attncc.masks.bands import Band, bands
 from attncc.ops import REDUCTIONS
 from attncc.passes.operator import Operator, State
 from attncc.passes.share import replace_reads
-from attncc.schedule.stages import Stage, stages
+from attncc.schedule.stages import Stage, nests, stages
 from attncc.source import Span
 
 
@@ -51,7 +51,8 @@ class Loop:
     computed on each, `states` carried.
 
     `uniform` says that all states run over the same terms, so that there are tiles which none of them has to
-    test.
+    test. Where some of what is computed is `stored`, every tile is visited: the reach is all columns.
+    A walk over two indices is a walk over one of them at every position of the `outer`.
     """
 
     index: Index
@@ -60,7 +61,9 @@ class Loop:
     bands: tuple[Band, ...]
     uniform: bool
     tiles: tuple[Equation, ...]
+    stored: tuple[Tensor, ...]
     states: tuple[State, ...]
+    outer: Index | None = None
 
     @property
     def operator(self) -> Operator:
@@ -109,12 +112,13 @@ def partition(cascade: Cascade) -> Plan:
     batch = tuple(dict.fromkeys(i for t in cascade.outputs for i in t.indices if i.role == "batch"))
     cascade = _at_grid(cascade, batch)
     sums = {e.tensor: e.body for e in cascade.equations if isinstance(e.body, Reduce)}
-    walks = {t: _walked(e, cascade) for t, e in sums.items()}
+    pairs = nests(cascade)
+    walks = {t: _walked(e, pairs) for t, e in sums.items()}
     states = {t: i for t, i in walks.items() if i is not None}
     for equation in cascade.equations:
-        _check_equation(equation, rows, batch, states)
-    prologue, walked, epilogue = stages(cascade, states, rows)
-    loops = tuple(_loop(stage, rows, cascade) for stage in walked)
+        _check_equation(equation, rows, batch, states, pairs)
+    prologue, walked, epilogue = stages(cascade, states, _stored(cascade, rows), pairs, rows)
+    loops = tuple(_loop(stage, rows, cascade, pairs.get(stage.index)) for stage in walked)
     kernel = Kernel(cascade.name, rows, batch, prologue, loops, epilogue, cascade.outputs)
     return Plan(cascade, (kernel,))
 
@@ -153,27 +157,36 @@ def _check_inputs(cascade: Cascade) -> None:
 
 
 def _rows(cascade: Cascade) -> Index:
-    """The one sequence index that every output is over."""
+    """The one sequence index that every output is over, alone or with one that is walked."""
     places = {i for t in cascade.outputs for i in t.indices if i.role == "batch"}
+    own = {t.name: [i for i in t.indices if i.role == "sequence"] for t in cascade.outputs}
+    reduced = {i for e in cascade.equations if isinstance(e.body, Reduce) for i in e.body.over}
+    shared = [i for i in own[cascade.outputs[0].name] if all(i in indices for indices in own.values())]
+    rows = next((i for i in shared if i not in reduced), shared[0] if shared else None)
     for tensor in cascade.outputs:
+        span = cascade.equation(tensor.name).span
         missing = (places | set(tensor.indices)) - set(cascade.equation(tensor.name).tensor.indices)
         if missing:
             names = ", ".join(f"`{i.name}`" for i in sorted(missing, key=lambda i: i.name))
             message = (
                 f"no kernel plan for `{tensor.name}`: the kernel's outputs are over {names}, and it is not"
             )
-            span = cascade.equation(tensor.name).span
             raise _refuse("plan-rows", message, span, "its rows are another kernel's", REFERENCE)
-        own = [i for i in tensor.indices if i.role == "sequence"]
-        first = [i for i in cascade.outputs[0].indices if i.role == "sequence"]
-        if len(own) != 1 or own != first:
-            names = ", ".join(f"`{i.name}`" for i in own) or "none"
+        if (rows is None and own[tensor.name] != own[cascade.outputs[0].name]) or not own[tensor.name]:
+            names = ", ".join(f"`{i.name}`" for i in own[tensor.name]) or "none"
             message = (
                 f"no kernel plan for `{tensor.name}`: outputs share one sequence index, this one has {names}"
             )
-            span = cascade.equation(tensor.name).span
             raise _refuse("plan-rows", message, span, "its rows are another kernel's", REFERENCE)
-    return next(i for i in cascade.outputs[0].indices if i.role == "sequence")
+    assert rows is not None, "outputs over the same sequence indices share one"
+    return rows
+
+
+def _stored(cascade: Cascade, rows: Index) -> dict[Tensor, Index]:
+    """What is written at every row and column, by the index of its columns."""
+    equations = (cascade.equation(t.name).tensor for t in cascade.outputs)
+    columns = {t: [i for i in t.indices if i.role == "sequence" and i != rows] for t in equations}
+    return {t: found[0] for t, found in columns.items() if found}
 
 
 def _at_grid(cascade: Cascade, batch: tuple[Index, ...]) -> Cascade:
@@ -217,18 +230,27 @@ def _moved(cascade: Cascade, equation: Equation, moved: Tensor, value: dict[Inde
     return replace(cascade, equations=tuple(equations))
 
 
-def _walked(e: Reduce, cascade: Cascade) -> Index | None:
-    """The sequence index a reduction walks; None when it folds features."""
+def _walked(e: Reduce, pairs: dict[Index, Index]) -> Index | None:
+    """The sequence index a reduction walks, the inner one of two; None when it folds features."""
     sequence = [i for i in e.over if i.role == "sequence"]
+    inner = next((i for i, outer in pairs.items() if {i, outer} == set(e.over)), None)
+    if inner is not None:
+        return inner
     if len(sequence) > 1 or (sequence and len(e.over) > 1) or any(i.role == "batch" for i in e.over):
         names = ", ".join(i.name for i in e.over)
         message = f"no kernel plan for a reduction over `{names}` at once: a loop walks one sequence index"
+        if len(sequence) == len(e.over) == 2:
+            message += ", or two that nothing else walks alone"
         raise _refuse("plan-walk", message, e.span, "reduced here", REFERENCE)
     return sequence[0] if sequence else None
 
 
 def _check_equation(
-    equation: Equation, rows: Index, batch: tuple[Index, ...], states: dict[Tensor, Index]
+    equation: Equation,
+    rows: Index,
+    batch: tuple[Index, ...],
+    states: dict[Tensor, Index],
+    pairs: dict[Index, Index],
 ) -> None:
     tensor = equation.tensor
     sequence = [i for i in tensor.indices if i.role == "sequence"]
@@ -241,9 +263,9 @@ def _check_equation(
         raise _refuse(
             "plan-earlier-kernel", message, equation.span, "needs a kernel before this one", REFERENCE
         )
-    if len([i for i in sequence if i != rows]) > 1 or any(
-        i.role == "batch" and i not in batch for i in tensor.indices
-    ):
+    walked = {i for i in sequence if i != rows}
+    nested = any(walked == {inner, outer} for inner, outer in pairs.items())
+    if (len(walked) > 1 and not nested) or any(i.role == "batch" and i not in batch for i in tensor.indices):
         message = f"no kernel plan: `{tensor.name}` is over more than a row and a walked index"
         raise _refuse("plan-rank", message, equation.span, "defined here", REFERENCE)
     for read in reads(equation.body):
@@ -256,15 +278,19 @@ def _check_equation(
             )
 
 
-def _loop(stage: Stage, rows: Index, cascade: Cascade) -> Loop:
-    predicates = tuple(dict.fromkeys(s.reduce.where for s in stage.states))
+def _loop(stage: Stage, rows: Index, cascade: Cascade, outer: Index | None) -> Loop:
+    predicates = tuple(
+        dict.fromkeys([*([TRUE] if stage.stored else []), *(s.reduce.where for s in stage.states)])
+    )
     uniform = len(predicates) == 1
     reach = predicates[0]
     for predicate in predicates[1:]:
         reach = _either(reach, predicate)
     sorted_tables = frozenset(d.subject for d in cascade.demands if d.name == "sorted")
     found = bands(reach, rows, stage.index, sorted_tables)
-    return Loop(stage.index, stage.rows, reach, found, uniform, stage.tiles, stage.states)
+    return Loop(
+        stage.index, stage.rows, reach, found, uniform, stage.tiles, stage.stored, stage.states, outer
+    )
 
 
 def _either(a: Expr, b: Expr) -> Expr:

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 
 from attncc.diagnostics import Diagnostic, Label
 from attncc.ir.brief import one_place
-from attncc.ir.cascade import Apply, Cascade, Demand, Expr, Index, extent
+from attncc.ir.cascade import Apply, Cascade, Demand, Expr, extent
 from attncc.ir.show import show_expr
-from attncc.masks.band import Band
+from attncc.masks.bands import Band, bands
 from attncc.masks.intervals import at_most
 from attncc.passes.analyse import Passes, walked
 from attncc.passes.online import passes_over
 from attncc.passes.waits import waits
-from attncc.schedule.plan import Loop, Plan
+from attncc.schedule.plan import Plan
 
 
 def too_many_passes(cascade: Cascade) -> Iterator[Diagnostic]:
@@ -47,9 +47,15 @@ def not_causal(plan: Plan) -> Iterator[Diagnostic]:
     The last row stands beside the last column, as `align q to k` has it.
     """
     for demand in plan.cascade.demands:
-        loops = [(kernel.rows, loop) for kernel in plan.kernels for loop in kernel.loops]
+        loops = [(kernel.rows, loop) for kernel in plan.kernels for loop in kernel.loops if loop.states]
         for rows, loop in loops if demand.name == "causal" else []:
-            if not all(_behind(band, rows, loop) for band in loop.bands):
+            wheres = dict.fromkeys(state.reduce.where for state in loop.states)
+            found = (
+                [*loop.bands] if not loop.stored else [b for c in wheres for b in bands(c, rows, loop.index)]
+            )
+            if loop.outer is not None:
+                found += bands(loop.reach, rows, loop.outer)
+            if not all(_behind(band) for band in found):
                 message = f"not causal: a row of `{rows.name}` may see later places of `{loop.index.name}`"
                 seen = f"these are seen: {show_expr(one_place(loop.reach))}"
                 labels = (Label(demand.span, "required here"), Label(loop.states[0].equation.span, seen))
@@ -58,6 +64,6 @@ def not_causal(plan: Plan) -> Iterator[Diagnostic]:
                 break
 
 
-def _behind(band: Band, rows: Index, loop: Loop) -> bool:
-    own: Expr = Apply("+", (rows, Apply("-", (extent(loop.index), extent(rows)))))
+def _behind(band: Band) -> bool:
+    own: Expr = Apply("+", (band.rows, Apply("-", (extent(band.columns), extent(band.rows)))))
     return any(at_most(high.value, own, band.plane.facts) for high in band.highs)

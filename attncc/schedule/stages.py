@@ -10,18 +10,21 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 
-from attncc.ir.cascade import Cascade, Equation, Index, Tensor, reads
+from attncc.ir.cascade import Cascade, Equation, Index, Reduce, Tensor, reads
 from attncc.passes.online import Updater, passes_over
 from attncc.passes.operator import State
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One walk: the rows computed before it, what is computed on its tiles, the reductions it completes."""
+    """One walk: the rows computed before it, what is computed on its tiles, and which of that is `stored`,
+    the reductions it completes.
+    """
 
     index: Index
     rows: tuple[Equation, ...]
     tiles: tuple[Equation, ...]
+    stored: tuple[Tensor, ...]
     states: tuple[State, ...]
 
 
@@ -29,16 +32,44 @@ Pass = tuple[Index, int]
 """An index, and which pass over it."""
 
 
+def nests(cascade: Cascade) -> dict[Index, Index]:
+    """The pairs of sequence indices that reductions are over at once: the inner one, and the outer.
+
+    All that is over one of them is over both, in the same pass, or walks could not be one after the other.
+    """
+    found: dict[Index, Index] = {}
+    reductions = {e.tensor.name: e.body for e in cascade.equations if isinstance(e.body, Reduce)}
+    kept = {i for t in cascade.outputs for i in t.indices}
+    for e in reductions.values():
+        if len(e.over) != 2 or any(i.role != "sequence" or i in found for i in e.over):
+            continue
+        outer, inner = e.over
+        one, other = (dict(passes_over(cascade, i)[0].of) for i in e.over)
+        beside = {name: r for name, r in reductions.items() if set(r.over) & set(e.over)}
+        alike = all(set(r.over) == set(e.over) and one[name] == other[name] for name, r in beside.items())
+        if alike and not kept & set(e.over):
+            found[inner] = outer
+    return found
+
+
 def stages(
-    cascade: Cascade, states: dict[Tensor, Index], rows: Index
+    cascade: Cascade,
+    states: dict[Tensor, Index],
+    stored: dict[Tensor, Index],
+    pairs: dict[Index, Index],
+    rows: Index,
 ) -> tuple[tuple[Equation, ...], tuple[Stage, ...], tuple[Equation, ...]]:
-    """The rows computed before all walks, the walks, and the rows computed after them."""
+    """The rows computed before all walks, the walks, and the rows computed after them.
+
+    What is `stored` at every row and column rides in the first walk for which all that it reads is complete.
+    `pairs` are the indices walked at every position of another.
+    """
     pass_of: dict[Tensor, Pass] = {}
     updaters: dict[str, Updater] = {}
-    for index in dict.fromkeys(states.values()):
+    for index in dict.fromkeys((*states.values(), *stored.values())):
         passes, found = passes_over(cascade, index)
         of = dict(passes.of)
-        pass_of |= {t: (index, of[t.name]) for t, i in states.items() if i == index}
+        pass_of |= {t: (index, of[t.name]) for t, i in (*states.items(), *stored.items()) if i == index}
         updaters |= found
     after = _after(cascade, pass_of)
     order = _order(pass_of, after)
@@ -52,13 +83,19 @@ def stages(
     wanted: set[Tensor] = set()
     for n, walk in reversed(list(enumerate(order))):
         own = _narrow_first([e for e in cascade.equations if pass_of.get(e.tensor) == walk], cascade)
+        along = {walk[0], pairs.get(walk[0], walk[0])}
+        kept = tuple(e.tensor for e in own if e.tensor in stored)
+        needed = {e.tensor for e in _needed(own, cascade)} | {*kept}
         tiles = tuple(
-            e for e in _needed(own, cascade) if walk[0] in e.tensor.indices and e.tensor not in pass_of
+            e
+            for e in cascade.equations
+            if e.tensor in needed and along & set(e.tensor.indices) and e.tensor not in states
         )
         wanted |= {e.tensor for e in _needed([*own, *tiles], cascade)}
         between = (e for e in cascade.equations if is_row(e) and ready[e.tensor] == n > 0)
         before = tuple(e for e in between if e.tensor in wanted)
-        made.append(Stage(walk[0], before, tiles, tuple(State(e, updaters.get(e.tensor.name)) for e in own)))
+        running = tuple(State(e, updaters.get(e.tensor.name)) for e in own if e.tensor in states)
+        made.append(Stage(walk[0], before, tiles, kept, running))
     placed = {e.tensor for stage in made for e in stage.rows}
     first = tuple(e for e in cascade.equations if is_row(e) and ready[e.tensor] == 0)
     last = tuple(e for e in cascade.equations if is_row(e) and ready[e.tensor] and e.tensor not in placed)

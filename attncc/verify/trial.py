@@ -162,11 +162,13 @@ def _place(index: Index) -> int:
 
 
 def rows_of(named: Named, x: Tensor, plain: Tensor, exact: Tensor, kind: torch.dtype) -> Tensor:
-    """The error of every row of one output over its bound, over batched and sequence indices in order.
-    Integers and truth values are equal or wrong.
+    """The error of every row of one output over its bound, over batched and sequence indices in order; of an
+    output over rows and columns, its columns are the row. Integers and truth values are equal or wrong.
     """
     order = sorted(range(x.dim()), key=lambda n: _place(named.indices[n]))
     places = sum(i.role != "feature" for i in named.indices)
+    if x.dim() == places and sum(i.role == "sequence" for i in named.indices) > 1:
+        places -= 1
     features = x.dim() > places
     x, plain, exact = (t.permute(order) for t in (x, plain, exact))
     if features:

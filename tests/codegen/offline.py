@@ -67,7 +67,8 @@ def compiled(
     setattr(module, name, recorder)
     made = {}
     for key in [k for k in module.TILES if k[-1] == WIDTHS[dtype]]:
-        shape = Shape(1, 2, 2, 300, 400, *(key[:-1] * 2)[:2], {"cap": 20.0, "bias": -3.0})
+        d, e, r = (*key[:-1], key[0], key[0])[:3]
+        shape = Shape(1, 2, 2, 300, 400, d, e, {"cap": 20.0, "bias": -3.0}, r=r)
         module.TILES[key] |= tile or {}
         with knobs.runtime.scope():
             knobs.runtime.interpret = True  # the host takes tensors of a CPU for it

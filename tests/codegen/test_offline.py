@@ -16,7 +16,7 @@ from attncc.schedule.spec import Specialisation
 from attncc.schedule.tiles import TARGETS, Tile
 from attncc.source import Source
 from tests.codegen.offline import SHARED, WIDTHS, Report, compiled
-from tests.shapes import KERNELS, MORE
+from tests.shapes import KERNELS, MORE, PLAIN
 
 PATTERNS = Path(__file__).parents[2] / "patterns"
 NO_STACK = ("cuda:90", "cuda:100")
@@ -63,7 +63,9 @@ def check(name: str, target: str, dtype: torch.dtype) -> None:
     found = made(name, target, dtype)
     assert len(found) == 2
     stack = LITTLE if name == "rope" else 0
-    assert not {key: w for key, r in found.items() if (w := wrong(r, target, dtype, max(key[:-1]), stack))}
+    known = {"no matrix instructions"} if name in PLAIN else set()
+    faults = {key: set(wrong(r, target, dtype, max(key[:-1]), stack)) - known for key, r in found.items()}
+    assert not {key: w for key, w in faults.items() if w}
 
 
 @pytest.mark.parametrize("target", SHARED)

@@ -1,0 +1,233 @@
+"""Third-order attention: a query over pairs of keys, whose vectors are multiplied (arXiv 2310.04064).
+
+(1) S[q,j,k] = sum(d) Q[q,d] * K1[j,d] * K2[k,d] / |d|
+(2) P[q,j,k] = softmax(j, k) S[q,j,k]
+(3) O[q,e] = sum(j, k) P[q,j,k] * V1[j,e] * V2[k,e]
+
+As it runs:
+
+    S[q,j,k] = sum(d) Q[q,d] * K1[j,d] * K2[k,d] / |d|
+    P_max[q] = max(j, k) S[q,j,k]
+    P_total[q] = sum(j, k) exp(S[q,j,k] - finite(P_max[q]))
+    O_total[q,e] = sum(j, k) V1[j,e] * V2[k,e] * exp(S[q,j,k] - finite(P_max[q]))
+    O[q,e] = O_total[q,e] / P_total[q]
+
+One pass over k at every j for every tile of rows q,
+over one range of tiles that its predicate leaves live.
+State of a row: P_max[q], P_total[q], O_total[q,e].
+
+Edit the pattern, not this file.
+"""
+
+import math
+
+import torch
+
+
+def extents(*tensors):
+    """Extents by index; each tensor is (name, its indices, itself). What does not fit is an error."""
+    found = {}
+    first = tensors[0][2]
+    for name, indices, tensor in tensors:
+        names = indices.split()
+        if not torch.is_tensor(tensor):
+            raise TypeError(f"`{name}` is a tensor over ({indices}), not {type(tensor).__name__}")
+        if tensor.dim() != len(names):
+            shape = tuple(tensor.shape)
+            raise ValueError(f"`{name}` is over ({indices}), but has {tensor.dim()} axes: {shape}")
+        if tensor.device != first.device:
+            raise ValueError(f"`{name}` is on {tensor.device}, `{tensors[0][0]}` on {first.device}")
+        for index, size in zip(names, tensor.shape):
+            other, known = found.setdefault(index, (name, size))
+            if known != size:
+                raise ValueError(f"`{name}` has {size} along `{index}`, but `{other}` has {known}")
+    return {index: size for index, (_, size) in found.items()}
+
+
+def check_kinds(floats, integers, booleans, allowed):
+    """Element types: all float tensors share one of `allowed`; gradients are not there yet."""
+    for name, tensor in floats:
+        if tensor.dtype not in allowed:
+            names = ", ".join(str(kind)[6:] for kind in allowed)
+            raise TypeError(f"`{name}` is {str(tensor.dtype)[6:]}; this kernel takes {names}")
+        if tensor.dtype != floats[0][1].dtype:
+            first, other = floats[0][0], str(floats[0][1].dtype)[6:]
+            raise TypeError(f"`{name}` is {str(tensor.dtype)[6:]}, but `{first}` is {other}")
+        if tensor.requires_grad and torch.is_grad_enabled():
+            raise NotImplementedError(
+                f"`{name}` requires grad, and this kernel has no backward pass yet: call it under "
+                'torch.no_grad(), or as the dense reference, backend="reference", which is differentiable'
+            )
+    for name, tensor in integers:
+        if tensor.dtype not in (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8):
+            raise TypeError(f"`{name}` is a table of integers, not {str(tensor.dtype)[6:]}")
+    for name, tensor in booleans:
+        if tensor.dtype != torch.bool:
+            raise TypeError(f"`{name}` is a table of truth values, not {str(tensor.dtype)[6:]}")
+
+
+KINDS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+# rows and columns of a tile
+BLOCK_Q = 128
+BLOCK_K = 128
+
+
+def accumulator(tensor):
+    """The kind that sums are held in: float64 for float64, otherwise float32."""
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+def divide(a, b):
+    """a / b, where 0 / 0 is 0: the mean of nothing, a softmax over nothing."""
+    nothing = (a == 0) & (b == 0)
+    return torch.where(nothing, 0.0, a / torch.where(nothing, 1.0, b))
+
+
+def finite(m):
+    """A maximum as a scale: that of nothing, -inf, scales by 0."""
+    return torch.where(m == -math.inf, 0.0, m)
+
+
+def walk(tiles, block, end):
+    """(start, stop, seen whole) of every tile."""
+    for steps, whole in tiles:
+        for n in steps:
+            yield n * block, min((n + 1) * block, end), whole
+
+
+def kronecker(Q, K1, K2, V1, V2):
+    """Q[b,h,q,d], K1[b,h,j,d], K2[b,h,k,d], V1[b,h,j,e], V2[b,h,k,e] -> O[b,h,q,e], on any device.
+
+    Tensors may have any strides. ValueError and TypeError name what does not fit.
+    """
+    sizes = extents(
+        ("Q", "b h q d", Q),
+        ("K1", "b h j d", K1),
+        ("K2", "b h k d", K2),
+        ("V1", "b h j e", V1),
+        ("V2", "b h k e", V2),
+    )
+    check_kinds([("Q", Q), ("K1", K1), ("K2", K2), ("V1", V1), ("V2", V2)], [], [], KINDS)
+    NB, NH, NQ, D, NJ, NK, E = (
+        sizes["b"], sizes["h"], sizes["q"], sizes["d"], sizes["j"], sizes["k"], sizes["e"]
+    )
+    O = Q.new_empty((NB, NH, NQ, E))
+    device, kind = Q.device, accumulator(Q)
+    for q0 in range(0, NQ, BLOCK_Q):
+        q1 = min(q0 + BLOCK_Q, NQ)
+        # state of P_max[q] = max(j, k) S[q,j,k]
+        P_max_q = torch.full([NB, NH, q1 - q0], -math.inf, device=device, dtype=kind)
+        # state of P_total[q] = sum(j, k) exp(S[q,j,k] - finite(P_max[q]))
+        P_total_q = torch.full([NB, NH, q1 - q0], 0.0, device=device, dtype=kind)
+        # state of O_total[q,e] = sum(j, k) V1[j,e] * V2[k,e] * exp(S[q,j,k] - finite(P_max[q]))
+        O_total_qe = torch.full([NB, NH, q1 - q0, E], 0.0, device=device, dtype=kind)
+        Q_qd = Q[:, :, q0:q1].to(kind)
+        for j in range(0, NJ):
+            K1_d = K1[:, :, j].to(kind)
+            V1_e = V1[:, :, j].to(kind)
+            # S_row[q,d] = Q[q,d] * K1[j,d]
+            S_row_qd = Q_qd * K1_d[..., None, :]
+            # tiles of k that these rows see, and which of them whole
+            end = NK
+            hi = (BLOCK_K + end - 1) // BLOCK_K
+            full_hi = end // BLOCK_K
+            tiles = (
+                (range(0, full_hi), True),
+                (range(full_hi, hi), False),
+            )
+            for k0, k1, whole in walk(tiles, BLOCK_K, NK):
+                k = torch.arange(k0, k1, device=device)
+                # S[q,j,k] = sum(d) S_row[q,d] * K2[k,d] / |d|
+                K2_kd = K2[:, :, k0:k1].to(kind)
+                S_qk = S_row_qd @ K2_kd.mT
+                # P_max[q] = max(j, k) S[q,j,k]
+                S_seen_qk = S_qk
+                if not whole:
+                    # seen: k < |k|
+                    seen_k = k < NK
+                    S_seen_qk = torch.where(seen_k[..., None, :], S_seen_qk, -math.inf)
+                P_max_tile_q = S_seen_qk.amax(-1)
+                P_max_old_q = P_max_q
+                P_max_q = torch.maximum(P_max_old_q, P_max_tile_q * (1 / D))
+                # P_total[q] = sum(j, k) exp(S[q,j,k] - finite(P_max[q]))
+                alpha_q = torch.exp2(
+                    P_max_old_q * 1.4426950408889634 - finite(P_max_q) * 1.4426950408889634
+                )
+                exp_S_seen_qk = torch.exp2(
+                    S_seen_qk * (1.4426950408889634 / D)
+                    - (finite(P_max_q) * 1.4426950408889634)[..., :, None]
+                )
+                P_total_tile_q = exp_S_seen_qk.sum(-1)
+                P_total_q = P_total_q * alpha_q + P_total_tile_q
+                # O_total[q,e] = sum(j, k) V1[j,e] * V2[k,e] * exp(S[q,j,k] - finite(P_max[q]))
+                V2_ke = V2[:, :, k0:k1].to(kind)
+                O_total_qe = (
+                    O_total_qe * alpha_q[..., :, None]
+                    + exp_S_seen_qk @ (V1_e[..., None, :] * V2_ke)
+                )
+        # O[q,e] = O_total[q,e] / P_total[q]
+        O_qe = divide(O_total_qe, P_total_q[..., :, None])
+        O[..., q0:q1, :] = O_qe
+    return O
+
+
+def _divide(a, b):
+    """a / b; 0 / 0 is 0, and no gradient passes where the divisor is 0."""
+    none = b == 0
+    at_none = torch.where(a == 0, 0, a / b).detach()
+    return torch.where(none, at_none, a / torch.where(none, 1, b))
+
+
+def _einsum(spelled, *tensors):
+    """torch.einsum in the widest dtype of its tensors; a mask among them is 0 and 1."""
+    dtype = tensors[0].dtype
+    for x in tensors[1:]:
+        dtype = torch.promote_types(dtype, x.dtype)
+    return torch.einsum(spelled, *(x.to(dtype) for x in tensors))
+
+
+def _amax(x, dim, nothing):
+    """The largest along an axis, which may be empty."""
+    return x.amax(dim) if x.shape[dim] else torch.full_like(x.sum(dim), nothing)
+
+
+def reference(Q, K1, K2, V1, V2):
+    """`kronecker`: dense, differentiable, any device and dtype."""
+    D = Q.shape[3]
+    # S[b,h,q,j,k] = sum(d) Q[b,h,q,d] * K1[b,h,j,d] * K2[b,h,k,d] / |d|
+    S = _einsum("bhqd,bhjd,bhkd->bhqjk", Q, K1, K2) / D
+    # P[b,h,q,j,k] = if true then exp(S[b,h,q,j,k] - max(j, k) S[b,h,q,j,k]) / sum(j, k)
+    #     exp(S[b,h,q,j,k] - max(j, k) S[b,h,q,j,k]) else 0
+    max_P_q = _amax(_amax(S, 4, -math.inf), 3, -math.inf)
+    exp_P_qjk = torch.exp(S - max_P_q[..., None, None])
+    P = _divide(exp_P_qjk, exp_P_qjk.sum((3, 4))[..., None, None])
+    # O[b,h,q,e] = sum(j, k) P[b,h,q,j,k] * V1[b,h,j,e] * V2[b,h,k,e]
+    O = _einsum("bhqjk,bhje,bhke->bhqe", P, V1, V2)
+    return O
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    device = "cpu"
+    given = {
+        "Q": torch.randn(2, 4, 150, 64, device=device, dtype=torch.float32),
+        "K1": torch.randn(2, 4, 203, 64, device=device, dtype=torch.float32),
+        "K2": torch.randn(2, 4, 203, 64, device=device, dtype=torch.float32),
+        "V1": torch.randn(2, 4, 203, 64, device=device, dtype=torch.float32),
+        "V2": torch.randn(2, 4, 203, 64, device=device, dtype=torch.float32),
+    }
+    made = kronecker(**given)
+    floats = {
+        name: x.double()
+        for name, x in given.items()
+        if torch.is_tensor(x) and x.is_floating_point()
+    }
+    meant = reference(**{**given, **floats})
+    for name, x, y in (
+        ("O", made, meant),
+    ):
+        row = torch.linalg.vector_norm(torch.where(y.isfinite(), y, 0), dim=-1).mean()
+        error = torch.linalg.vector_norm(torch.where(x == y, 0, x - y), dim=-1).max() / row
+        print(f"{name}: the worst row is {error:.1e} of a mean row off")
+        assert error < 1e-5, f"{name} is wrong"
