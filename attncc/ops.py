@@ -55,6 +55,13 @@ def _divide(np: Any, a: Any, b: Any) -> Any:
     return np.where(nothing, 0.0, a / np.where(nothing, 1.0, b))
 
 
+def _inverse(np: Any, x: Any) -> Any:
+    """1 / x, and of 0 the largest number, so that 0 times it is 0."""
+    largest = np.finfo(np.float64).max
+    small = np.abs(x) * largest < 1
+    return np.where(small, largest, 1 / np.where(small, 1.0, x))
+
+
 def _softplus(np: Any, x: Any) -> Any:
     return np.maximum(x, 0.0) + np.log1p(np.exp(-np.abs(x)))
 
@@ -115,6 +122,8 @@ FUNCTIONS: dict[str, Function] = {
     "exp2": Function(1, "number", "float", lambda sp, x: 2**x, lambda np, x: np.exp2(x)),
     # a maximum as a scale: that of nothing, -inf, scales by 0
     "finite": Function(1, "number", "float", lambda sp, x: x, lambda np, x: np.where(x == -np.inf, 0.0, x)),
+    # a factor in place of a divisor: 0 times that of 0 is 0
+    "inverse": Function(1, "number", "float", lambda sp, x: 1 / x, _inverse),
     # `|i|`: its argument is an index
     "extent": Function(1, "any", "int", lambda sp, n: n, lambda np, n: n),
 }
@@ -127,6 +136,7 @@ NAMED = frozenset(n for n in FUNCTIONS if n.isalpha()) - {
     "extent",
     "exp2",
     "finite",
+    "inverse",
 }
 """Functions a pattern calls by name: `exp(x)`."""
 

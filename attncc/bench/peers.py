@@ -54,17 +54,18 @@ class Roles:
         """The predicate as a function of positions. NoPeer where it is not one."""
         names = {self.batch[0]: "b", self.batch[1]: "h", self.rows: "q", self.columns: "k"}
         try:
-            return function(here.plan.kernels[0].loops[0].reach, names, here.env, here.tables)
+            return function(here.plan.kernels[-1].loops[0].reach, names, here.env, here.tables)
         except Inexpressible as error:
             raise NoPeer(f"its mask is none of positions, numbers and tables: {error}") from None
 
 
 def roles(here: Setting) -> Roles:
     """A guess at what is what. NoPeer where the pattern has another shape than attention."""
-    outputs, kernels = here.cascade.outputs, here.plan.kernels
-    if len(outputs) != 1 or [len(kernel.loops) for kernel in kernels] != [1] or len(kernels[0].batch) != 2:
+    outputs, kernel = here.cascade.outputs, here.plan.kernels[-1]
+    loops = [loop for each in here.plan.kernels for loop in each.loops]
+    if len(outputs) != 1 or loops != [*kernel.loops] or len(loops) != 1 or len(kernel.batch) != 2:
         raise NoPeer("it is not one output over batch and heads from one walk over keys")
-    (kernel,), (output,) = kernels, outputs
+    (output,) = outputs
     rows, columns = kernel.rows, kernel.loops[0].index
     real = [t for t in here.cascade.inputs if t.kind == "float" and _feature(t)]
     queries = [t for t in real if rows in t.indices][:1]

@@ -42,7 +42,9 @@ def by_descriptor(spec: Specialisation) -> bool:
 
 
 def described(program: Program) -> frozenset[Tensor]:
-    """The inputs that are only ever loaded as tiles of two axes, at one place of the others."""
+    """What is only ever loaded as tiles of two axes, at one place of the others; of what an earlier kernel
+    left, also as tiles of one.
+    """
     loads = [s for s in statements(program.body) if isinstance(s, Load)]
     loaded = {load.read for load in loads}
     others = [e for e in expressions(program.body) if e not in loaded]
@@ -63,10 +65,9 @@ def _is_block(load: Load, program: Program) -> bool:
     rest = [at for i, at in zip(tensor.indices, load.read.at, strict=True) if not _is_tile(i, at)]
     return (
         len(tensor.indices) <= MOST
-        and len(own) == 2
         and own == load.target.indices
-        and own[-1] == tensor.indices[-1]
-        and own[-1].role == "feature"
+        and own[-1:] == tensor.indices[-1:]
+        and ((len(own) == 2 and own[-1].role == "feature") or (len(own) == 1 and tensor.origin == "kept"))
         and all(
             free(at) <= set(program.batch) and not any(isinstance(x, Read) for x in walk(at)) for at in rest
         )

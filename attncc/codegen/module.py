@@ -58,6 +58,8 @@ def docstring(said: Said, plan: Plan) -> str:
     lines += [line for equation in briefly(plan.cascade) for line in hanging(equation, INDENT)]
     lines.append("")
     for kernel in plan.kernels:
+        if len(plan.kernels) > 1:
+            lines += hanging(f"Kernel {kernel.name} writes {', '.join(map(_shown, kernel.writes))}.")
         lines += _in_words(kernel)
         state = [s.equation.tensor for loop in kernel.loops for s in loop.states]
         held = ", ".join(

@@ -55,7 +55,7 @@ class Signature:
         """Indices that are read at other positions than a tile's, or at one after the other."""
         found = list(self.program.each.values())
         for e in expressions(self.program.body):
-            for read in (x for x in walk(e) if isinstance(x, Read) and x.tensor.origin in ("input", "table")):
+            for read in (x for x in walk(e) if isinstance(x, Read) and x.tensor.loaded):
                 found += [i for i, at in zip(read.tensor.indices, read.at, strict=True) if i != at]
         return tuple(dict.fromkeys(found))
 

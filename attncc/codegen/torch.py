@@ -35,16 +35,13 @@ from attncc.schedule.loops import (
 INDENT = "    "
 
 
-def body_lines(program: Program, words: Words, signature: Signature) -> tuple[str, list[str]]:
-    """The helpers, and the lines that fill the outputs; extents, numbers and tile sizes are named before
-    them.
+def body_lines(program: Program, words: Words, signature: Signature) -> tuple[dict[str, str], list[str]]:
+    """The helpers by name, and the lines that fill the outputs; extents, numbers, the device and tile sizes
+    are named before them.
     """
     k = Body(program, words, (program.rows, *signature.walked, *signature.features))
     inner = list(_block(program.body, k))
-    leading = words.tensor(program.leading.name)
-    lines = [f"device, kind = {leading}.device, accumulator({leading})"]
-    lines += _numbers(signature)
-    lines += _positions(inner, k)
+    lines = list(_positions(inner, k))
     rows, first, stop = program.rows, words.start(program.rows), words.stop(program.rows)
     block, end = words.block(rows), words.extent(rows)
     lines.append(f"for {first} in range(0, {end}, {block}):")
@@ -52,16 +49,17 @@ def body_lines(program: Program, words: Words, signature: Signature) -> tuple[st
     if said(words.position(rows), inner):
         start.append(f"{words.position(rows)} = torch.arange({first}, {stop}, device=device)")
     lines += [f"{INDENT}{line}" for line in (*start, *inner)]
-    helpers = [ACCUMULATOR, *(TORCH_HELPERS[name] for name in sorted(k.helpers) if name in TORCH_HELPERS)]
-    return "\n\n".join(helpers), lines
+    return {name: TORCH_HELPERS[name] for name in k.helpers if name in TORCH_HELPERS}, lines
 
 
-def _numbers(signature: Signature) -> Iterator[str]:
-    """Real numbers become tensors: what Python makes an error, as 1 / 0, is then an infinity."""
-    for number in signature.scalars:
-        if number.kind == "float":
-            name = signature.words.tensor(number.name)
-            yield f"{name} = torch.tensor({name}, device=device, dtype=kind)"
+def numbers(signatures: Iterable[Signature], leading: str) -> Iterator[str]:
+    """The device and the kind of sums. Real numbers become tensors: what Python makes an error, as 1 / 0, is
+    then an infinity.
+    """
+    yield f"device, kind = {leading}.device, accumulator({leading})"
+    real = (s.words.tensor(t.name) for s in signatures for t in s.scalars if t.kind == "float")
+    for name in dict.fromkeys(real):
+        yield f"{name} = torch.tensor({name}, device=device, dtype=kind)"
 
 
 def _positions(inner: list[str], k: Body) -> Iterator[str]:
@@ -119,8 +117,14 @@ def _statement(s: Statement, k: Body) -> Iterator[str]:
             before = "" if start is None else f"{code_of(start, k).within(PRODUCT)} + "
             yield f"{w.value(target)} = {before}{product}"
         case Fold(target, op, over, value):
+            code = code_of(value, k)
+            if op == "sum" and over.role == "sequence" and over not in code.axes:
+                text = f"{code.within(PRODUCT)} * ({_width(over, k)})"
+                many = _along(replace(code, text=text, binds=PRODUCT), target.indices, k)
+                yield f"{w.value(target)} = {many.text}"
+                return
             axes = tuple(i for i in k.axes if i in target.indices or i == over)
-            code = _along(code_of(value, k), axes, k)
+            code = _along(code, axes, k)
             word = {"sum": "sum", "max": "amax", "min": "amin"}[op]
             yield f"{w.value(target)} = {code.within(ATOM)}.{word}({axes.index(over) - len(axes)})"
         case Edge(body):

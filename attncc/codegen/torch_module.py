@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from attncc.codegen.host import checks, output_shape, statistic, tables
 from attncc.codegen.module import Said, assemble, element_types, host, words_of
 from attncc.codegen.signature import Signature
-from attncc.codegen.torch import body_lines
+from attncc.codegen.torch import ACCUMULATOR, body_lines, numbers
 from attncc.codegen.words import Words
 from attncc.ir.cascade import Cascade, Tensor
+from attncc.schedule.loops import Program
 from attncc.schedule.lower import lower
 from attncc.schedule.plan import Plan
 from attncc.schedule.spec import Specialisation
@@ -18,27 +19,34 @@ from attncc.schedule.tiles import candidates
 
 def generate(said: Said, cascade: Cascade, plan: Plan, spec: Specialisation) -> str:
     """The text of a module; `cascade` is the pattern before the passes."""
-    (kernel,) = plan.kernels
-    program = lower(kernel, plan.cascade)
-    words = words_of(cascade, plan.cascade)
-    s = Signature(program, plan.cascade, words)
-    helpers, lines = body_lines(program, words, s)
+    words = words_of(cascade, plan.cascade, *(kernel.cascade for kernel in plan.kernels))
+    programs = [lower(kernel) for kernel in plan.kernels]
+    pairs = zip(programs, plan.kernels, strict=True)
+    signatures = [Signature(program, kernel.cascade, words) for program, kernel in pairs]
+    used = {t.name for program in programs for t in program.inputs}
+    leading = next(t for t in cascade.inputs if t.name in used and t.kind == "float" and t.origin == "input")
+    helpers: dict[str, str] = {}
+    body = [line for program in programs for line in _outputs(program, leading, words)]
+    body += numbers(signatures, words.tensor(leading.name))
+    for s in signatures:
+        own, lines = body_lines(s.program, words, s)
+        helpers |= own
+        body += lines
+    body.append(f"return {', '.join(words.tensor(t.name) for t in cascade.outputs)}")
     tile = spec.tile or candidates("cpu", 8, 1)[0]
-    table = element_types(spec)
-    table += f"# rows and columns of a tile\n{words.block(program.rows)} = {tile.rows}\n"
-    table += "".join(f"{words.block(i)} = {tile.columns}\n" for i in s.walked)
-    body = [
-        *_outputs(cascade, program.leading, words),
-        *lines,
-        f"return {', '.join(words.tensor(t.name) for t in cascade.outputs)}",
-    ]
-    before = [*checks(cascade, words, "KINDS", body, s.positives), *tables(cascade, words, "long()")]
-    parts = [table, helpers, host(cascade, words, before, body, "any device")]
+    rows = {words.block(s.program.rows): tile.rows for s in signatures}
+    columns = {words.block(i): tile.columns for s in signatures for i in s.walked}
+    table = element_types(spec) + "# rows and columns of a tile\n"
+    table += "".join(f"{name} = {size}\n" for name, size in (columns | rows).items())
+    positives = tuple(dict.fromkeys(e for s in signatures for e in s.positives))
+    before = [*checks(cascade, words, "KINDS", body, positives), *tables(cascade, words, "long()")]
+    common = "\n\n".join([ACCUMULATOR, *(helpers[name] for name in sorted(helpers))])
+    parts = [table, common, host(cascade, words, before, body, "any device")]
     return assemble(said, cascade, plan, words, ["import math", "", "import torch"], parts, '"cpu"', spec)
 
 
-def _outputs(cascade: Cascade, leading: Tensor, words: Words) -> Iterator[str]:
+def _outputs(program: Program, leading: Tensor, words: Words) -> Iterator[str]:
     first = words.tensor(leading.name)
-    for output in cascade.outputs:
+    for output in program.outputs:
         dtype = f", dtype=accumulator({first})" if statistic(output) else ""
         yield f"{words.tensor(output.name)} = {first}.new_empty({output_shape(output, words)}{dtype})"

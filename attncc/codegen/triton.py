@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import assert_never
 
-from attncc.codegen.code import ATOM, Code
+from attncc.codegen.code import ATOM, PRODUCT, Code
 from attncc.codegen.lines import needed
 from attncc.codegen.ranges import WalkRanges, scalar, walk_ranges
 from attncc.codegen.signature import Signature
@@ -36,9 +36,9 @@ INDENT = "    "
 
 def kernel_text(
     program: Program, words: Words, signature: Signature, padded: frozenset[Index], short: bool
-) -> tuple[str, str]:
-    """The helpers and the kernel; `padded` are features whose extent is not a power of two, `short` says that
-    elements have 16 bits.
+) -> tuple[dict[str, str], str]:
+    """The helpers by name, and the kernel; `padded` are features whose extent is not a power of two, `short`
+    says that elements have 16 bits.
     """
     tiles = (program.rows, *signature.walked, *signature.features)
     held = _held(program.body) if signature.described else frozenset()
@@ -55,8 +55,7 @@ def kernel_text(
         *(f"{INDENT}{line}" for line in body),
     ]
     texts = TRITON_HELPERS | (SHORT_HELPERS if short else {})
-    helpers = "\n\n".join(texts[name] for name in sorted(k.helpers) if name in texts)
-    return helpers, "\n".join(lines) + "\n"
+    return {name: texts[name] for name in k.helpers if name in texts}, "\n".join(lines) + "\n"
 
 
 def _positive(signature: Signature) -> frozenset[Expr]:
@@ -218,6 +217,9 @@ def _operand(e: Expr, axes: tuple[Index, ...], dtype: str, k: Body) -> str:
 
 def _fold(target: Tensor, op: str, over: Index, value: Expr, k: Body) -> str:
     code = code_of(value, k)
+    if op == "sum" and over.role == "sequence" and over not in code.axes:
+        many = Code(f"{code.within(PRODUCT)} * {k.words.block(over)}", PRODUCT, code.axes)
+        return f"{k.words.value(target)} = {along(many, target.indices, k).text}"
     axes = tuple(i for i in k.axes if i in target.indices or i == over)
     code = along(code, axes, k)
     if over in k.padded:
@@ -244,7 +246,7 @@ def _computed(e: Expr, at: Index) -> bool:
     """Whether anything but a place in memory is computed of a position, which Triton interpreted has as a
     number of Python.
     """
-    if isinstance(e, Read) and e.tensor.origin in ("input", "table"):
+    if isinstance(e, Read) and e.tensor.loaded:
         return any(at in free(place) for place in e.at if place != at)
     return at in free(e)
 

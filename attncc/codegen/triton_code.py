@@ -74,7 +74,7 @@ def code_of(e: Expr, k: Body) -> Code:
             return Code(f"{w.tensor(tensor.name)} != 0", COMPARISON)
         case Read(tensor) if tensor.origin in ("scalar", "static"):
             return Code(w.tensor(tensor.name))
-        case Read(tensor) if tensor.origin in ("table", "input"):
+        case Read(tensor) if tensor.loaded:
             return _element(e, k)
         case Read(tensor):
             text = w.value(tensor)

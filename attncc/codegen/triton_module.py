@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from attncc.codegen.descriptors import DESCRIBE, by_descriptor, described
 from attncc.codegen.host import checks, output_shape, statistic, tables
@@ -11,11 +12,12 @@ from attncc.codegen.signature import Signature
 from attncc.codegen.spell import FAST_LOG2
 from attncc.codegen.triton import kernel_text
 from attncc.codegen.words import Words
-from attncc.ir.cascade import Cascade
+from attncc.ir.cascade import Cascade, Index, Tensor
 from attncc.ops import BITS
 from attncc.schedule.cost import tiles_for
+from attncc.schedule.loops import Program
 from attncc.schedule.lower import lower
-from attncc.schedule.plan import Plan
+from attncc.schedule.plan import Kernel, Plan
 from attncc.schedule.spec import WIDTHS, Specialisation
 from attncc.schedule.tiles import padded
 
@@ -25,37 +27,51 @@ FAR = "1 << 23"
 """Offsets inside a tile, of 256 elements at most, are 32 bits wide up to here."""
 
 
+@dataclass(frozen=True)
+class Part:
+    """One kernel of a module: its loop tree, its arguments, and under which name its tiles stand."""
+
+    kernel: Kernel
+    program: Program
+    signature: Signature
+    tiles: str
+
+
 def generate(said: Said, cascade: Cascade, plan: Plan, spec: Specialisation) -> str:
     """The text of a module; `cascade` is the pattern before the passes."""
-    (kernel,) = plan.kernels
-    program = lower(kernel, plan.cascade)
-    words = words_of(cascade, plan.cascade)
-    blocks = described(program) if by_descriptor(spec) else frozenset()
-    s = Signature(program, plan.cascade, words, blocks)
-    ragged = frozenset(
-        i
-        for i in s.features
-        if any(padded(dict(point)[i.name]) != dict(point)[i.name] for point in spec.extents)
-    )
+    words = words_of(cascade, plan.cascade, *(kernel.cascade for kernel in plan.kernels))
+    last = plan.kernels[-1]
+    names = ["TILES" if kernel is last else words.free(f"TILES_{kernel.name}") for kernel in plan.kernels]
+    parts = [_part(kernel, words, spec, name) for kernel, name in zip(plan.kernels, names, strict=True)]
     short = spec.target.startswith("cuda") and all(WIDTHS[d] == 2 for d in spec.dtypes)
-    helpers, text = kernel_text(program, words, s, ragged, short)
-    launch = list(_launch(cascade, s, words))
-    first = words.tensor(program.leading.name)
+    helpers: dict[str, str] = {}
+    texts = []
+    for part in parts:
+        own, text = kernel_text(part.program, words, part.signature, _ragged(part, spec), short)
+        helpers |= own
+        texts.append(text)
+    used = {t.name for part in parts for t in part.program.inputs}
+    leading = next(t for t in cascade.inputs if t.name in used and t.kind == "float" and t.origin == "input")
+    first = words.tensor(leading.name)
+    launch = [line for part in parts for line in _launch(part, plan.kept, words, first)]
+    launch.append(f"return {', '.join(words.tensor(t.name) for t in cascade.outputs)}")
+    positives = dict.fromkeys(e for part in parts for e in part.signature.positives)
     lines = [
-        *checks(cascade, words, "KINDS", launch, s.positives),
+        *checks(cascade, words, "KINDS", launch, tuple(positives)),
         *tables(cascade, words, "to(torch.promote_types({name}.dtype, torch.int32))"),
         f"if max(sizes.values()) >= 1 << {BITS}:",
         f'    raise ValueError(f"extents {{sizes}}: those of a kernel stay below 2**{BITS}")',
         f"if not ({first}.is_cuda or triton.knobs.runtime.interpret):",
-        "    raise ValueError("
-        f'f"this kernel runs on a GPU, and `{program.leading.name}` is on {{{first}.device}}")',
+        f'    raise ValueError(f"this kernel runs on a GPU, and `{leading.name}` is on {{{first}.device}}")',
     ]
     table = element_types(spec)
     table += "# tiles, warps and pipeline stages by the extents of features and the bytes of an element\n"
-    table += "\n".join(tile_table(s, spec, kernel.narrow))
-    logs = "fast_log2(" in helpers + text
-    helpers = "\n\n".join(p for p in (FAST_LOG2 if logs else "", DESCRIBE if blocks else "", helpers) if p)
-    parts = [table, helpers, text, host(cascade, words, lines, launch, spec.target)]
+    table += "\n".join(line for part in parts for line in tile_table(part, spec))
+    own_texts = [helpers[name] for name in sorted(helpers)]
+    logs = any("fast_log2(" in text for text in (*own_texts, *texts))
+    described = any(part.signature.described for part in parts)
+    common = [*([FAST_LOG2] if logs else []), *([DESCRIBE] if described else []), *own_texts]
+    pieces = [table, "\n\n".join(common), *texts, host(cascade, words, lines, launch, spec.target)]
     imports = [
         "import contextlib",
         "import math",
@@ -64,19 +80,34 @@ def generate(said: Said, cascade: Cascade, plan: Plan, spec: Specialisation) -> 
         "import triton",
         "import triton.language as tl",
         *(["from triton.language.extra.cuda import libdevice"] if logs else []),
-        *(["from triton.tools.tensor_descriptor import TensorDescriptor"] if blocks else []),
+        *(["from triton.tools.tensor_descriptor import TensorDescriptor"] if described else []),
     ]
-    return assemble(said, cascade, plan, words, imports, parts, DEVICE, spec)
+    return assemble(said, cascade, plan, words, imports, pieces, DEVICE, spec)
 
 
-def tile_table(s: Signature, spec: Specialisation, narrow: bool) -> Iterator[str]:
-    """`TILES = {(64, 64, 2): {...}}`"""
+def _part(kernel: Kernel, words: Words, spec: Specialisation, tiles: str) -> Part:
+    program = lower(kernel)
+    blocks = described(program) if by_descriptor(spec) else frozenset()
+    return Part(kernel, program, Signature(program, kernel.cascade, words, blocks), tiles)
+
+
+def _ragged(part: Part, spec: Specialisation) -> frozenset[Index]:
+    """Features whose extent is not that of their tiles."""
+    points = [dict(point) for point in spec.extents]
+    features = part.signature.features
+    return frozenset(i for i in features if any(padded(p[i.name]) != p[i.name] for p in points))
+
+
+def tile_table(part: Part, spec: Specialisation) -> Iterator[str]:
+    """`TILES = {(64, 64, 2): {...}}`; a tile that is asked for is the last kernel's."""
+    s, narrow = part.signature, part.kernel.narrow
     w = s.words
-    yield "TILES = {"
+    asked = (spec.tile,) if spec.tile and part.tiles == "TILES" else ()
+    yield f"{part.tiles} = {{"
     for point in spec.extents:
         known = dict(point)
         for width in sorted({WIDTHS[d] for d in spec.dtypes}):
-            found = (spec.tile,) if spec.tile else tiles_for(s.program, spec.target, width, known, narrow)
+            found = asked or tiles_for(s.program, spec.target, width, known, narrow)
             if not found:
                 continue
             tile = found[0]
@@ -92,10 +123,20 @@ def tile_table(s: Signature, spec: Specialisation, narrow: bool) -> Iterator[str
     yield "}"
 
 
-def _launch(cascade: Cascade, s: Signature, words: Words) -> Iterator[str]:
-    first = words.tensor(s.program.leading.name)
+def _empty(output: Tensor, kept: bool, words: Words, first: str) -> str:
+    """Memory for what a kernel writes; rows of what stays between kernels begin at multiples of 16 bytes."""
+    dtype = ", dtype=torch.float32" if statistic(output) else ""
+    shape = [words.extent(i) for i in output.indices]
+    if not kept:
+        return f"{first}.new_empty({output_shape(output, words)}{dtype})"
+    wide = f"({', '.join([*shape[:-1], f'-(-{shape[-1]} // 4) * 4'])}{',' if len(shape) == 1 else ''})"
+    return f"{first}.new_empty({wide}{dtype})[..., :{shape[-1]}]"
+
+
+def _launch(part: Part, kept: tuple[Tensor, ...], words: Words, first: str) -> Iterator[str]:
+    s = part.signature
     key = ", ".join([*(words.extent(i) for i in s.fixed_extents), f"{first}.element_size()"])
-    yield f"tile = TILES.get(({key}{'' if ',' in key else ','}))"
+    yield f"tile = {part.tiles}.get(({key}{'' if ',' in key else ','}))"
     yield "if tile is None:"
     names = ", ".join(f"{i.name}={{{words.extent(i)}}}" for i in s.fixed_extents)
     text = f"no tiles for {names} and {{{first}.element_size()}} bytes an element: "
@@ -114,9 +155,8 @@ def _launch(cascade: Cascade, s: Signature, words: Words) -> Iterator[str]:
         yield f"if far >= {FAR}:"
         text = "neighbours in a tensor are {far} elements apart: call .contiguous() on it"
         yield f'    raise ValueError(f"{text}")'
-    for output in cascade.outputs:
-        dtype = ", dtype=torch.float32" if statistic(output) else ""
-        yield f"{words.tensor(output.name)} = {first}.new_empty({output_shape(output, words)}{dtype})"
+    for output in s.program.outputs:
+        yield f"{words.tensor(output.name)} = {_empty(output, output in kept, words, first)}"
     rows = s.program.rows
     grid = " * ".join([words.extent(i) for i in s.program.batch])
     tiles = f'triton.cdiv({words.extent(rows)}, tile["{words.block(rows)}"])'
@@ -127,4 +167,3 @@ def _launch(cascade: Cascade, s: Signature, words: Words) -> Iterator[str]:
     yield from (f"            {line}" for line in s.argument_lines())
     yield "            **tile,"
     yield "        )"
-    yield f"return {', '.join(words.tensor(t.name) for t in cascade.outputs)}"

@@ -91,9 +91,9 @@ def costs(
 
 
 def _tile(plan: Plan, target: str) -> Tile:
-    """The tile that the first kernel gets."""
-    kernel = plan.kernels[0]
-    program = lower(kernel, plan.cascade)
+    """The tile that the last kernel gets."""
+    kernel = plan.kernels[-1]
+    program = lower(kernel)
     extents = {i.name: FEATURES for i in program.features}
     return tiles_for(program, target, BYTES, extents, kernel.narrow)[0]
 

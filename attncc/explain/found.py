@@ -220,7 +220,7 @@ def _rewrites(
 def _outline(kernel: Kernel) -> Outline:
     walks = tuple(map(_walked, kernel.loops))
     used = (r.tensor for e in _equations(kernel) for r in reads(e.body))
-    read = tuple(dict.fromkeys(t for t in used if t.origin in ("input", "table")))
+    read = tuple(dict.fromkeys(t for t in used if t.loaded))
     return Outline(kernel.name, kernel.rows.name, walks, read, kernel.writes)
 
 

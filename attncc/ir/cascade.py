@@ -28,9 +28,9 @@ Role = OneOf["batch", "sequence", "feature"]
 """Batched indices become the grid, sequence extents are known at run time only, feature extents when a kernel
 is compiled."""
 
-Origin = OneOf["input", "table", "scalar", "static", "equation"]
+Origin = OneOf["input", "table", "scalar", "static", "equation", "kept"]
 """Where a tensor comes from: a differentiable argument, a constant one, a number known at run time or when a
-kernel is compiled, or an equation."""
+kernel is compiled, an equation, or an equation of an earlier kernel."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,11 @@ class Tensor:
     indices: tuple[Index, ...]
     kind: Kind
     origin: Origin
+
+    @property
+    def loaded(self) -> bool:
+        """Whether it stands in memory when a kernel runs."""
+        return self.origin in ("input", "table", "kept")
 
 
 @dataclass(frozen=True)

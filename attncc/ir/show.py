@@ -61,7 +61,7 @@ def _parameter(tensor: Tensor, default: int | float | bool | None) -> str:
             return f"{tensor.name}: {tensor.kind}{given}"
         case "table":
             return f"{show_tensor(tensor)}: {'const' if tensor.kind == 'float' else tensor.kind}"
-        case "input" | "equation":
+        case "input" | "equation" | "kept":
             return show_tensor(tensor)
         case _:
             assert_never(tensor.origin)

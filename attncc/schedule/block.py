@@ -65,6 +65,11 @@ class Block:
         found = self.held.get(key)
         return found if found is not None or self.outer is None else self.outer.find(key)
 
+    def outermost(self, key: Expr | Tensor) -> Block:
+        """The outermost block that holds a value."""
+        above = self.outer and self.outer.find(key) is not None
+        return self.outer.outermost(key) if self.outer and above else self
+
     def local(self, name: str, e: Expr, indices: tuple[Index, ...] | None = None) -> Tensor:
         """A new local over the tile indices an expression has."""
         own = tuple(i for i in self.axes if i in free(e)) if indices is None else indices
@@ -103,7 +108,7 @@ def value_of(e: Expr, block: Block) -> Expr:
             zero = block.zero.get((e, block.where))
             if zero is not None:
                 return zero
-            exponent, vanishes = _without_absent(_in_base_two(value_of(x, block), block), block)
+            exponent, vanishes = _exponent(x, block)
             if x in block.exponents:
                 bounded = Apply("max", (exponent, number(VANISHING)))
                 exponent = let(bounded, bounded, block, f"exponent_{_subject(exponent)}")
@@ -114,6 +119,9 @@ def value_of(e: Expr, block: Block) -> Expr:
                 block.held.pop(e, None)  # another predicate leaves other terms
                 block.zero[e, block.where] = value
             return value
+        case Apply("finite", (a,)):
+            scale, rest = positive_scale(value_of(a, block), block)
+            return times(Apply("finite", (rest,)), scale)
         case Apply(op, args):
             values = tuple(value_of(a, block) for a in args)
             whole = _divided(values[0], values[1], block) if op == "/" else Apply(op, values)
@@ -199,6 +207,20 @@ def _in_base_two(x: Expr, block: Block) -> Expr:
     return total([(sign, _scaled_by(term, number(LOG2E), block)) for sign, term in terms(x)])
 
 
+def _exponent(x: Expr, block: Block) -> tuple[Expr, bool]:
+    """What 2 is raised to, and whether that is -inf where the predicate fails. What is read besides is a
+    difference first and scaled then: 0 where it is measured from itself.
+    """
+    value = value_of(x, block)
+    if x in block.exponents:
+        parts = [(sign, *positive_scale(term, block)) for sign, term in terms(value)]
+        scales = {scale for _, scale, _ in parts}
+        if len(scales) == 1:
+            rest, vanishes = _without_absent(total([(sign, y) for sign, _, y in parts]), block)
+            return times(rest, times(scales.pop(), number(LOG2E))), vanishes
+    return _without_absent(_in_base_two(value, block), block)
+
+
 def _without_absent(x: Expr, block: Block) -> tuple[Expr, bool]:
     """An exponent that is -inf where the predicate fails, if it rises with a tile of which that is known."""
     signed = terms(x)
@@ -225,6 +247,15 @@ def _scaled_by(term: Expr, scale: Expr, block: Block) -> Expr:
         [f for f, v in zip(down, varies[len(up) :], strict=True) if v],
     )
     return times(moving, fixed)
+
+
+def positive_scale(x: Expr, block: Block) -> tuple[Expr, Expr]:
+    """`x = scale * rest` with a scale that is > 0 and the same on the whole tile."""
+    up, down = factors(x)
+    up_fixed = [f for f in up if positive(f) and not free(f) & set(block.axes)]
+    down_fixed = [f for f in down if positive(f) and not free(f) & set(block.axes)]
+    rest = quotient([f for f in up if f not in up_fixed], [f for f in down if f not in down_fixed])
+    return quotient(up_fixed, down_fixed), rest
 
 
 def positive(e: Expr) -> bool:

@@ -54,7 +54,7 @@ class Dot:
 
 @dataclass(frozen=True)
 class Fold:
-    """`target = op(over) value`, inside one tile."""
+    """`target = op(over) value`, inside one tile; of a value that is the same everywhere, a multiple."""
 
     target: Tensor
     op: str

@@ -15,7 +15,6 @@ from attncc.ir.cascade import (
     ONE,
     ZERO,
     Apply,
-    Cascade,
     Choose,
     Equation,
     Expr,
@@ -35,14 +34,15 @@ from attncc.ir.show import show_expr
 from attncc.ops import REDUCTIONS
 from attncc.passes.online import before
 from attncc.passes.operator import State
-from attncc.schedule.block import Block, let, name_of, positive, value_of, vanishes
+from attncc.schedule.block import Block, let, name_of, positive_scale, value_of, vanishes
 from attncc.schedule.contract import at_cells, note, operand, operands, reduced
 from attncc.schedule.loops import Dot, Each, Edge, Fill, Fold, Let, Note, Program, Statement, Store, Walk
 from attncc.schedule.plan import REFERENCE, Kernel, Loop, Refused
 
 
-def lower(kernel: Kernel, cascade: Cascade) -> Program:
+def lower(kernel: Kernel) -> Program:
     """The loop tree of a kernel."""
+    cascade = kernel.cascade
     walked = tuple(dict.fromkeys(loop.index for loop in kernel.loops))
     features = {i for e in cascade.equations for i in _indices(e) if i.role == "feature"}
     axes = (kernel.rows, *walked, *sorted(features, key=lambda i: i.name))
@@ -58,7 +58,7 @@ def lower(kernel: Kernel, cascade: Cascade) -> Program:
     stored = {t.name for loop in kernel.loops for t in loop.stored}
     _store([cascade.equation(t.name).tensor for t in kernel.writes if t.name not in stored], kernel, block)
     used = {r.tensor.name for e in cascade.equations for r in reads(e.body)}
-    inputs = tuple(t for t in cascade.inputs if t.name in used and t.origin in ("input", "table"))
+    inputs = tuple(t for t in cascade.inputs if t.name in used and t.loaded)
     return Program(kernel.name, kernel.rows, kernel.batch, inputs, kernel.writes, tuple(block.statements))
 
 
@@ -146,7 +146,7 @@ def _reads_outside(loop: Loop, block: Block) -> tuple[Read, ...]:
     bodies = [e.body for e in (*tiles, *(s.equation for s in loop.states))]
     wheres = [x.where for x in bodies if isinstance(x, Reduce)]
     found = dict.fromkeys(r for x in (*bodies, *wheres) for r in reads(x))
-    return tuple(r for r in found if r.tensor.origin in ("input", "table") and loop.index not in free(r))
+    return tuple(r for r in found if r.tensor.loaded and loop.index not in free(r))
 
 
 def _before(equation: Equation, e: Reduce, loop: Loop, block: Block) -> None:
@@ -229,7 +229,7 @@ def _seen(where: Expr, index: Index, block: Block) -> Expr:
 def _extremum(state: State, loop: Loop, block: Block) -> None:
     """`m = max(m, max(k) x)`; the value before it stays in reach, for what follows the maximum."""
     e, tensor = state.reduce, state.equation.tensor
-    scale, every = _positive_scale(value_of(e.body, block), block)
+    scale, every = positive_scale(value_of(e.body, block), block)
     if scale == ONE and not isinstance(every, Read) and free(every) & set(block.axes):
         # what follows the maximum reads the same formula, and finds it here
         target = replace(block.local("exponent", every), kind="float")
@@ -245,6 +245,14 @@ def _extremum(state: State, loop: Loop, block: Block) -> None:
     block.statements.append(Fold(best, e.op, loop.index, x))
     block.statements.append(Let(old, held))
     block.held[before(tensor)] = Read(old, old.indices)
+    if state.updater is None and any(r.tensor == tensor for x in block.exponents for r in reads(x)):
+        # held without the scale, so that what is measured from the maximum is exactly 0 there
+        block.statements.append(
+            Let(held.tensor, state.joined(Read(old, old.indices), Read(best, best.indices)))
+        )
+        block.held[before(tensor)] = times(Read(old, old.indices), scale)
+        block.outermost(tensor).held[tensor] = times(held, scale)
+        return
     if state.updater is not None:
         _correction(state.updater.correction, block)
     more = times(Read(best, best.indices), scale)
@@ -257,20 +265,12 @@ def _fixed_scale(x: Expr, block: Block) -> tuple[Expr, Expr]:
     sign = [f for f in up if isinstance(f, Apply) and f.op == "neg"]
     up = [part for f in up for part in (factors(f.args[0])[0] if f in sign else [f])]
     down += [part for f in sign for part in factors(f.args[0])[1]]
-    fixed = [f for f in up if not free(f) & set(block.axes)]
-    rest = quotient([f for f in up if f not in fixed], down)
-    if not fixed or is_literal(rest, 1):
+    above, below = ([f for f in side if not free(f) & set(block.axes)] for side in (up, down))
+    rest = quotient([f for f in up if f not in above], [f for f in down if f not in below])
+    if not (above or below) or is_literal(rest, 1):
         return ONE, x
-    return times(product(fixed), number((-1.0) ** len(sign))), rest
-
-
-def _positive_scale(x: Expr, block: Block) -> tuple[Expr, Expr]:
-    """`x = scale * rest` with a scale that is > 0 and the same on the whole tile."""
-    up, down = factors(x)
-    up_fixed = [f for f in up if positive(f) and not free(f) & set(block.axes)]
-    down_fixed = [f for f in down if positive(f) and not free(f) & set(block.axes)]
-    rest = quotient([f for f in up if f not in up_fixed], [f for f in down if f not in down_fixed])
-    return quotient(up_fixed, down_fixed), rest
+    scale = quotient(above, below)
+    return times(scale, number(-1.0)) if len(sign) % 2 else scale, rest
 
 
 def _accumulate(state: State, loop: Loop, block: Block) -> None:
@@ -286,9 +286,16 @@ def _accumulate(state: State, loop: Loop, block: Block) -> None:
     up, down = factors(e.body)
     if not features:
         scale, every = _fixed_scale(value_of(e.body, block), block)
-        term = _masked(every, e.where, loop, block)
         part = replace(held.tensor, name=f"{held.tensor.name}_tile")
-        block.statements.append(Fold(part, "sum", loop.index, term))
+        if loop.uniform and loop.index not in free(every):
+            block.statements.append(Fold(part, "sum", loop.index, every))
+            edge = Block(block.axes, block)
+            seen = _seen(e.where, loop.index, edge)
+            edge.statements.append(Fold(part, "sum", loop.index, Choose(seen, every, number(0.0))))
+            block.statements.append(Edge(tuple(edge.statements)))
+        else:
+            term = _masked(every, e.where, loop, block)
+            block.statements.append(Fold(part, "sum", loop.index, term))
         block.statements.append(Let(held.tensor, plus(start, times(Read(part, part.indices), scale))))
         return
     values = [f for f in up if free(f) & set(features)]

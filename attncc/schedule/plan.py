@@ -33,6 +33,7 @@ from attncc.masks.bands import Band, bands
 from attncc.ops import REDUCTIONS
 from attncc.passes.operator import Operator, State
 from attncc.passes.share import replace_reads
+from attncc.schedule.cuts import cut, of_first_pass, with_inverses
 from attncc.schedule.stages import Stage, nests, stages
 from attncc.source import Span
 
@@ -80,15 +81,23 @@ class Loop:
 
 @dataclass(frozen=True)
 class Kernel:
-    """Row tiles of `rows` at every position of `batch`: prologue, loops, epilogue, and what is stored."""
+    """A cascade as row tiles of `rows` at every position of `batch`: prologue, loops, epilogue."""
 
-    name: str
+    cascade: Cascade
     rows: Index
     batch: tuple[Index, ...]
     prologue: tuple[Equation, ...]
     loops: tuple[Loop, ...]
     epilogue: tuple[Equation, ...]
-    writes: tuple[Tensor, ...]
+
+    @property
+    def name(self) -> str:
+        return self.cascade.name
+
+    @property
+    def writes(self) -> tuple[Tensor, ...]:
+        """What is stored."""
+        return self.cascade.outputs
 
     @property
     def narrow(self) -> bool:
@@ -103,11 +112,35 @@ class Plan:
     cascade: Cascade
     kernels: tuple[Kernel, ...]
 
+    @property
+    def kept(self) -> tuple[Tensor, ...]:
+        """What stays in memory between kernels, and is no output."""
+        outputs = {t.name for t in self.cascade.outputs}
+        return tuple(t for kernel in self.kernels for t in kernel.writes if t.name not in outputs)
+
 
 def partition(cascade: Cascade) -> Plan:
-    """One kernel for the whole cascade, or `Refused`."""
+    """The kernels of a cascade, or `Refused`."""
     _check_families(cascade)
     _check_inputs(cascade)
+    kernels = []
+    rest, positions = with_inverses(cascade, _rows(cascade))
+    for tensors in positions:
+        first, rest = cut(rest, tensors)
+        kernels.append(_kernel(first))
+    while (found := of_first_pass(last := _kernel(rest))) is not None:
+        first, rest = cut(*found)
+        kernels.append(_kernel(first))
+    kernels.append(last)
+    equations = tuple(dict.fromkeys(e for kernel in kernels for e in kernel.cascade.equations))
+    return Plan(
+        replace(kernels[0].cascade, name=cascade.name, equations=equations, outputs=cascade.outputs),
+        tuple(kernels),
+    )
+
+
+def _kernel(cascade: Cascade) -> Kernel:
+    """One kernel for the whole cascade, or `Refused`."""
     rows = _rows(cascade)
     batch = tuple(dict.fromkeys(i for t in cascade.outputs for i in t.indices if i.role == "batch"))
     cascade = _at_grid(cascade, batch)
@@ -119,8 +152,7 @@ def partition(cascade: Cascade) -> Plan:
         _check_equation(equation, rows, batch, states, pairs)
     prologue, walked, epilogue = stages(cascade, states, _stored(cascade, rows), pairs, rows)
     loops = tuple(_loop(stage, rows, cascade, pairs.get(stage.index)) for stage in walked)
-    kernel = Kernel(cascade.name, rows, batch, prologue, loops, epilogue, cascade.outputs)
-    return Plan(cascade, (kernel,))
+    return Kernel(cascade, rows, batch, prologue, loops, epilogue)
 
 
 def _refuse(code: str, message: str, span: Span, why: str, help: str) -> Refused:

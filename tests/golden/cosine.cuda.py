@@ -8,17 +8,20 @@
 
 As it runs:
 
-    X_sum[q] = sum(d) Q[q,d] * Q[q,d]
     Y_sum[k] = sum(d) K[k,d] * K[k,d]
+    Y_sum_inverse[k] = inverse(sqrt(Y_sum[k]))
+    X_sum[q] = sum(d) Q[q,d] * Q[q,d]
     S_total[q,k] = sum(d) Q[q,d] * K[k,d]
-    P_max[q] = max(k where k <= q + (|k| - |q|)) scale * (S_total[q,k] / (sqrt(X_sum[q]) *
-        sqrt(Y_sum[k])))
-    P_total[q] = sum(k where k <= q + (|k| - |q|)) exp(scale * (S_total[q,k] / (sqrt(X_sum[q]) *
-        sqrt(Y_sum[k]))) - finite(P_max[q]))
-    O_total[q,e] = sum(k where k <= q + (|k| - |q|)) V[k,e] * exp(scale * (S_total[q,k] /
-        (sqrt(X_sum[q]) * sqrt(Y_sum[k]))) - finite(P_max[q]))
+    P_max[q] = max(k where k <= q + (|k| - |q|)) scale * (S_total[q,k] * Y_sum_inverse[k] /
+        sqrt(X_sum[q]))
+    P_total[q] = sum(k where k <= q + (|k| - |q|)) exp(scale * (S_total[q,k] * Y_sum_inverse[k] /
+        sqrt(X_sum[q])) - finite(P_max[q]))
+    O_total[q,e] = sum(k where k <= q + (|k| - |q|)) V[k,e] * exp(scale * (S_total[q,k] *
+        Y_sum_inverse[k] / sqrt(X_sum[q])) - finite(P_max[q]))
     O[q,e] = O_total[q,e] / P_total[q]
 
+Kernel cosine_Y_sum_inverse writes Y_sum_inverse[b,g,k].
+Kernel cosine writes O[b,h,q,e].
 One pass over k for every tile of rows q,
 over one range of tiles that its predicate leaves live.
 State of a row: P_max[q], P_total[q], O_total[q,e].
@@ -80,6 +83,24 @@ def check_kinds(floats, integers, booleans, allowed):
 KINDS = (torch.float16, torch.bfloat16, torch.float32)
 
 # tiles, warps and pipeline stages by the extents of features and the bytes of an element
+TILES_cosine_Y_sum_inverse = {
+    (64, 2): {
+        "BLOCK_K": 32, "BLOCK_D": 64,
+        "num_warps": 8, "num_stages": 2,
+    },
+    (64, 4): {
+        "BLOCK_K": 32, "BLOCK_D": 64,
+        "num_warps": 8, "num_stages": 2,
+    },
+    (128, 2): {
+        "BLOCK_K": 32, "BLOCK_D": 128,
+        "num_warps": 8, "num_stages": 2,
+    },
+    (128, 4): {
+        "BLOCK_K": 32, "BLOCK_D": 128,
+        "num_warps": 8, "num_stages": 2,
+    },
+}
 TILES = {
     (64, 64, 2): {
         "BLOCK_Q": 128, "BLOCK_K": 64, "BLOCK_D": 64, "BLOCK_E": 64,
@@ -128,9 +149,48 @@ def finite(m):
     return tl.where(m == float("-inf"), 0.0, m)
 
 
+@triton.jit
+def inverse(x):
+    """1 / x, and of 0 the largest number: 0 times it is 0, the mean of nothing, a softmax over nothing."""
+    return tl.where(tl.abs(x) < 2.938736e-39, 3.4028235e38, 1.0 / x)
+
+
+@triton.jit(
+    do_not_specialize=["sY_sum_inverse_b", "sY_sum_inverse_g", "sY_sum_inverse_k", "NK", "NB", "NG"]
+)
+def cosine_Y_sum_inverse_kernel(
+    K, Y_sum_inverse,
+    sY_sum_inverse_b, sY_sum_inverse_g, sY_sum_inverse_k,
+    NK, NB, NG,
+    D: tl.constexpr,
+    BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
+):
+    # one program: a tile of rows at one place of the batch; late rows see most, and come first
+    pid = tl.program_id(0)
+    tiles = tl.cdiv(NK, BLOCK_K)
+    k0 = (tiles - 1 - pid % tiles) * BLOCK_K
+    g = (pid // tiles) % NG
+    b = pid // tiles // NG
+    k_in = tl.arange(0, BLOCK_K)
+    k = k0 + k_in
+    Y_sum_inverse_here = (
+        Y_sum_inverse + b.to(tl.int64) * sY_sum_inverse_b + g.to(tl.int64) * sY_sum_inverse_g
+    )
+    # Y_sum[k] = sum(d) K[k,d] * K[k,d]
+    K_kd = K.load([b, g, k0, 0]).reshape([BLOCK_K, BLOCK_D]).to(tl.float32)
+    Y_sum_k = tl.sum(K_kd * K_kd, 1)
+    # Y_sum_inverse[k] = inverse(sqrt(Y_sum[k]))
+    Y_sum_inverse_k = inverse(tl.sqrt(Y_sum_k))
+    tl.store(
+        Y_sum_inverse_here + k0.to(tl.int64) * sY_sum_inverse_k + k_in * sY_sum_inverse_k,
+        Y_sum_inverse_k.to(Y_sum_inverse.dtype.element_ty),
+        mask=(k < NK),
+    )
+
+
 @triton.jit(do_not_specialize=["NQ", "NK", "NB", "NH", "NG"])
 def cosine_kernel(
-    Q, K, V, scale, O,
+    Q, K, V, Y_sum_inverse, scale, O,
     sO_b, sO_h, sO_q, sO_e,
     NQ, NK, NB, NH, NG,
     D: tl.constexpr, E: tl.constexpr,
@@ -150,14 +210,14 @@ def cosine_kernel(
     # X_sum[q] = sum(d) Q[q,d] * Q[q,d]
     Q_qd = Q.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_D])
     X_sum_q = tl.sum(Q_qd.to(tl.float32) * Q_qd.to(tl.float32), 1)
-    # state of P_max[q] = max(k where seen) scale * (S_total[q,k] / (sqrt(X_sum[q]) *
-    #     sqrt(Y_sum[k])))
+    # state of P_max[q] = max(k where seen) scale * (S_total[q,k] * Y_sum_inverse[k] /
+    #     sqrt(X_sum[q]))
     P_max_q = tl.full([BLOCK_Q], float("-inf"), tl.float32)
-    # state of P_total[q] = sum(k where seen) exp(scale * (S_total[q,k] / (sqrt(X_sum[q]) *
-    #     sqrt(Y_sum[k]))) - finite(P_max[q]))
+    # state of P_total[q] = sum(k where seen) exp(scale * (S_total[q,k] * Y_sum_inverse[k] /
+    #     sqrt(X_sum[q])) - finite(P_max[q]))
     P_total_q = tl.full([BLOCK_Q], 0.0, tl.float32)
-    # state of O_total[q,e] = sum(k where seen) V[k,e] * exp(scale * (S_total[q,k] / (sqrt(X_sum[q])
-    #     * sqrt(Y_sum[k]))) - finite(P_max[q]))
+    # state of O_total[q,e] = sum(k where seen) V[k,e] * exp(scale * (S_total[q,k] *
+    #     Y_sum_inverse[k] / sqrt(X_sum[q])) - finite(P_max[q]))
     O_total_qe = tl.full([BLOCK_Q, BLOCK_E], 0.0, tl.float32)
     scale_ = tl.load(scale).to(tl.float32)
     last = tl.minimum(q0 + BLOCK_Q, NQ) - 1
@@ -171,15 +231,14 @@ def cosine_kernel(
     for step in tl.range(0, k_steps):
         k0 = step * BLOCK_K
         k = k0 + k_in
-        # Y_sum[k] = sum(d) K[k,d] * K[k,d]
-        K_kd = K.load([b, h // (NH // NG), k0, 0]).reshape([BLOCK_K, BLOCK_D])
-        Y_sum_k = tl.sum(K_kd.to(tl.float32) * K_kd.to(tl.float32), 1)
         # S_total[q,k] = sum(d) Q[q,d] * K[k,d]
+        K_kd = K.load([b, h // (NH // NG), k0, 0]).reshape([BLOCK_K, BLOCK_D])
         S_total_qk = tl.dot(Q_qd, tl.trans(K_kd), input_precision="ieee")
-        # P_max[q] = max(k where seen) scale * (S_total[q,k] / (sqrt(X_sum[q]) * sqrt(Y_sum[k])))
-        ratio_S_total_qk = divide(
-            divide(S_total_qk, tl.sqrt(X_sum_q)[:, None]), tl.sqrt(Y_sum_k)[None, :]
-        )
+        # P_max[q] = max(k where seen) scale * (S_total[q,k] * Y_sum_inverse[k] / sqrt(X_sum[q]))
+        Y_sum_inverse_k = Y_sum_inverse.load(
+            [b, h // (NH // NG), k0]
+        ).reshape([BLOCK_K]).to(tl.float32)
+        ratio_S_total_qk = divide(S_total_qk * Y_sum_inverse_k[None, :], tl.sqrt(X_sum_q)[:, None])
         exponent_qk = scale_ * ratio_S_total_qk
         exponent_seen_qk = exponent_qk
         if step >= k_whole:
@@ -189,16 +248,16 @@ def cosine_kernel(
         P_max_tile_q = tl.max(exponent_seen_qk, 1)
         P_max_old_q = P_max_q
         P_max_q = tl.maximum(P_max_old_q, P_max_tile_q)
-        # P_total[q] = sum(k where seen) exp(scale * (S_total[q,k] / (sqrt(X_sum[q]) *
-        #     sqrt(Y_sum[k]))) - finite(P_max[q]))
+        # P_total[q] = sum(k where seen) exp(scale * (S_total[q,k] * Y_sum_inverse[k] /
+        #     sqrt(X_sum[q])) - finite(P_max[q]))
         alpha_q = tl.exp2(P_max_old_q * 1.4426950408889634 - finite(P_max_q) * 1.4426950408889634)
         exp_exponent_seen_qk = tl.exp2(
             exponent_seen_qk * 1.4426950408889634 - (finite(P_max_q) * 1.4426950408889634)[:, None]
         )
         P_total_tile_q = tl.sum(exp_exponent_seen_qk, 1)
         P_total_q = P_total_q * alpha_q + P_total_tile_q
-        # O_total[q,e] = sum(k where seen) V[k,e] * exp(scale * (S_total[q,k] / (sqrt(X_sum[q]) *
-        #     sqrt(Y_sum[k]))) - finite(P_max[q]))
+        # O_total[q,e] = sum(k where seen) V[k,e] * exp(scale * (S_total[q,k] * Y_sum_inverse[k] /
+        #     sqrt(X_sum[q])) - finite(P_max[q]))
         V_ke = V.load([b, h // (NH // NG), k0, 0]).reshape([BLOCK_K, BLOCK_E])
         O_total_qe = tl.dot(
             exp_exponent_seen_qk.to(V_ke.dtype),
@@ -236,6 +295,24 @@ def cosine(Q, K, V, scale):
         raise ValueError(f"extents {sizes}: those of a kernel stay below 2**29")
     if not (Q.is_cuda or triton.knobs.runtime.interpret):
         raise ValueError(f"this kernel runs on a GPU, and `Q` is on {Q.device}")
+    tile = TILES_cosine_Y_sum_inverse.get((D, Q.element_size()))
+    if tile is None:
+        raise ValueError(
+            f"no tiles for d={D} and {Q.element_size()} bytes an element: "
+            "compile the pattern with --extent"
+        )
+    Y_sum_inverse = Q.new_empty((NB, NG, -(-NK // 4) * 4), dtype=torch.float32)[..., :NK]
+    grid = triton.cdiv(NK, tile["BLOCK_K"]) * NB * NG
+    if grid:
+        with torch.cuda.device(Q.device) if Q.is_cuda else contextlib.nullcontext():
+            cosine_Y_sum_inverse_kernel[(grid,)](
+                describe(K, [1, 1, tile["BLOCK_K"], tile["BLOCK_D"]]),
+                Y_sum_inverse,
+                *Y_sum_inverse.stride(),
+                NK, NB, NG,
+                D,
+                **tile,
+            )
     tile = TILES.get((D, E, Q.element_size()))
     if tile is None:
         raise ValueError(
@@ -250,6 +327,7 @@ def cosine(Q, K, V, scale):
                 describe(Q, [1, 1, tile["BLOCK_Q"], tile["BLOCK_D"]]),
                 describe(K, [1, 1, tile["BLOCK_K"], tile["BLOCK_D"]]),
                 describe(V, [1, 1, tile["BLOCK_K"], tile["BLOCK_E"]]),
+                describe(Y_sum_inverse, [1, 1, tile["BLOCK_K"]]),
                 scale, O,
                 *O.stride(),
                 NQ, NK, NB, NH, NG,

@@ -8,17 +8,20 @@
 
 As it runs:
 
-    X_sum[q] = sum(d) Q[q,d] * Q[q,d]
     Y_sum[k] = sum(d) K[k,d] * K[k,d]
+    Y_sum_inverse[k] = inverse(sqrt(Y_sum[k]))
+    X_sum[q] = sum(d) Q[q,d] * Q[q,d]
     S_total[q,k] = sum(d) Q[q,d] * K[k,d]
-    P_max[q] = max(k where k <= q + (|k| - |q|)) scale * (S_total[q,k] / (sqrt(X_sum[q]) *
-        sqrt(Y_sum[k])))
-    P_total[q] = sum(k where k <= q + (|k| - |q|)) exp(scale * (S_total[q,k] / (sqrt(X_sum[q]) *
-        sqrt(Y_sum[k]))) - finite(P_max[q]))
-    O_total[q,e] = sum(k where k <= q + (|k| - |q|)) V[k,e] * exp(scale * (S_total[q,k] /
-        (sqrt(X_sum[q]) * sqrt(Y_sum[k]))) - finite(P_max[q]))
+    P_max[q] = max(k where k <= q + (|k| - |q|)) scale * (S_total[q,k] * Y_sum_inverse[k] /
+        sqrt(X_sum[q]))
+    P_total[q] = sum(k where k <= q + (|k| - |q|)) exp(scale * (S_total[q,k] * Y_sum_inverse[k] /
+        sqrt(X_sum[q])) - finite(P_max[q]))
+    O_total[q,e] = sum(k where k <= q + (|k| - |q|)) V[k,e] * exp(scale * (S_total[q,k] *
+        Y_sum_inverse[k] / sqrt(X_sum[q])) - finite(P_max[q]))
     O[q,e] = O_total[q,e] / P_total[q]
 
+Kernel cosine_Y_sum_inverse writes Y_sum_inverse[b,g,k].
+Kernel cosine writes O[b,h,q,e].
 One pass over k for every tile of rows q,
 over one range of tiles that its predicate leaves live.
 State of a row: P_max[q], P_total[q], O_total[q,e].
@@ -76,8 +79,8 @@ def check_kinds(floats, integers, booleans, allowed):
 KINDS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 # rows and columns of a tile
-BLOCK_Q = 128
 BLOCK_K = 128
+BLOCK_Q = 128
 
 
 def accumulator(tensor):
@@ -94,6 +97,12 @@ def divide(a, b):
 def finite(m):
     """A maximum as a scale: that of nothing, -inf, scales by 0."""
     return torch.where(m == -math.inf, 0.0, m)
+
+
+def inverse(x):
+    """1 / x, and of 0 the largest number: 0 times it is 0, the mean of nothing, a softmax over nothing."""
+    largest = torch.finfo(x.dtype).max
+    return torch.where(torch.abs(x) * largest < 1, largest, 1 / x)
 
 
 def walk(tiles, block, end):
@@ -118,8 +127,17 @@ def cosine(Q, K, V, scale):
     NB, NH, NQ, NG, NK, E = sizes["b"], sizes["h"], sizes["q"], sizes["g"], sizes["k"], sizes["e"]
     if NG == 0 or NH % NG:
         raise ValueError(f"|g| = {NG} does not divide |h| = {NH}")
+    Y_sum_inverse = Q.new_empty((NB, NG, NK), dtype=accumulator(Q))
     O = Q.new_empty((NB, NH, NQ, E))
     device, kind = Q.device, accumulator(Q)
+    for k0 in range(0, NK, BLOCK_K):
+        k1 = min(k0 + BLOCK_K, NK)
+        # Y_sum[k] = sum(d) K[k,d] * K[k,d]
+        K_kd = K[:, :, k0:k1].to(kind)
+        Y_sum_k = (K_kd * K_kd).sum(-1)
+        # Y_sum_inverse[k] = inverse(sqrt(Y_sum[k]))
+        Y_sum_inverse_k = inverse(torch.sqrt(Y_sum_k))
+        Y_sum_inverse[..., k0:k1] = Y_sum_inverse_k
     h = torch.arange(NH, device=device)[None, :]
     for q0 in range(0, NQ, BLOCK_Q):
         q1 = min(q0 + BLOCK_Q, NQ)
@@ -127,14 +145,14 @@ def cosine(Q, K, V, scale):
         # X_sum[q] = sum(d) Q[q,d] * Q[q,d]
         Q_qd = Q[:, :, q0:q1].to(kind)
         X_sum_q = (Q_qd * Q_qd).sum(-1)
-        # state of P_max[q] = max(k where seen) scale * (S_total[q,k] / (sqrt(X_sum[q]) *
-        #     sqrt(Y_sum[k])))
+        # state of P_max[q] = max(k where seen) scale * (S_total[q,k] * Y_sum_inverse[k] /
+        #     sqrt(X_sum[q]))
         P_max_q = torch.full([NB, NH, q1 - q0], -math.inf, device=device, dtype=kind)
-        # state of P_total[q] = sum(k where seen) exp(scale * (S_total[q,k] / (sqrt(X_sum[q]) *
-        #     sqrt(Y_sum[k]))) - finite(P_max[q]))
+        # state of P_total[q] = sum(k where seen) exp(scale * (S_total[q,k] * Y_sum_inverse[k] /
+        #     sqrt(X_sum[q])) - finite(P_max[q]))
         P_total_q = torch.full([NB, NH, q1 - q0], 0.0, device=device, dtype=kind)
-        # state of O_total[q,e] = sum(k where seen) V[k,e] * exp(scale * (S_total[q,k] /
-        #     (sqrt(X_sum[q]) * sqrt(Y_sum[k]))) - finite(P_max[q]))
+        # state of O_total[q,e] = sum(k where seen) V[k,e] * exp(scale * (S_total[q,k] *
+        #     Y_sum_inverse[k] / sqrt(X_sum[q])) - finite(P_max[q]))
         O_total_qe = torch.full([NB, NH, q1 - q0, E], 0.0, device=device, dtype=kind)
         scale_ = scale[None, None, ...].to(kind)
         # tiles of k that these rows see, and which of them whole
@@ -149,16 +167,16 @@ def cosine(Q, K, V, scale):
         )
         for k0, k1, whole in walk(tiles, BLOCK_K, NK):
             k = torch.arange(k0, k1, device=device)
-            # Y_sum[k] = sum(d) K[k,d] * K[k,d]
-            K_kd = K[:, :, k0:k1].index_select(1, (h // (NH // NG)).flatten()).to(kind)
-            Y_sum_k = (K_kd * K_kd).sum(-1)
             # S_total[q,k] = sum(d) Q[q,d] * K[k,d]
+            K_kd = K[:, :, k0:k1].index_select(1, (h // (NH // NG)).flatten()).to(kind)
             S_total_qk = Q_qd @ K_kd.mT
-            # P_max[q] = max(k where seen) scale * (S_total[q,k] / (sqrt(X_sum[q]) *
-            #     sqrt(Y_sum[k])))
+            # P_max[q] = max(k where seen) scale * (S_total[q,k] * Y_sum_inverse[k] /
+            #     sqrt(X_sum[q]))
+            Y_sum_inverse_k = Y_sum_inverse[:, :, k0:k1].index_select(
+                1, (h // (NH // NG)).flatten()
+            ).to(kind)
             ratio_S_total_qk = divide(
-                divide(S_total_qk, torch.sqrt(X_sum_q)[..., :, None]),
-                torch.sqrt(Y_sum_k)[..., None, :],
+                S_total_qk * Y_sum_inverse_k[..., None, :], torch.sqrt(X_sum_q)[..., :, None]
             )
             exponent_qk = scale_[..., None, None] * ratio_S_total_qk
             exponent_seen_qk = exponent_qk
@@ -169,8 +187,8 @@ def cosine(Q, K, V, scale):
             P_max_tile_q = exponent_seen_qk.amax(-1)
             P_max_old_q = P_max_q
             P_max_q = torch.maximum(P_max_old_q, P_max_tile_q)
-            # P_total[q] = sum(k where seen) exp(scale * (S_total[q,k] / (sqrt(X_sum[q]) *
-            #     sqrt(Y_sum[k]))) - finite(P_max[q]))
+            # P_total[q] = sum(k where seen) exp(scale * (S_total[q,k] * Y_sum_inverse[k] /
+            #     sqrt(X_sum[q])) - finite(P_max[q]))
             alpha_q = torch.exp2(
                 P_max_old_q * 1.4426950408889634 - finite(P_max_q) * 1.4426950408889634
             )
@@ -180,8 +198,8 @@ def cosine(Q, K, V, scale):
             )
             P_total_tile_q = exp_exponent_seen_qk.sum(-1)
             P_total_q = P_total_q * alpha_q + P_total_tile_q
-            # O_total[q,e] = sum(k where seen) V[k,e] * exp(scale * (S_total[q,k] / (sqrt(X_sum[q])
-            #     * sqrt(Y_sum[k]))) - finite(P_max[q]))
+            # O_total[q,e] = sum(k where seen) V[k,e] * exp(scale * (S_total[q,k] * Y_sum_inverse[k]
+            #     / sqrt(X_sum[q])) - finite(P_max[q]))
             V_ke = V[:, :, k0:k1].index_select(1, (h // (NH // NG)).flatten()).to(kind)
             O_total_qe = O_total_qe * alpha_q[..., :, None] + exp_exponent_seen_qk @ V_ke
         # O[q,e] = O_total[q,e] / P_total[q]

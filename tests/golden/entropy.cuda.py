@@ -185,13 +185,14 @@ def entropy_kernel(
             S_seen_qk = tl.where(seen_qk, S_seen_qk, float("-inf"))
         P_max_tile_q = tl.max(S_seen_qk, 1)
         P_max_old_q = P_max_q
-        P_max_q = tl.maximum(P_max_old_q, P_max_tile_q * (1 / D ** 0.5))
+        P_max_q = tl.maximum(P_max_old_q, P_max_tile_q)
         # P_total[q] = sum(k where seen) exp(S[q,k] - finite(P_max[q]))
-        alpha_q = tl.exp2(P_max_old_q * 1.4426950408889634 - finite(P_max_q) * 1.4426950408889634)
+        alpha_q = tl.exp2(
+            P_max_old_q * (1.4426950408889634 / D ** 0.5)
+            - finite(P_max_q) * (1.4426950408889634 / D ** 0.5)
+        )
         exponent_S_seen_qk = tl.maximum(
-            S_seen_qk * (1.4426950408889634 / D ** 0.5)
-            - (finite(P_max_q) * 1.4426950408889634)[:, None],
-            -1100.0,
+            (S_seen_qk - finite(P_max_q)[:, None]) * (1 / D ** 0.5 * 1.4426950408889634), -1100.0
         )
         exp_exponent_S_seen_qk = tl.exp2(exponent_S_seen_qk)
         P_total_tile_q = tl.sum(exp_exponent_S_seen_qk, 1)
@@ -201,7 +202,8 @@ def entropy_kernel(
         entropy_total_tile_q = tl.sum(exponent_S_seen_qk * exp_exponent_S_seen_qk, 1)
         entropy_total_q = (
             entropy_total_q * alpha_q
-            + P_total_old_q * ((finite(P_max_q) - finite(P_max_old_q)) * alpha_q)
+            + P_total_old_q
+            * ((finite(P_max_q) * (1 / D ** 0.5) - finite(P_max_old_q) * (1 / D ** 0.5)) * alpha_q)
             + entropy_total_tile_q * (0.6931471805599453 * -1.0)
         )
         # O_total[q,e] = sum(k where seen) V[k,e] * exp(S[q,k] - finite(P_max[q]))

@@ -77,8 +77,8 @@ def check_kinds(floats, integers, booleans, allowed):
 KINDS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 # rows and columns of a tile
-BLOCK_Q = 128
 BLOCK_K = 128
+BLOCK_Q = 128
 
 
 def accumulator(tensor):
@@ -170,14 +170,15 @@ def entropy(Q, K, V):
                 S_seen_qk = torch.where(seen_qk, S_seen_qk, -math.inf)
             P_max_tile_q = S_seen_qk.amax(-1)
             P_max_old_q = P_max_q
-            P_max_q = torch.maximum(P_max_old_q, P_max_tile_q * (1 / math.sqrt(D)))
+            P_max_q = torch.maximum(P_max_old_q, P_max_tile_q)
             # P_total[q] = sum(k where seen) exp(S[q,k] - finite(P_max[q]))
             alpha_q = torch.exp2(
-                P_max_old_q * 1.4426950408889634 - finite(P_max_q) * 1.4426950408889634
+                P_max_old_q * (1.4426950408889634 / math.sqrt(D))
+                - finite(P_max_q) * (1.4426950408889634 / math.sqrt(D))
             )
             exponent_S_seen_qk = most(
-                S_seen_qk * (1.4426950408889634 / math.sqrt(D))
-                - (finite(P_max_q) * 1.4426950408889634)[..., :, None],
+                (S_seen_qk - finite(P_max_q)[..., :, None])
+                * (1 / math.sqrt(D) * 1.4426950408889634),
                 -1100.0,
             )
             exp_exponent_S_seen_qk = torch.exp2(exponent_S_seen_qk)
@@ -188,7 +189,14 @@ def entropy(Q, K, V):
             entropy_total_tile_q = (exponent_S_seen_qk * exp_exponent_S_seen_qk).sum(-1)
             entropy_total_q = (
                 entropy_total_q * alpha_q
-                + P_total_old_q * ((finite(P_max_q) - finite(P_max_old_q)) * alpha_q)
+                + P_total_old_q
+                * (
+                    (
+                        finite(P_max_q) * (1 / math.sqrt(D))
+                        - finite(P_max_old_q) * (1 / math.sqrt(D))
+                    )
+                    * alpha_q
+                )
                 + entropy_total_tile_q * (0.6931471805599453 * -1.0)
             )
             # O_total[q,e] = sum(k where seen) V[k,e] * exp(S[q,k] - finite(P_max[q]))

@@ -11,15 +11,18 @@ Queries and keys are divided by their lengths; a row that sees `n` keys scales t
 
 As it runs:
 
-    X_sum[q] = sum(d) Q[q,d] * Q[q,d]
     Y_sum[k] = sum(d) K[k,d] * K[k,d]
+    Y_sum_inverse[k] = inverse(sqrt(Y_sum[k]))
+    X_sum[q] = sum(d) Q[q,d] * Q[q,d]
     S_total[q,k] = sum(d) Q[q,d] * K[k,d]
     O_sum[q,e] = sum(k where k <= q + (|k| - |q|)) softplus(log(|d|) * log(q + (|k| - |q|) + 1) *
-        (S_total[q,k] / (sqrt(X_sum[q]) * sqrt(Y_sum[k])))) * V[k,e]
+        (S_total[q,k] * Y_sum_inverse[k] / sqrt(X_sum[q]))) * V[k,e]
     O_sum2[q] = sum(k where k <= q + (|k| - |q|)) softplus(log(|d|) * log(q + (|k| - |q|) + 1) *
-        (S_total[q,k] / (sqrt(X_sum[q]) * sqrt(Y_sum[k]))))
+        (S_total[q,k] * Y_sum_inverse[k] / sqrt(X_sum[q])))
     O[q,e] = O_sum[q,e] / O_sum2[q]
 
+Kernel lssa_Y_sum_inverse writes Y_sum_inverse[b,g,k].
+Kernel lssa writes O[b,h,q,e].
 One pass over k for every tile of rows q,
 over one range of tiles that its predicate leaves live.
 State of a row: O_sum2[q], O_sum[q,e].
@@ -81,6 +84,24 @@ def check_kinds(floats, integers, booleans, allowed):
 KINDS = (torch.float16, torch.bfloat16, torch.float32)
 
 # tiles, warps and pipeline stages by the extents of features and the bytes of an element
+TILES_lssa_Y_sum_inverse = {
+    (64, 2): {
+        "BLOCK_K": 32, "BLOCK_D": 64,
+        "num_warps": 8, "num_stages": 2,
+    },
+    (64, 4): {
+        "BLOCK_K": 32, "BLOCK_D": 64,
+        "num_warps": 8, "num_stages": 2,
+    },
+    (128, 2): {
+        "BLOCK_K": 32, "BLOCK_D": 128,
+        "num_warps": 8, "num_stages": 2,
+    },
+    (128, 4): {
+        "BLOCK_K": 32, "BLOCK_D": 128,
+        "num_warps": 8, "num_stages": 2,
+    },
+}
 TILES = {
     (64, 64, 2): {
         "BLOCK_Q": 128, "BLOCK_K": 64, "BLOCK_D": 64, "BLOCK_E": 64,
@@ -124,14 +145,59 @@ def divide(a, b):
 
 
 @triton.jit
+def inverse(x):
+    """1 / x, and of 0 the largest number: 0 times it is 0, the mean of nothing, a softmax over nothing."""
+    return tl.where(tl.abs(x) < 2.938736e-39, 3.4028235e38, 1.0 / x)
+
+
+@triton.jit
 def softplus(x):
-    """log(1 + exp(x)), finite for every finite x."""
-    return tl.maximum(x, 0.0) + tl.log(1.0 + tl.exp(-tl.abs(x)))
+    """log(1 + exp(x)), finite for every finite x: a minimax polynomial, 2e-7 of it also far below 0."""
+    t = tl.exp(-tl.abs(x))
+    far = (
+        0.191060066
+        + t * (-0.136632439 + t * (0.0782259168 + t * (-0.0295052107 + t * 0.00523268589)))
+    )
+    near = 0.99999997 + t * (-0.499994931 + t * (0.333190969 + t * (-0.248429824 + t * far)))
+    return tl.maximum(x, 0.0) + t * near
+
+
+@triton.jit(
+    do_not_specialize=["sY_sum_inverse_b", "sY_sum_inverse_g", "sY_sum_inverse_k", "NK", "NB", "NG"]
+)
+def lssa_Y_sum_inverse_kernel(
+    K, Y_sum_inverse,
+    sY_sum_inverse_b, sY_sum_inverse_g, sY_sum_inverse_k,
+    NK, NB, NG,
+    D: tl.constexpr,
+    BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
+):
+    # one program: a tile of rows at one place of the batch; late rows see most, and come first
+    pid = tl.program_id(0)
+    tiles = tl.cdiv(NK, BLOCK_K)
+    k0 = (tiles - 1 - pid % tiles) * BLOCK_K
+    g = (pid // tiles) % NG
+    b = pid // tiles // NG
+    k_in = tl.arange(0, BLOCK_K)
+    k = k0 + k_in
+    Y_sum_inverse_here = (
+        Y_sum_inverse + b.to(tl.int64) * sY_sum_inverse_b + g.to(tl.int64) * sY_sum_inverse_g
+    )
+    # Y_sum[k] = sum(d) K[k,d] * K[k,d]
+    K_kd = K.load([b, g, k0, 0]).reshape([BLOCK_K, BLOCK_D]).to(tl.float32)
+    Y_sum_k = tl.sum(K_kd * K_kd, 1)
+    # Y_sum_inverse[k] = inverse(sqrt(Y_sum[k]))
+    Y_sum_inverse_k = inverse(tl.sqrt(Y_sum_k))
+    tl.store(
+        Y_sum_inverse_here + k0.to(tl.int64) * sY_sum_inverse_k + k_in * sY_sum_inverse_k,
+        Y_sum_inverse_k.to(Y_sum_inverse.dtype.element_ty),
+        mask=(k < NK),
+    )
 
 
 @triton.jit(do_not_specialize=["NQ", "NK", "NB", "NH", "NG"])
 def lssa_kernel(
-    Q, K, V, O,
+    Q, K, V, Y_sum_inverse, O,
     sO_b, sO_h, sO_q, sO_e,
     NQ, NK, NB, NH, NG,
     D: tl.constexpr, E: tl.constexpr,
@@ -152,10 +218,10 @@ def lssa_kernel(
     Q_qd = Q.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_D])
     X_sum_q = tl.sum(Q_qd.to(tl.float32) * Q_qd.to(tl.float32), 1)
     # state of O_sum2[q] = sum(k where seen) softplus(log(|d|) * log(q + (|k| - |q|) + 1) *
-    #     (S_total[q,k] / (sqrt(X_sum[q]) * sqrt(Y_sum[k]))))
+    #     (S_total[q,k] * Y_sum_inverse[k] / sqrt(X_sum[q])))
     O_sum2_q = tl.full([BLOCK_Q], 0.0, tl.float32)
     # state of O_sum[q,e] = sum(k where seen) softplus(log(|d|) * log(q + (|k| - |q|) + 1) *
-    #     (S_total[q,k] / (sqrt(X_sum[q]) * sqrt(Y_sum[k])))) * V[k,e]
+    #     (S_total[q,k] * Y_sum_inverse[k] / sqrt(X_sum[q]))) * V[k,e]
     O_sum_qe = tl.full([BLOCK_Q, BLOCK_E], 0.0, tl.float32)
     last = tl.minimum(q0 + BLOCK_Q, NQ) - 1
     k_end = tl.maximum(0, NK + last - NQ + 1)
@@ -168,16 +234,15 @@ def lssa_kernel(
     for step in tl.range(0, k_steps):
         k0 = step * BLOCK_K
         k = k0 + k_in
-        # Y_sum[k] = sum(d) K[k,d] * K[k,d]
-        K_kd = K.load([b, h // (NH // NG), k0, 0]).reshape([BLOCK_K, BLOCK_D])
-        Y_sum_k = tl.sum(K_kd.to(tl.float32) * K_kd.to(tl.float32), 1)
         # S_total[q,k] = sum(d) Q[q,d] * K[k,d]
+        K_kd = K.load([b, h // (NH // NG), k0, 0]).reshape([BLOCK_K, BLOCK_D])
         S_total_qk = tl.dot(Q_qd, tl.trans(K_kd), input_precision="ieee")
         # O_sum2[q] = sum(k where seen) softplus(log(|d|) * log(q + (|k| - |q|) + 1) * (S_total[q,k]
-        #     / (sqrt(X_sum[q]) * sqrt(Y_sum[k]))))
-        ratio_S_total_qk = divide(
-            divide(S_total_qk, tl.sqrt(X_sum_q)[:, None]), tl.sqrt(Y_sum_k)[None, :]
-        )
+        #     * Y_sum_inverse[k] / sqrt(X_sum[q])))
+        Y_sum_inverse_k = Y_sum_inverse.load(
+            [b, h // (NH // NG), k0]
+        ).reshape([BLOCK_K]).to(tl.float32)
+        ratio_S_total_qk = divide(S_total_qk * Y_sum_inverse_k[None, :], tl.sqrt(X_sum_q)[:, None])
         softplus_ratio_S_total_qk = softplus(
             (tl.log(D * 1.0) * tl.log((q + (NK - NQ) + 1) * 1.0))[:, None] * ratio_S_total_qk
         )
@@ -189,7 +254,7 @@ def lssa_kernel(
         O_sum2_tile_q = tl.sum(softplus_ratio_S_total_seen_qk, 1)
         O_sum2_q = O_sum2_q + O_sum2_tile_q
         # O_sum[q,e] = sum(k where seen) softplus(log(|d|) * log(q + (|k| - |q|) + 1) *
-        #     (S_total[q,k] / (sqrt(X_sum[q]) * sqrt(Y_sum[k])))) * V[k,e]
+        #     (S_total[q,k] * Y_sum_inverse[k] / sqrt(X_sum[q]))) * V[k,e]
         V_ke = V.load([b, h // (NH // NG), k0, 0]).reshape([BLOCK_K, BLOCK_E])
         O_sum_qe = tl.dot(
             softplus_ratio_S_total_seen_qk.to(V_ke.dtype), V_ke, O_sum_qe, input_precision="ieee"
@@ -223,6 +288,24 @@ def lssa(Q, K, V):
         raise ValueError(f"extents {sizes}: those of a kernel stay below 2**29")
     if not (Q.is_cuda or triton.knobs.runtime.interpret):
         raise ValueError(f"this kernel runs on a GPU, and `Q` is on {Q.device}")
+    tile = TILES_lssa_Y_sum_inverse.get((D, Q.element_size()))
+    if tile is None:
+        raise ValueError(
+            f"no tiles for d={D} and {Q.element_size()} bytes an element: "
+            "compile the pattern with --extent"
+        )
+    Y_sum_inverse = Q.new_empty((NB, NG, -(-NK // 4) * 4), dtype=torch.float32)[..., :NK]
+    grid = triton.cdiv(NK, tile["BLOCK_K"]) * NB * NG
+    if grid:
+        with torch.cuda.device(Q.device) if Q.is_cuda else contextlib.nullcontext():
+            lssa_Y_sum_inverse_kernel[(grid,)](
+                describe(K, [1, 1, tile["BLOCK_K"], tile["BLOCK_D"]]),
+                Y_sum_inverse,
+                *Y_sum_inverse.stride(),
+                NK, NB, NG,
+                D,
+                **tile,
+            )
     tile = TILES.get((D, E, Q.element_size()))
     if tile is None:
         raise ValueError(
@@ -237,6 +320,7 @@ def lssa(Q, K, V):
                 describe(Q, [1, 1, tile["BLOCK_Q"], tile["BLOCK_D"]]),
                 describe(K, [1, 1, tile["BLOCK_K"], tile["BLOCK_D"]]),
                 describe(V, [1, 1, tile["BLOCK_K"], tile["BLOCK_E"]]),
+                describe(Y_sum_inverse, [1, 1, tile["BLOCK_K"]]),
                 O,
                 *O.stride(),
                 NQ, NK, NB, NH, NG,

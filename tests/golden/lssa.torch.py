@@ -11,15 +11,18 @@ Queries and keys are divided by their lengths; a row that sees `n` keys scales t
 
 As it runs:
 
-    X_sum[q] = sum(d) Q[q,d] * Q[q,d]
     Y_sum[k] = sum(d) K[k,d] * K[k,d]
+    Y_sum_inverse[k] = inverse(sqrt(Y_sum[k]))
+    X_sum[q] = sum(d) Q[q,d] * Q[q,d]
     S_total[q,k] = sum(d) Q[q,d] * K[k,d]
     O_sum[q,e] = sum(k where k <= q + (|k| - |q|)) softplus(log(|d|) * log(q + (|k| - |q|) + 1) *
-        (S_total[q,k] / (sqrt(X_sum[q]) * sqrt(Y_sum[k])))) * V[k,e]
+        (S_total[q,k] * Y_sum_inverse[k] / sqrt(X_sum[q]))) * V[k,e]
     O_sum2[q] = sum(k where k <= q + (|k| - |q|)) softplus(log(|d|) * log(q + (|k| - |q|) + 1) *
-        (S_total[q,k] / (sqrt(X_sum[q]) * sqrt(Y_sum[k]))))
+        (S_total[q,k] * Y_sum_inverse[k] / sqrt(X_sum[q])))
     O[q,e] = O_sum[q,e] / O_sum2[q]
 
+Kernel lssa_Y_sum_inverse writes Y_sum_inverse[b,g,k].
+Kernel lssa writes O[b,h,q,e].
 One pass over k for every tile of rows q,
 over one range of tiles that its predicate leaves live.
 State of a row: O_sum2[q], O_sum[q,e].
@@ -77,8 +80,8 @@ def check_kinds(floats, integers, booleans, allowed):
 KINDS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 # rows and columns of a tile
-BLOCK_Q = 128
 BLOCK_K = 128
+BLOCK_Q = 128
 
 
 def accumulator(tensor):
@@ -90,6 +93,12 @@ def divide(a, b):
     """a / b, where 0 / 0 is 0: the mean of nothing, a softmax over nothing."""
     nothing = (a == 0) & (b == 0)
     return torch.where(nothing, 0.0, a / torch.where(nothing, 1.0, b))
+
+
+def inverse(x):
+    """1 / x, and of 0 the largest number: 0 times it is 0, the mean of nothing, a softmax over nothing."""
+    largest = torch.finfo(x.dtype).max
+    return torch.where(torch.abs(x) * largest < 1, largest, 1 / x)
 
 
 def softplus(x):
@@ -120,8 +129,17 @@ def lssa(Q, K, V):
     )
     if NG == 0 or NH % NG:
         raise ValueError(f"|g| = {NG} does not divide |h| = {NH}")
+    Y_sum_inverse = Q.new_empty((NB, NG, NK), dtype=accumulator(Q))
     O = Q.new_empty((NB, NH, NQ, E))
     device, kind = Q.device, accumulator(Q)
+    for k0 in range(0, NK, BLOCK_K):
+        k1 = min(k0 + BLOCK_K, NK)
+        # Y_sum[k] = sum(d) K[k,d] * K[k,d]
+        K_kd = K[:, :, k0:k1].to(kind)
+        Y_sum_k = (K_kd * K_kd).sum(-1)
+        # Y_sum_inverse[k] = inverse(sqrt(Y_sum[k]))
+        Y_sum_inverse_k = inverse(torch.sqrt(Y_sum_k))
+        Y_sum_inverse[..., k0:k1] = Y_sum_inverse_k
     h = torch.arange(NH, device=device)[None, :]
     for q0 in range(0, NQ, BLOCK_Q):
         q1 = min(q0 + BLOCK_Q, NQ)
@@ -130,10 +148,10 @@ def lssa(Q, K, V):
         Q_qd = Q[:, :, q0:q1].to(kind)
         X_sum_q = (Q_qd * Q_qd).sum(-1)
         # state of O_sum2[q] = sum(k where seen) softplus(log(|d|) * log(q + (|k| - |q|) + 1) *
-        #     (S_total[q,k] / (sqrt(X_sum[q]) * sqrt(Y_sum[k]))))
+        #     (S_total[q,k] * Y_sum_inverse[k] / sqrt(X_sum[q])))
         O_sum2_q = torch.full([NB, NH, q1 - q0], 0.0, device=device, dtype=kind)
         # state of O_sum[q,e] = sum(k where seen) softplus(log(|d|) * log(q + (|k| - |q|) + 1) *
-        #     (S_total[q,k] / (sqrt(X_sum[q]) * sqrt(Y_sum[k])))) * V[k,e]
+        #     (S_total[q,k] * Y_sum_inverse[k] / sqrt(X_sum[q]))) * V[k,e]
         O_sum_qe = torch.full([NB, NH, q1 - q0, E], 0.0, device=device, dtype=kind)
         # tiles of k that these rows see, and which of them whole
         last = q1 - 1
@@ -147,16 +165,16 @@ def lssa(Q, K, V):
         )
         for k0, k1, whole in walk(tiles, BLOCK_K, NK):
             k = torch.arange(k0, k1, device=device)
-            # Y_sum[k] = sum(d) K[k,d] * K[k,d]
-            K_kd = K[:, :, k0:k1].index_select(1, (h // (NH // NG)).flatten()).to(kind)
-            Y_sum_k = (K_kd * K_kd).sum(-1)
             # S_total[q,k] = sum(d) Q[q,d] * K[k,d]
+            K_kd = K[:, :, k0:k1].index_select(1, (h // (NH // NG)).flatten()).to(kind)
             S_total_qk = Q_qd @ K_kd.mT
             # O_sum2[q] = sum(k where seen) softplus(log(|d|) * log(q + (|k| - |q|) + 1) *
-            #     (S_total[q,k] / (sqrt(X_sum[q]) * sqrt(Y_sum[k]))))
+            #     (S_total[q,k] * Y_sum_inverse[k] / sqrt(X_sum[q])))
+            Y_sum_inverse_k = Y_sum_inverse[:, :, k0:k1].index_select(
+                1, (h // (NH // NG)).flatten()
+            ).to(kind)
             ratio_S_total_qk = divide(
-                divide(S_total_qk, torch.sqrt(X_sum_q)[..., :, None]),
-                torch.sqrt(Y_sum_k)[..., None, :],
+                S_total_qk * Y_sum_inverse_k[..., None, :], torch.sqrt(X_sum_q)[..., :, None]
             )
             softplus_ratio_S_total_qk = softplus(
                 (math.log(D) * torch.log((q + (NK - NQ) + 1).to(kind)))[:, None] * ratio_S_total_qk
@@ -171,7 +189,7 @@ def lssa(Q, K, V):
             O_sum2_tile_q = softplus_ratio_S_total_seen_qk.sum(-1)
             O_sum2_q = O_sum2_q + O_sum2_tile_q
             # O_sum[q,e] = sum(k where seen) softplus(log(|d|) * log(q + (|k| - |q|) + 1) *
-            #     (S_total[q,k] / (sqrt(X_sum[q]) * sqrt(Y_sum[k])))) * V[k,e]
+            #     (S_total[q,k] * Y_sum_inverse[k] / sqrt(X_sum[q]))) * V[k,e]
             V_ke = V[:, :, k0:k1].index_select(1, (h // (NH // NG)).flatten()).to(kind)
             O_sum_qe = O_sum_qe + softplus_ratio_S_total_seen_qk @ V_ke
         # O[q,e] = O_sum[q,e] / O_sum2[q]

@@ -195,12 +195,11 @@ def nap_kernel(
         Z_sum_tile_q = tl.sum(S_seen_qk, 1)
         Z_sum_q = Z_sum_old_q + Z_sum_tile_q
         # Z_sum2[q] = sum(k where seen) 1
-        tile_seen_qk = tl.zeros([BLOCK_Q, BLOCK_K], tl.float32) + 1
+        Z_sum2_tile_q = tl.zeros([BLOCK_Q], tl.float32) + 1 * BLOCK_K
         if step >= k_whole:
             # seen: k < |k| and k <= q + (|k| - |q|)
             seen_qk = (k < NK)[None, :] & (k[None, :] <= (q + (NK - NQ))[:, None])
-            tile_seen_qk = tl.where(seen_qk, tile_seen_qk, 0.0)
-        Z_sum2_tile_q = tl.sum(tile_seen_qk, 1)
+            Z_sum2_tile_q = tl.sum(tl.where(seen_qk, 1, 0.0), 1)
         Z_sum2_q = Z_sum2_old_q + Z_sum2_tile_q
         # Z_sum3_companion[q] = sum(k where seen) (Z_sum[q] / Z_sum2[q] - S[q,k])
         S_seen2_qk = divide(Z_sum_q, Z_sum2_q)[:, None] - S_qk
@@ -252,6 +251,11 @@ def nap_kernel(
             input_precision="ieee",
         )
         # O_sum2[q,e] = sum(k where seen) V[k,e]
+        tile_seen_qk = tl.zeros([BLOCK_Q, BLOCK_K], tl.float32) + 1
+        if step >= k_whole:
+            # seen: k < |k| and k <= q + (|k| - |q|)
+            seen_qk = (k < NK)[None, :] & (k[None, :] <= (q + (NK - NQ))[:, None])
+            tile_seen_qk = tl.where(seen_qk, tile_seen_qk, 0.0)
         O_sum2_qe = tl.dot(tile_seen_qk.to(V_ke.dtype), V_ke, O_sum2_old_qe, input_precision="ieee")
     # O[q,e] = gain * (O_total[q,e] / sqrt(Z_sum3[q] / Z_sum2[q] + eps)) + shift * O_sum2[q,e]
     gain_ = tl.load(gain_here).to(tl.float32)

@@ -84,8 +84,8 @@ def check_number(name, value, kind):
 KINDS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 # rows and columns of a tile
-BLOCK_Q = 128
 BLOCK_K = 128
+BLOCK_Q = 128
 
 
 def accumulator(tensor):
@@ -176,12 +176,13 @@ def nap(Q, K, V, gain, shift, eps=1e-08):
             Z_sum_tile_q = S_seen_qk.sum(-1)
             Z_sum_q = Z_sum_old_q + Z_sum_tile_q
             # Z_sum2[q] = sum(k where seen) 1
-            tile_seen_qk = 1 * torch.ones([q1 - q0, k1 - k0], device=device, dtype=kind)
+            Z_sum2_tile_q = 1 * (k1 - k0) * torch.ones([q1 - q0], device=device, dtype=kind)
             if not whole:
                 # seen: k < |k| and k <= q + (|k| - |q|)
                 seen_qk = k[None, :] <= (q + (NK - NQ))[:, None]
-                tile_seen_qk = torch.where(seen_qk, tile_seen_qk, 0.0)
-            Z_sum2_tile_q = tile_seen_qk.sum(-1)
+                Z_sum2_tile_q = torch.where(
+                    seen_qk, torch.tensor(1, device=device, dtype=kind), 0.0
+                ).sum(-1)
             Z_sum2_q = Z_sum2_old_q + Z_sum2_tile_q
             # Z_sum3_companion[q] = sum(k where seen) (Z_sum[q] / Z_sum2[q] - S[q,k])
             S_seen2_qk = divide(Z_sum_q, Z_sum2_q)[..., :, None] - S_qk
@@ -230,6 +231,11 @@ def nap(Q, K, V, gain, shift, eps=1e-08):
                 + S_seen3_qk @ V_ke
             )
             # O_sum2[q,e] = sum(k where seen) V[k,e]
+            tile_seen_qk = 1 * torch.ones([q1 - q0, k1 - k0], device=device, dtype=kind)
+            if not whole:
+                # seen: k < |k| and k <= q + (|k| - |q|)
+                seen_qk = k[None, :] <= (q + (NK - NQ))[:, None]
+                tile_seen_qk = torch.where(seen_qk, tile_seen_qk, 0.0)
             O_sum2_qe = O_sum2_old_qe + tile_seen_qk @ V_ke
         # O[q,e] = gain * (O_total[q,e] / sqrt(Z_sum3[q] / Z_sum2[q] + eps)) + shift * O_sum2[q,e]
         gain_ = gain[None, :, ...].to(kind)

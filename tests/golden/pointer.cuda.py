@@ -10,13 +10,17 @@ As it runs:
     u[q,k] = sum(d) v[d] * tanh(X[q,d] + Y[k,d])
     P_max[q] = max(k) u[q,k]
     P_total[q] = sum(k) exp(u[q,k] - finite(P_max[q]))
-    P[q,k] = exp(u[q,k] - P_max[q]) / P_total[q]
+    P_max_row[q] = P_max[q]
+    P_total_row[q] = P_total[q]
+    P[q,k] = exp(u[q,k] - P_max_row[q]) / P_total_row[q]
 
-First pass over k for every tile of rows q,
+Kernel pointer_P_max_row writes P_max_row[b,q], P_total_row[b,q].
+One pass over k for every tile of rows q,
 over one range of tiles that its predicate leaves live.
-Second pass over k for every tile of rows q,
-over all tiles, of which it stores P.
 State of a row: P_max[q], P_total[q].
+Kernel pointer writes P[b,q,k].
+One pass over k for every tile of rows q,
+over all tiles, of which it stores P.
 
 Edit the pattern, not this file.
 """
@@ -27,6 +31,7 @@ import math
 import torch
 import triton
 import triton.language as tl
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 
 def extents(*tensors):
@@ -74,6 +79,24 @@ def check_kinds(floats, integers, booleans, allowed):
 KINDS = (torch.float16, torch.bfloat16, torch.float32)
 
 # tiles, warps and pipeline stages by the extents of features and the bytes of an element
+TILES_pointer_P_max_row = {
+    (64, 2): {
+        "BLOCK_Q": 32, "BLOCK_K": 32,
+        "num_warps": 8, "num_stages": 2,
+    },
+    (64, 4): {
+        "BLOCK_Q": 32, "BLOCK_K": 32,
+        "num_warps": 8, "num_stages": 2,
+    },
+    (128, 2): {
+        "BLOCK_Q": 32, "BLOCK_K": 32,
+        "num_warps": 8, "num_stages": 2,
+    },
+    (128, 4): {
+        "BLOCK_Q": 32, "BLOCK_K": 32,
+        "num_warps": 8, "num_stages": 2,
+    },
+}
 TILES = {
     (64, 2): {
         "BLOCK_Q": 32, "BLOCK_K": 32,
@@ -92,6 +115,22 @@ TILES = {
         "num_warps": 8, "num_stages": 2,
     },
 }
+
+
+def describe(tensor, block):
+    """A tensor for the copy engine, which loads blocks of it. Its rows have to be contiguous and to begin at
+    multiples of 16 bytes; a tensor of another layout is copied."""
+    size = tensor.element_size()
+    if tensor.numel() == 0:
+        tensor = tensor.new_zeros([16] * tensor.dim())
+    strides = [step if n > 1 else 16 for n, step in zip(tensor.shape, tensor.stride())]
+    strides[-1] = tensor.stride(-1) if tensor.shape[-1] > 1 else 1
+    near = strides[-1] == 1 and tensor.data_ptr() % 16 == 0
+    if not near or any(step == 0 or step * size % 16 for step in strides[:-1]):
+        wide = -(-tensor.shape[-1] * size // 16) * 16 // size
+        tensor = tensor.new_empty((*tensor.shape[:-1], wide))[..., : tensor.shape[-1]].copy_(tensor)
+        strides = [*tensor.stride()[:-1], 1]
+    return TensorDescriptor(tensor, list(tensor.shape), strides, block)
 
 
 @triton.jit
@@ -115,13 +154,18 @@ def tanh(x):
     return tl.where(y < 0.36, x + x * y * near, 1.0 - 2.0 / (1.0 + t))
 
 
-@triton.jit(do_not_specialize=["sP_b", "sP_q", "sP_k", "NQ", "NK", "NB"])
-def pointer_kernel(
-    X, Y, v, P,
+@triton.jit(
+    do_not_specialize=[
+        "sP_max_row_b", "sP_max_row_q", "sP_total_row_b", "sP_total_row_q", "NQ", "NK", "NB"
+    ]
+)
+def pointer_P_max_row_kernel(
+    X, Y, v, P_max_row, P_total_row,
     sX_b, sX_q, sX_d,
     sY_b, sY_k, sY_d,
     sv_d,
-    sP_b, sP_q, sP_k,
+    sP_max_row_b, sP_max_row_q,
+    sP_total_row_b, sP_total_row_q,
     NQ, NK, NB,
     D: tl.constexpr,
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
@@ -136,7 +180,8 @@ def pointer_kernel(
     k_in = tl.arange(0, BLOCK_K)
     X_here = X + b.to(tl.int64) * sX_b
     Y_here = Y + b.to(tl.int64) * sY_b
-    P_here = P + b.to(tl.int64) * sP_b
+    P_max_row_here = P_max_row + b.to(tl.int64) * sP_max_row_b
+    P_total_row_here = P_total_row + b.to(tl.int64) * sP_total_row_b
     # state of P_max[q] = max(k) u[q,k]
     P_max_q = tl.full([BLOCK_Q], float("-inf"), tl.float32)
     # state of P_total[q] = sum(k) exp(u[q,k] - finite(P_max[q]))
@@ -185,6 +230,44 @@ def pointer_kernel(
         )
         P_total_tile_q = tl.sum(exp_u_seen_qk, 1)
         P_total_q = P_total_q * alpha_q + P_total_tile_q
+    # P_max_row[q] = P_max[q]
+    # P_total_row[q] = P_total[q]
+    tl.store(
+        P_max_row_here + q0.to(tl.int64) * sP_max_row_q + q_in * sP_max_row_q,
+        P_max_q.to(P_max_row.dtype.element_ty),
+        mask=(q < NQ),
+    )
+    tl.store(
+        P_total_row_here + q0.to(tl.int64) * sP_total_row_q + q_in * sP_total_row_q,
+        P_total_q.to(P_total_row.dtype.element_ty),
+        mask=(q < NQ),
+    )
+
+
+@triton.jit(do_not_specialize=["sP_b", "sP_q", "sP_k", "NQ", "NK", "NB"])
+def pointer_kernel(
+    P_max_row, P_total_row, X, Y, v, P,
+    sX_b, sX_q, sX_d,
+    sY_b, sY_k, sY_d,
+    sv_d,
+    sP_b, sP_q, sP_k,
+    NQ, NK, NB,
+    D: tl.constexpr,
+    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
+):
+    # one program: a tile of rows at one place of the batch; late rows see most, and come first
+    pid = tl.program_id(0)
+    tiles = tl.cdiv(NQ, BLOCK_Q)
+    q0 = (tiles - 1 - pid % tiles) * BLOCK_Q
+    b = pid // tiles
+    q_in = tl.arange(0, BLOCK_Q)
+    q = q0 + q_in
+    k_in = tl.arange(0, BLOCK_K)
+    X_here = X + b.to(tl.int64) * sX_b
+    Y_here = Y + b.to(tl.int64) * sY_b
+    P_here = P + b.to(tl.int64) * sP_b
+    P_max_row_q = P_max_row.load([b, q0]).reshape([BLOCK_Q]).to(tl.float32)
+    P_total_row_q = P_total_row.load([b, q0]).reshape([BLOCK_Q]).to(tl.float32)
     k_end = NK
     k_hi = (BLOCK_K + k_end - 1) // BLOCK_K
     k_steps = k_hi
@@ -211,9 +294,9 @@ def pointer_kernel(
                 tanh_X_qk = tanh(X_q[:, None] + Y_k[None, :])
                 u_part_qk = u_part_qk + v_ * tanh_X_qk
             u_qk = u_qk + u_part_qk
-        # P[q,k] = exp(u[q,k] - P_max[q]) / P_total[q]
-        exp_u_qk = tl.exp2(u_qk * 1.4426950408889634 - (P_max_q * 1.4426950408889634)[:, None])
-        P_qk = divide(exp_u_qk, P_total_q[:, None])
+        # P[q,k] = exp(u[q,k] - P_max_row[q]) / P_total_row[q]
+        exp_u_qk = tl.exp2(u_qk * 1.4426950408889634 - (P_max_row_q * 1.4426950408889634)[:, None])
+        P_qk = divide(exp_u_qk, P_total_row_q[:, None])
         tl.store(
             P_here
             + q0.to(tl.int64) * sP_q
@@ -241,6 +324,29 @@ def pointer(X, Y, v):
         raise ValueError(f"extents {sizes}: those of a kernel stay below 2**29")
     if not (X.is_cuda or triton.knobs.runtime.interpret):
         raise ValueError(f"this kernel runs on a GPU, and `X` is on {X.device}")
+    tile = TILES_pointer_P_max_row.get((D, X.element_size()))
+    if tile is None:
+        raise ValueError(
+            f"no tiles for d={D} and {X.element_size()} bytes an element: "
+            "compile the pattern with --extent"
+        )
+    far = max(X.stride(1), X.stride(2), Y.stride(1), Y.stride(2), v.stride(0), 0)
+    if far >= 1 << 23:
+        raise ValueError(
+            f"neighbours in a tensor are {far} elements apart: call .contiguous() on it"
+        )
+    P_max_row = X.new_empty((NB, -(-NQ // 4) * 4), dtype=torch.float32)[..., :NQ]
+    P_total_row = X.new_empty((NB, -(-NQ // 4) * 4), dtype=torch.float32)[..., :NQ]
+    grid = triton.cdiv(NQ, tile["BLOCK_Q"]) * NB
+    if grid:
+        with torch.cuda.device(X.device) if X.is_cuda else contextlib.nullcontext():
+            pointer_P_max_row_kernel[(grid,)](
+                X, Y, v, P_max_row, P_total_row,
+                *X.stride(), *Y.stride(), *v.stride(), *P_max_row.stride(), *P_total_row.stride(),
+                NQ, NK, NB,
+                D,
+                **tile,
+            )
     tile = TILES.get((D, X.element_size()))
     if tile is None:
         raise ValueError(
@@ -257,6 +363,8 @@ def pointer(X, Y, v):
     if grid:
         with torch.cuda.device(X.device) if X.is_cuda else contextlib.nullcontext():
             pointer_kernel[(grid,)](
+                describe(P_max_row, [1, tile["BLOCK_Q"]]),
+                describe(P_total_row, [1, tile["BLOCK_Q"]]),
                 X, Y, v, P,
                 *X.stride(), *Y.stride(), *v.stride(), *P.stride(),
                 NQ, NK, NB,

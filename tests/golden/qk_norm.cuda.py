@@ -11,8 +11,8 @@ The weights are shared by all heads; Gemma 3 stores them less 1. Both models rot
 
 As it runs:
 
-    X_sum[q] = sum(d) Q[q,d] * Q[q,d]
     Y_sum[k] = sum(d) K[k,d] * K[k,d]
+    X_sum[q] = sum(d) Q[q,d] * Q[q,d]
     S_total[q,k] = sum(d) Q[q,d] * Wq[d] * (K[k,d] * Wk[d]) / sqrt(|d|)
     P_max[q] = max(k where k <= q + (|k| - |q|)) S_total[q,k] / (sqrt(X_sum[q] / |d| + eps) *
         sqrt(Y_sum[k] / |d| + eps))
@@ -22,6 +22,8 @@ As it runs:
         |d| + eps) * sqrt(Y_sum[k] / |d| + eps)) - finite(P_max[q]))
     O[q,e] = O_total[q,e] / P_total[q]
 
+Kernel qk_norm_Y_sum writes Y_sum[b,g,k].
+Kernel qk_norm writes O[b,h,q,e].
 One pass over k for every tile of rows q,
 over one range of tiles that its predicate leaves live.
 State of a row: P_max[q], P_total[q], O_total[q,e].
@@ -95,6 +97,24 @@ def check_number(name, value, kind):
 KINDS = (torch.float16, torch.bfloat16, torch.float32)
 
 # tiles, warps and pipeline stages by the extents of features and the bytes of an element
+TILES_qk_norm_Y_sum = {
+    (64, 2): {
+        "BLOCK_K": 32, "BLOCK_D": 64,
+        "num_warps": 8, "num_stages": 2,
+    },
+    (64, 4): {
+        "BLOCK_K": 32, "BLOCK_D": 64,
+        "num_warps": 8, "num_stages": 2,
+    },
+    (128, 2): {
+        "BLOCK_K": 32, "BLOCK_D": 128,
+        "num_warps": 8, "num_stages": 2,
+    },
+    (128, 4): {
+        "BLOCK_K": 32, "BLOCK_D": 128,
+        "num_warps": 8, "num_stages": 2,
+    },
+}
 TILES = {
     (64, 64, 2): {
         "BLOCK_Q": 64, "BLOCK_K": 64, "BLOCK_D": 64, "BLOCK_E": 64,
@@ -150,9 +170,36 @@ def held(x):
     return tl.sum(x[:, :, None], 2)
 
 
+@triton.jit(do_not_specialize=["sY_sum_b", "sY_sum_g", "sY_sum_k", "NK", "NB", "NG"])
+def qk_norm_Y_sum_kernel(
+    K, Y_sum,
+    sY_sum_b, sY_sum_g, sY_sum_k,
+    NK, NB, NG,
+    D: tl.constexpr,
+    BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
+):
+    # one program: a tile of rows at one place of the batch; late rows see most, and come first
+    pid = tl.program_id(0)
+    tiles = tl.cdiv(NK, BLOCK_K)
+    k0 = (tiles - 1 - pid % tiles) * BLOCK_K
+    g = (pid // tiles) % NG
+    b = pid // tiles // NG
+    k_in = tl.arange(0, BLOCK_K)
+    k = k0 + k_in
+    Y_sum_here = Y_sum + b.to(tl.int64) * sY_sum_b + g.to(tl.int64) * sY_sum_g
+    # Y_sum[k] = sum(d) K[k,d] * K[k,d]
+    K_kd = K.load([b, g, k0, 0]).reshape([BLOCK_K, BLOCK_D]).to(tl.float32)
+    Y_sum_k = tl.sum(K_kd * K_kd, 1)
+    tl.store(
+        Y_sum_here + k0.to(tl.int64) * sY_sum_k + k_in * sY_sum_k,
+        Y_sum_k.to(Y_sum.dtype.element_ty),
+        mask=(k < NK),
+    )
+
+
 @triton.jit(do_not_specialize=["eps", "NQ", "NK", "NB", "NH", "NG"])
 def qk_norm_kernel(
-    Q, K, V, Wq, Wk, O,
+    Q, K, V, Y_sum, Wq, Wk, O,
     sWq_d,
     sWk_d,
     sO_b, sO_h, sO_q, sO_e,
@@ -200,13 +247,12 @@ def qk_norm_kernel(
     for step in tl.range(0, k_steps):
         k0 = step * BLOCK_K
         k = k0 + k_in
-        # Y_sum[k] = sum(d) K[k,d] * K[k,d]
-        K_kd = K.load([b, h // (NH // NG), k0, 0]).reshape([BLOCK_K, BLOCK_D])
-        Y_sum_k = tl.sum(K_kd.to(tl.float32) * K_kd.to(tl.float32), 1)
         # S_total[q,k] = sum(d) S_total_row[q,d] * K[k,d] / sqrt(|d|)
+        K_kd = K.load([b, h // (NH // NG), k0, 0]).reshape([BLOCK_K, BLOCK_D])
         S_total_qk = tl.dot(S_total_row_qd.to(K_kd.dtype), tl.trans(K_kd), input_precision="ieee")
         # P_max[q] = max(k where seen) S_total[q,k] / (sqrt(X_sum[q] / |d| + eps) * sqrt(Y_sum[k] /
         #     |d| + eps))
+        Y_sum_k = Y_sum.load([b, h // (NH // NG), k0]).reshape([BLOCK_K]).to(tl.float32)
         ratio_S_total_qk = divide(
             divide(S_total_qk * (1 / D ** 0.5), tl.sqrt(X_sum_q / D + eps)[:, None]),
             tl.sqrt(Y_sum_k / D + eps)[None, :],
@@ -269,6 +315,24 @@ def qk_norm(Q, K, V, Wq, Wk, eps=1e-06):
         raise ValueError(f"extents {sizes}: those of a kernel stay below 2**29")
     if not (Q.is_cuda or triton.knobs.runtime.interpret):
         raise ValueError(f"this kernel runs on a GPU, and `Q` is on {Q.device}")
+    tile = TILES_qk_norm_Y_sum.get((D, Q.element_size()))
+    if tile is None:
+        raise ValueError(
+            f"no tiles for d={D} and {Q.element_size()} bytes an element: "
+            "compile the pattern with --extent"
+        )
+    Y_sum = Q.new_empty((NB, NG, -(-NK // 4) * 4), dtype=torch.float32)[..., :NK]
+    grid = triton.cdiv(NK, tile["BLOCK_K"]) * NB * NG
+    if grid:
+        with torch.cuda.device(Q.device) if Q.is_cuda else contextlib.nullcontext():
+            qk_norm_Y_sum_kernel[(grid,)](
+                describe(K, [1, 1, tile["BLOCK_K"], tile["BLOCK_D"]]),
+                Y_sum,
+                *Y_sum.stride(),
+                NK, NB, NG,
+                D,
+                **tile,
+            )
     tile = TILES.get((D, E, Q.element_size()))
     if tile is None:
         raise ValueError(
@@ -288,6 +352,7 @@ def qk_norm(Q, K, V, Wq, Wk, eps=1e-06):
                 describe(Q, [1, 1, tile["BLOCK_Q"], tile["BLOCK_D"]]),
                 describe(K, [1, 1, tile["BLOCK_K"], tile["BLOCK_D"]]),
                 describe(V, [1, 1, tile["BLOCK_K"], tile["BLOCK_E"]]),
+                describe(Y_sum, [1, 1, tile["BLOCK_K"]]),
                 Wq, Wk, O,
                 *Wq.stride(), *Wk.stride(), *O.stride(),
                 eps,

@@ -11,8 +11,8 @@ The weights are shared by all heads; Gemma 3 stores them less 1. Both models rot
 
 As it runs:
 
-    X_sum[q] = sum(d) Q[q,d] * Q[q,d]
     Y_sum[k] = sum(d) K[k,d] * K[k,d]
+    X_sum[q] = sum(d) Q[q,d] * Q[q,d]
     S_total[q,k] = sum(d) Q[q,d] * Wq[d] * (K[k,d] * Wk[d]) / sqrt(|d|)
     P_max[q] = max(k where k <= q + (|k| - |q|)) S_total[q,k] / (sqrt(X_sum[q] / |d| + eps) *
         sqrt(Y_sum[k] / |d| + eps))
@@ -22,6 +22,8 @@ As it runs:
         |d| + eps) * sqrt(Y_sum[k] / |d| + eps)) - finite(P_max[q]))
     O[q,e] = O_total[q,e] / P_total[q]
 
+Kernel qk_norm_Y_sum writes Y_sum[b,g,k].
+Kernel qk_norm writes O[b,h,q,e].
 One pass over k for every tile of rows q,
 over one range of tiles that its predicate leaves live.
 State of a row: P_max[q], P_total[q], O_total[q,e].
@@ -91,8 +93,8 @@ def check_number(name, value, kind):
 KINDS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 # rows and columns of a tile
-BLOCK_Q = 128
 BLOCK_K = 128
+BLOCK_Q = 128
 
 
 def accumulator(tensor):
@@ -137,9 +139,16 @@ def qk_norm(Q, K, V, Wq, Wk, eps=1e-06):
     )
     if NG == 0 or NH % NG:
         raise ValueError(f"|g| = {NG} does not divide |h| = {NH}")
+    Y_sum = Q.new_empty((NB, NG, NK), dtype=accumulator(Q))
     O = Q.new_empty((NB, NH, NQ, E))
     device, kind = Q.device, accumulator(Q)
     eps = torch.tensor(eps, device=device, dtype=kind)
+    for k0 in range(0, NK, BLOCK_K):
+        k1 = min(k0 + BLOCK_K, NK)
+        # Y_sum[k] = sum(d) K[k,d] * K[k,d]
+        K_kd = K[:, :, k0:k1].to(kind)
+        Y_sum_k = (K_kd * K_kd).sum(-1)
+        Y_sum[..., k0:k1] = Y_sum_k
     h = torch.arange(NH, device=device)[None, :]
     for q0 in range(0, NQ, BLOCK_Q):
         q1 = min(q0 + BLOCK_Q, NQ)
@@ -172,13 +181,12 @@ def qk_norm(Q, K, V, Wq, Wk, eps=1e-06):
         )
         for k0, k1, whole in walk(tiles, BLOCK_K, NK):
             k = torch.arange(k0, k1, device=device)
-            # Y_sum[k] = sum(d) K[k,d] * K[k,d]
-            K_kd = K[:, :, k0:k1].index_select(1, (h // (NH // NG)).flatten()).to(kind)
-            Y_sum_k = (K_kd * K_kd).sum(-1)
             # S_total[q,k] = sum(d) S_total_row[q,d] * K[k,d] / sqrt(|d|)
+            K_kd = K[:, :, k0:k1].index_select(1, (h // (NH // NG)).flatten()).to(kind)
             S_total_qk = S_total_row_qd @ K_kd.mT
             # P_max[q] = max(k where seen) S_total[q,k] / (sqrt(X_sum[q] / |d| + eps) *
             #     sqrt(Y_sum[k] / |d| + eps))
+            Y_sum_k = Y_sum[:, :, k0:k1].index_select(1, (h // (NH // NG)).flatten()).to(kind)
             ratio_S_total_qk = divide(
                 divide(
                     S_total_qk * (1 / math.sqrt(D)), torch.sqrt(X_sum_q / D + eps)[..., :, None]

@@ -1,0 +1,184 @@
+"""Cascade → the cascades of its kernels, in the order they run; what one leaves, the next ones read.
+
+Two things have a kernel of their own, where what they leave is a number for every row:
+
+* a pass over an index before another one: the sums that it completes. Each pass then has tiles of its own,
+  where in one kernel the first would hold the registers of the second.
+* sums of features at a walked index alone, as the norms of keys: made once for every position, where in one
+  kernel every tile of rows would make them again. What is divided by them is multiplied by their inverse.
+
+    S[q,k] = D[q,k] / sqrt(y[k])   -->   r[k] = inverse(sqrt(y[k])),   S[q,k] = D[q,k] * r[k]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from attncc.ir.cascade import (
+    Apply,
+    Cascade,
+    Equation,
+    Expr,
+    Index,
+    Read,
+    Reduce,
+    Tensor,
+    children,
+    free,
+    kind,
+    reads,
+    rebuild,
+)
+from attncc.ir.logic import factors, over, quotient, times
+from attncc.passes.share import fresh, pruned, replace_reads
+
+if TYPE_CHECKING:
+    from attncc.schedule.plan import Kernel
+
+
+def cut(cascade: Cascade, tensors: Iterable[Tensor]) -> tuple[Cascade, Cascade]:
+    """The cascade that computes some tensors, and the rest, to which they are given. Outputs among them are
+    outputs of the first.
+    """
+    declared = {t.name: t for t in cascade.outputs}
+    kept = {t.name: t for t in tensors}
+    outputs = tuple(declared.get(name, t) for name, t in kept.items())
+    first = pruned(replace(cascade, name=f"{cascade.name}_{next(iter(kept))}", outputs=outputs))
+    given = {t: replace(t, origin="kept") for t in kept.values()}
+
+    def read(r: Read) -> Read | None:
+        return Read(given[r.tensor], r.at) if r.tensor in given else None
+
+    rest = replace(
+        cascade,
+        inputs=(*cascade.inputs, *given.values()),
+        equations=tuple(
+            replace(e, body=replace_reads(e.body, read)) for e in cascade.equations if e.tensor not in given
+        ),
+        outputs=tuple(t for t in cascade.outputs if t.name not in kept),
+    )
+    return first, pruned(rest)
+
+
+# ---- sums at positions --------------------------------------------------------------------------
+
+
+@dataclass
+class _Inverses:
+    """What divides by sums at positions, by the tensor that holds its inverse."""
+
+    sums: dict[Tensor, Equation]
+    taken: set[str]
+    held: dict[Expr, Tensor] = field(default_factory=dict)
+
+    def put(self, e: Expr) -> Expr:
+        """The expression with products by inverses for divisions."""
+        e = rebuild(e, tuple(self.put(part) for part in children(e)))
+        match e:
+            case Apply("/", (above, below)):
+                up, down = factors(below)
+                own = {f: inverse for f in up if (inverse := self._inverse(f)) is not None}
+                rest = quotient([f for f in up if f not in own], down)
+                return over(times(above, quotient(own.values(), ())), rest) if own else e
+            case _:
+                return e
+
+    def _inverse(self, divisor: Expr) -> Read | None:
+        """The inverse of a divisor that is made of sums, all of them at one place."""
+        found = list(reads(divisor))
+        places = {(r.tensor.indices, r.at) for r in found}
+        if len(places) != 1 or not all(r.tensor in self.sums for r in found):
+            return None
+        host = found[0].tensor
+        here = replace_reads(divisor, lambda r: Read(r.tensor, r.tensor.indices))
+        if here not in self.held:
+            name = fresh(f"{host.name}_inverse", self.taken)
+            self.taken.add(name)
+            self.held[here] = replace(host, name=name, kind="float")
+        return Read(self.held[here], found[0].at)
+
+
+def with_inverses(cascade: Cascade, rows: Index) -> tuple[Cascade, tuple[tuple[Tensor, ...], ...]]:
+    """The cascade with the inverses of sums at positions, and which sums and inverses have a kernel: those
+    over the same indices together.
+    """
+    walked = {i for e in cascade.equations if isinstance(e.body, Reduce) for i in e.body.over} - {rows}
+    sums = {e.tensor: e for e in cascade.equations if _at_positions(e, walked)}
+    taken = {t.name for t in cascade.inputs} | {e.tensor.name for e in cascade.equations}
+    inverses = _Inverses(sums, taken)
+    rest = [replace(e, body=inverses.put(e.body)) for e in cascade.equations if e.tensor not in sums]
+    made = [
+        Equation(tensor, Apply("inverse", (divisor,)), sums[next(iter(reads(divisor))).tensor].span)
+        for divisor, tensor in inverses.held.items()
+    ]
+    read = {r.tensor for e in rest for r in reads(e.body)}
+    groups: dict[frozenset[Index], list[Tensor]] = {}
+    for tensor in (*(t for t in sums if t in read), *inverses.held.values()):
+        groups.setdefault(frozenset(tensor.indices), []).append(tensor)
+    return replace(cascade, equations=(*sums.values(), *made, *rest)), tuple(map(tuple, groups.values()))
+
+
+def _at_positions(equation: Equation, walked: set[Index]) -> bool:
+    """Whether an equation sums features of inputs, to a number at every position of a walked index."""
+    e, tensor = equation.body, equation.tensor
+    positions = [i for i in tensor.indices if i.role == "sequence"]
+    return (
+        isinstance(e, Reduce)
+        and len(positions) == 1
+        and positions[0] in walked
+        and all(i.role == "feature" for i in e.over)
+        and not any(i.role == "feature" for i in tensor.indices)
+        and free(e) <= set(tensor.indices)
+        and any(r.tensor.origin == "input" for r in reads(e))
+        and all(r.tensor.origin != "equation" for r in reads(e))
+    )
+
+
+# ---- passes -------------------------------------------------------------------------------------
+
+
+def of_first_pass(kernel: Kernel) -> tuple[Cascade, tuple[Tensor, ...]] | None:
+    """What the first of several walks over an index leaves at the rows, each in an equation of its own; None
+    if there is one walk, or if that is more than real numbers.
+    """
+    loops, cascade = kernel.loops, kernel.cascade
+    if len(loops) < 2 or loops[0].stored or loops[0].index not in {loop.index for loop in loops[1:]}:
+        return None
+    done = {s.tensor for s in loops[0].states} | {e.tensor for e in loops[1].rows}
+    place = (*kernel.batch, kernel.rows)
+    taken = {t.name for t in cascade.inputs} | {e.tensor.name for e in cascade.equations}
+    held: dict[Expr, Tensor] = {}
+
+    def left(e: Expr) -> Expr:
+        """An expression with its widest parts that the first walk completes read from memory."""
+        found = list(reads(e))
+        if found and all(r.tensor in done for r in found) and _is_row(e, place):
+            if e not in held:
+                name = fresh(f"{found[0].tensor.name}_row", taken)
+                taken.add(name)
+                held[e] = Tensor(name, place, kind(e), "equation")
+            return Read(held[e], place)
+        return rebuild(e, tuple(map(left, children(e))))
+
+    rest = [e if e.tensor in done else replace(e, body=left(e.body)) for e in cascade.equations]
+    outputs = {t.name for t in cascade.outputs}
+    kept = (*held.values(), *(t for t in done if t.name in outputs))
+    still = {r.tensor for e in rest if e.tensor not in done for r in reads(e.body)}
+    if any(t.kind != "float" for t in kept) or done & still or not kept:
+        return None
+    spans = {e.tensor: e.span for e in cascade.equations}
+    made = {t: Equation(t, e, spans[next(iter(reads(e))).tensor]) for e, t in held.items()}
+    equations: list[Equation] = []
+    for e in rest:
+        equations += [made.pop(t) for t in dict.fromkeys(r.tensor for r in reads(e.body)) if t in made]
+        equations.append(e)
+    return replace(cascade, equations=tuple(equations)), kept
+
+
+def _is_row(e: Expr, place: tuple[Index, ...]) -> bool:
+    """Whether an expression is a number at every row."""
+    if isinstance(e, Reduce) or not free(e) <= set(place):
+        return False
+    return all(_is_row(part, place) for part in children(e))
