@@ -165,11 +165,6 @@ REFUSALS: dict[str, tuple[Callable[..., Any], type[Exception], str]] = {
         "error[unknown-output]: no equation defines `nothing`, which is asked for\n"
         "  = help: the equations are `S`, `P`, `O` and `lse`",
     ),
-    "two rows": (
-        lambda f, q, k, v: f(q, k, v, outputs="P"),
-        attncc.PatternError,
-        "error[plan-rows]: no kernel plan for `P`",
-    ),
 }
 
 

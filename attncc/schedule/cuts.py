@@ -150,11 +150,15 @@ def of_first_pass(kernel: Kernel) -> tuple[Cascade, tuple[Tensor, ...]] | None:
     place = (*kernel.batch, kernel.rows)
     taken = {t.name for t in cascade.inputs} | {e.tensor.name for e in cascade.equations}
     held: dict[Expr, Tensor] = {}
+    whole: dict[Tensor, None] = {}
 
     def left(e: Expr) -> Expr:
         """An expression with its widest parts that the first walk completes read from memory."""
         found = list(reads(e))
         if found and all(r.tensor in done for r in found) and _is_row(e, place):
+            if e == Read(found[0].tensor, place):
+                whole[found[0].tensor] = None
+                return e
             if e not in held:
                 name = fresh(f"{found[0].tensor.name}_row", taken)
                 taken.add(name)
@@ -164,9 +168,10 @@ def of_first_pass(kernel: Kernel) -> tuple[Cascade, tuple[Tensor, ...]] | None:
 
     rest = [e if e.tensor in done else replace(e, body=left(e.body)) for e in cascade.equations]
     outputs = {t.name for t in cascade.outputs}
-    kept = (*held.values(), *(t for t in done if t.name in outputs))
+    whole |= dict.fromkeys(e.tensor for e in rest if e.tensor in done and e.tensor.name in outputs)
+    kept = (*whole, *held.values())
     still = {r.tensor for e in rest if e.tensor not in done for r in reads(e.body)}
-    if any(t.kind != "float" for t in kept) or done & still or not kept:
+    if any(t.kind != "float" for t in kept) or (done & still) - whole.keys() or not kept:
         return None
     spans = {e.tensor: e.span for e in cascade.equations}
     made = {t: Equation(t, e, spans[next(iter(reads(e))).tensor]) for e, t in held.items()}

@@ -10,11 +10,9 @@ As it runs:
     u[q,k] = sum(d) v[d] * tanh(X[q,d] + Y[k,d])
     P_max[q] = max(k) u[q,k]
     P_total[q] = sum(k) exp(u[q,k] - finite(P_max[q]))
-    P_max_row[q] = P_max[q]
-    P_total_row[q] = P_total[q]
-    P[q,k] = exp(u[q,k] - P_max_row[q]) / P_total_row[q]
+    P[q,k] = exp(u[q,k] - P_max[q]) / P_total[q]
 
-Kernel pointer_P_max_row writes P_max_row[b,q], P_total_row[b,q].
+Kernel pointer_P_max writes P_max[b,q], P_total[b,q].
 One pass over k for every tile of rows q,
 over one range of tiles that its predicate leaves live.
 State of a row: P_max[q], P_total[q].
@@ -79,7 +77,7 @@ def check_kinds(floats, integers, booleans, allowed):
 KINDS = (torch.float16, torch.bfloat16, torch.float32)
 
 # tiles, warps and pipeline stages by the extents of features and the bytes of an element
-TILES_pointer_P_max_row = {
+TILES_pointer_P_max = {
     (64, 2): {
         "BLOCK_Q": 32, "BLOCK_K": 32,
         "num_warps": 8, "num_stages": 2,
@@ -155,17 +153,15 @@ def tanh(x):
 
 
 @triton.jit(
-    do_not_specialize=[
-        "sP_max_row_b", "sP_max_row_q", "sP_total_row_b", "sP_total_row_q", "NQ", "NK", "NB"
-    ]
+    do_not_specialize=["sP_max_b", "sP_max_q", "sP_total_b", "sP_total_q", "NQ", "NK", "NB"]
 )
-def pointer_P_max_row_kernel(
-    X, Y, v, P_max_row, P_total_row,
+def pointer_P_max_kernel(
+    X, Y, v, P_max, P_total,
     sX_b, sX_q, sX_d,
     sY_b, sY_k, sY_d,
     sv_d,
-    sP_max_row_b, sP_max_row_q,
-    sP_total_row_b, sP_total_row_q,
+    sP_max_b, sP_max_q,
+    sP_total_b, sP_total_q,
     NQ, NK, NB,
     D: tl.constexpr,
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
@@ -180,8 +176,8 @@ def pointer_P_max_row_kernel(
     k_in = tl.arange(0, BLOCK_K)
     X_here = X + b.to(tl.int64) * sX_b
     Y_here = Y + b.to(tl.int64) * sY_b
-    P_max_row_here = P_max_row + b.to(tl.int64) * sP_max_row_b
-    P_total_row_here = P_total_row + b.to(tl.int64) * sP_total_row_b
+    P_max_here = P_max + b.to(tl.int64) * sP_max_b
+    P_total_here = P_total + b.to(tl.int64) * sP_total_b
     # state of P_max[q] = max(k) u[q,k]
     P_max_q = tl.full([BLOCK_Q], float("-inf"), tl.float32)
     # state of P_total[q] = sum(k) exp(u[q,k] - finite(P_max[q]))
@@ -230,23 +226,21 @@ def pointer_P_max_row_kernel(
         )
         P_total_tile_q = tl.sum(exp_u_seen_qk, 1)
         P_total_q = P_total_q * alpha_q + P_total_tile_q
-    # P_max_row[q] = P_max[q]
-    # P_total_row[q] = P_total[q]
     tl.store(
-        P_max_row_here + q0.to(tl.int64) * sP_max_row_q + q_in * sP_max_row_q,
-        P_max_q.to(P_max_row.dtype.element_ty),
+        P_max_here + q0.to(tl.int64) * sP_max_q + q_in * sP_max_q,
+        P_max_q.to(P_max.dtype.element_ty),
         mask=(q < NQ),
     )
     tl.store(
-        P_total_row_here + q0.to(tl.int64) * sP_total_row_q + q_in * sP_total_row_q,
-        P_total_q.to(P_total_row.dtype.element_ty),
+        P_total_here + q0.to(tl.int64) * sP_total_q + q_in * sP_total_q,
+        P_total_q.to(P_total.dtype.element_ty),
         mask=(q < NQ),
     )
 
 
 @triton.jit(do_not_specialize=["sP_b", "sP_q", "sP_k", "NQ", "NK", "NB"])
 def pointer_kernel(
-    P_max_row, P_total_row, X, Y, v, P,
+    P_max, P_total, X, Y, v, P,
     sX_b, sX_q, sX_d,
     sY_b, sY_k, sY_d,
     sv_d,
@@ -266,8 +260,8 @@ def pointer_kernel(
     X_here = X + b.to(tl.int64) * sX_b
     Y_here = Y + b.to(tl.int64) * sY_b
     P_here = P + b.to(tl.int64) * sP_b
-    P_max_row_q = P_max_row.load([b, q0]).reshape([BLOCK_Q]).to(tl.float32)
-    P_total_row_q = P_total_row.load([b, q0]).reshape([BLOCK_Q]).to(tl.float32)
+    P_max_q = P_max.load([b, q0]).reshape([BLOCK_Q]).to(tl.float32)
+    P_total_q = P_total.load([b, q0]).reshape([BLOCK_Q]).to(tl.float32)
     k_end = NK
     k_hi = (BLOCK_K + k_end - 1) // BLOCK_K
     k_steps = k_hi
@@ -294,9 +288,9 @@ def pointer_kernel(
                 tanh_X_qk = tanh(X_q[:, None] + Y_k[None, :])
                 u_part_qk = u_part_qk + v_ * tanh_X_qk
             u_qk = u_qk + u_part_qk
-        # P[q,k] = exp(u[q,k] - P_max_row[q]) / P_total_row[q]
-        exp_u_qk = tl.exp2(u_qk * 1.4426950408889634 - (P_max_row_q * 1.4426950408889634)[:, None])
-        P_qk = divide(exp_u_qk, P_total_row_q[:, None])
+        # P[q,k] = exp(u[q,k] - P_max[q]) / P_total[q]
+        exp_u_qk = tl.exp2(u_qk * 1.4426950408889634 - (P_max_q * 1.4426950408889634)[:, None])
+        P_qk = divide(exp_u_qk, P_total_q[:, None])
         tl.store(
             P_here
             + q0.to(tl.int64) * sP_q
@@ -324,7 +318,7 @@ def pointer(X, Y, v):
         raise ValueError(f"extents {sizes}: those of a kernel stay below 2**29")
     if not (X.is_cuda or triton.knobs.runtime.interpret):
         raise ValueError(f"this kernel runs on a GPU, and `X` is on {X.device}")
-    tile = TILES_pointer_P_max_row.get((D, X.element_size()))
+    tile = TILES_pointer_P_max.get((D, X.element_size()))
     if tile is None:
         raise ValueError(
             f"no tiles for d={D} and {X.element_size()} bytes an element: "
@@ -335,14 +329,14 @@ def pointer(X, Y, v):
         raise ValueError(
             f"neighbours in a tensor are {far} elements apart: call .contiguous() on it"
         )
-    P_max_row = X.new_empty((NB, -(-NQ // 4) * 4), dtype=torch.float32)[..., :NQ]
-    P_total_row = X.new_empty((NB, -(-NQ // 4) * 4), dtype=torch.float32)[..., :NQ]
+    P_max = X.new_empty((NB, -(-NQ // 4) * 4), dtype=torch.float32)[..., :NQ]
+    P_total = X.new_empty((NB, -(-NQ // 4) * 4), dtype=torch.float32)[..., :NQ]
     grid = triton.cdiv(NQ, tile["BLOCK_Q"]) * NB
     if grid:
         with torch.cuda.device(X.device) if X.is_cuda else contextlib.nullcontext():
-            pointer_P_max_row_kernel[(grid,)](
-                X, Y, v, P_max_row, P_total_row,
-                *X.stride(), *Y.stride(), *v.stride(), *P_max_row.stride(), *P_total_row.stride(),
+            pointer_P_max_kernel[(grid,)](
+                X, Y, v, P_max, P_total,
+                *X.stride(), *Y.stride(), *v.stride(), *P_max.stride(), *P_total.stride(),
                 NQ, NK, NB,
                 D,
                 **tile,
@@ -363,8 +357,8 @@ def pointer(X, Y, v):
     if grid:
         with torch.cuda.device(X.device) if X.is_cuda else contextlib.nullcontext():
             pointer_kernel[(grid,)](
-                describe(P_max_row, [1, tile["BLOCK_Q"]]),
-                describe(P_total_row, [1, tile["BLOCK_Q"]]),
+                describe(P_max, [1, tile["BLOCK_Q"]]),
+                describe(P_total, [1, tile["BLOCK_Q"]]),
                 X, Y, v, P,
                 *X.stride(), *Y.stride(), *v.stride(), *P.stride(),
                 NQ, NK, NB,

@@ -10,11 +10,9 @@ As it runs:
     u[q,k] = sum(d) v[d] * tanh(X[q,d] + Y[k,d])
     P_max[q] = max(k) u[q,k]
     P_total[q] = sum(k) exp(u[q,k] - finite(P_max[q]))
-    P_max_row[q] = P_max[q]
-    P_total_row[q] = P_total[q]
-    P[q,k] = exp(u[q,k] - P_max_row[q]) / P_total_row[q]
+    P[q,k] = exp(u[q,k] - P_max[q]) / P_total[q]
 
-Kernel pointer_P_max_row writes P_max_row[b,q], P_total_row[b,q].
+Kernel pointer_P_max writes P_max[b,q], P_total[b,q].
 One pass over k for every tile of rows q,
 over one range of tiles that its predicate leaves live.
 State of a row: P_max[q], P_total[q].
@@ -114,8 +112,8 @@ def pointer(X, Y, v):
     )
     check_kinds([("X", X), ("Y", Y), ("v", v)], [], [], KINDS)
     NB, NQ, D, NK = sizes["b"], sizes["q"], sizes["d"], sizes["k"]
-    P_max_row = X.new_empty((NB, NQ), dtype=accumulator(X))
-    P_total_row = X.new_empty((NB, NQ), dtype=accumulator(X))
+    P_max = X.new_empty((NB, NQ), dtype=accumulator(X))
+    P_total = X.new_empty((NB, NQ), dtype=accumulator(X))
     P = X.new_empty((NB, NQ, NK))
     device, kind = X.device, accumulator(X)
     for q0 in range(0, NQ, BLOCK_Q):
@@ -164,14 +162,12 @@ def pointer(X, Y, v):
             )
             P_total_tile_q = exp_u_seen_qk.sum(-1)
             P_total_q = P_total_q * alpha_q + P_total_tile_q
-        # P_max_row[q] = P_max[q]
-        # P_total_row[q] = P_total[q]
-        P_max_row[..., q0:q1] = P_max_q
-        P_total_row[..., q0:q1] = P_total_q
+        P_max[..., q0:q1] = P_max_q
+        P_total[..., q0:q1] = P_total_q
     for q0 in range(0, NQ, BLOCK_Q):
         q1 = min(q0 + BLOCK_Q, NQ)
-        P_max_row_q = P_max_row[:, q0:q1].to(kind)
-        P_total_row_q = P_total_row[:, q0:q1].to(kind)
+        P_max_q = P_max[:, q0:q1].to(kind)
+        P_total_q = P_total[:, q0:q1].to(kind)
         # tiles of k that these rows see, and which of them whole
         end = NK
         hi = (BLOCK_K + end - 1) // BLOCK_K
@@ -192,11 +188,11 @@ def pointer(X, Y, v):
                     tanh_X_qk = torch.tanh(X_q[..., :, None] + Y_k[..., None, :])
                     u_part_qk = u_part_qk + v_[..., None, None] * tanh_X_qk
                 u_qk = u_qk + u_part_qk
-            # P[q,k] = exp(u[q,k] - P_max_row[q]) / P_total_row[q]
+            # P[q,k] = exp(u[q,k] - P_max[q]) / P_total[q]
             exp_u_qk = torch.exp2(
-                u_qk * 1.4426950408889634 - (P_max_row_q * 1.4426950408889634)[..., :, None]
+                u_qk * 1.4426950408889634 - (P_max_q * 1.4426950408889634)[..., :, None]
             )
-            P_qk = divide(exp_u_qk, P_total_row_q[..., :, None])
+            P_qk = divide(exp_u_qk, P_total_q[..., :, None])
             P[..., q0:q1, k0:k1] = P_qk
     return P
 

@@ -17,7 +17,7 @@ def lowered(name: str) -> tuple[Program, Walk]:
     """The loop tree of a pattern's kernel, and its one loop."""
     source = Source.read(PATTERNS / f"{name}.attn")
     plan = planned(meaning(source), source)
-    program = lower(plan.kernels[0])
+    program = lower(plan.kernels[-1])
     (walk,) = (s for s in program.body if isinstance(s, Walk))
     return program, walk
 
