@@ -1,7 +1,7 @@
 """Reductions → walks in the order they run: one for each pass over an index, and the rows computed between.
 
 What the sums of a pass read along its index, they compute again: a pass is bought with another reading of the
-inputs, never with a matrix that is kept.
+inputs, in the same kernel or in the next one (`cuts`), never with a matrix that is kept.
 """
 
 from __future__ import annotations

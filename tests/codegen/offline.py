@@ -57,14 +57,15 @@ class _Recorder:
 def compiled(
     text: str, cascade: Cascade, target: str, dtype: torch.dtype, tile: Mapping[str, int] | None = None
 ) -> dict[tuple[int, ...], Report]:
-    """Every row of a module's TILES that takes an element type, by its key, compiled for such as `cuda:90`.
+    """Every row of a module's TILES that takes an element type, by its key, compiled for such as `cuda:90`:
+    the most that any of its kernels uses.
 
     The module's own host function says with which arguments; `tile` are sizes that replace the row's.
     """
     module = load(text, cascade.name)
-    name = f"{cascade.name}_kernel"
-    kernel, recorder = getattr(module, name), _Recorder()
-    setattr(module, name, recorder)
+    kernels = {name: x for name, x in vars(module).items() if name.endswith("_kernel")}
+    recorders = {name: _Recorder() for name in kernels}
+    vars(module).update(recorders)
     made = {}
     for key in [k for k in module.TILES if k[-1] == WIDTHS[dtype]]:
         d, e, r = (*key[:-1], key[0], key[0])[:3]
@@ -73,10 +74,21 @@ def compiled(
         with knobs.runtime.scope():
             knobs.runtime.interpret = True  # the host takes tensors of a CPU for it
             getattr(module, cascade.name)(**arguments(cascade, shape, dtype, "cpu"))
-        assert recorder.call is not None, "the host function launched nothing"
-        values, row = recorder.call
-        made[key] = _compile(kernel, values, row, target)
+        reports = []
+        for name, recorder in recorders.items():
+            assert recorder.call is not None, f"the host function did not launch {name}"
+            reports.append(_compile(kernels[name], *recorder.call, target))
+        made[key] = _most(reports)
     return made
+
+
+def _most(reports: list[Report]) -> Report:
+    """The most of what the kernels of a module use; the tile is the last one's."""
+    registers, stack, shared, matrix = (
+        max(getattr(r, what) for r in reports) for what in ("registers", "stack", "shared", "matrix")
+    )
+    standing = tuple(name for r in reports for name in r.standing)
+    return Report(reports[-1].tile, registers, stack, shared, matrix, standing)
 
 
 def _compile(kernel: Any, values: tuple[Any, ...], row: Mapping[str, int], target: str) -> Report:
