@@ -58,8 +58,10 @@ def share(cascade: Cascade) -> Cascade:
         root = isinstance(body, Reduce)
         body = rebuild(body, _extracted(body, equation, named)) if root else _extract(body, equation, named)
         holder = named.holders.get(body) if root else None
-        if holder and holder.indices == equation.tensor.indices and equation.tensor.name not in wanted:
+        if holder and holder.indices == equation.tensor.indices:
             named.renamed[equation.tensor] = holder
+            if equation.tensor.name in wanted:
+                named.equations.append(replace(equation, body=Read(holder, holder.indices)))
             continue
         if root and set(equation.tensor.indices) == free(body):
             named.holders.setdefault(body, equation.tensor)

@@ -230,11 +230,12 @@ def _extremum(state: State, loop: Loop, block: Block) -> None:
     """`m = max(m, max(k) x)`; the value before it stays in reach, for what follows the maximum."""
     e, tensor = state.reduce, state.equation.tensor
     scale, every = positive_scale(value_of(e.body, block), block)
-    if scale == ONE and not isinstance(every, Read) and free(every) & set(block.axes):
+    if not isinstance(every, Read) and free(every) & set(block.axes):
         # what follows the maximum reads the same formula, and finds it here
         target = replace(block.local("exponent", every), kind="float")
         block.statements.append(Let(target, every))
-        every = block.held[e.body] = Read(target, target.indices)
+        every = Read(target, target.indices)
+        block.held[e.body] = times(every, scale)
     x = _masked(every, e.where, loop, block, float(REDUCTIONS[e.op].identity))
     if e.op == "max":
         block.absent[every, e.where] = x

@@ -16,11 +16,11 @@ As it runs:
     O_total[q,e] = sum(k where k <= q + (|k| - |q|)) V[k,e] * exp(S[q,k] - finite(P_max[q]))
     O[q,e] = O_total[q,e] / P_total[q]
     lse[q] = P_max[q] + log(P_total[q])
-    top[q] = max(k where k <= q + (|k| - |q|)) S[q,k]
+    top[q] = P_max[q]
 
 One pass over k for every tile of rows q,
 over one range of tiles that its predicate leaves live.
-State of a row: P_max[q], P_total[q], top[q], O_total[q,e].
+State of a row: P_max[q], P_total[q], O_total[q,e].
 
 Edit the pattern, not this file.
 """
@@ -158,8 +158,6 @@ def max_logit_kernel(
     P_max_q = tl.full([BLOCK_Q], float("-inf"), tl.float32)
     # state of P_total[q] = sum(k where seen) exp(S[q,k] - finite(P_max[q]))
     P_total_q = tl.full([BLOCK_Q], 0.0, tl.float32)
-    # state of top[q] = max(k where seen) S[q,k]
-    top_q = tl.full([BLOCK_Q], float("-inf"), tl.float32)
     # state of O_total[q,e] = sum(k where seen) V[k,e] * exp(S[q,k] - finite(P_max[q]))
     O_total_qe = tl.full([BLOCK_Q, BLOCK_E], 0.0, tl.float32)
     Q_qd = Q.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_D])
@@ -194,10 +192,6 @@ def max_logit_kernel(
         )
         P_total_tile_q = tl.sum(exp_S_seen_qk, 1)
         P_total_q = P_total_q * alpha_q + P_total_tile_q
-        # top[q] = max(k where seen) S[q,k]
-        top_tile_q = tl.max(S_seen_qk, 1)
-        top_old_q = top_q
-        top_q = tl.maximum(top_old_q, top_tile_q * (1 / D ** 0.5))
         # O_total[q,e] = sum(k where seen) V[k,e] * exp(S[q,k] - finite(P_max[q]))
         V_ke = V.load([b, h // (NH // NG), k0, 0]).reshape([BLOCK_K, BLOCK_E])
         O_total_qe = tl.dot(
@@ -210,6 +204,7 @@ def max_logit_kernel(
     O_qe = divide(O_total_qe, P_total_q[:, None])
     # lse[q] = P_max[q] + log(P_total[q])
     lse_q = P_max_q + tl.log(P_total_q)
+    # top[q] = P_max[q]
     tl.store(
         O_here + q0.to(tl.int64) * sO_q + q_in[:, None] * sO_q + e[None, :] * sO_e,
         O_qe.to(O.dtype.element_ty),
@@ -222,7 +217,7 @@ def max_logit_kernel(
     )
     tl.store(
         top_here + q0.to(tl.int64) * stop_q + q_in * stop_q,
-        top_q.to(top.dtype.element_ty),
+        P_max_q.to(top.dtype.element_ty),
         mask=(q < NQ),
     )
 

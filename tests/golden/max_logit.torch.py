@@ -16,11 +16,11 @@ As it runs:
     O_total[q,e] = sum(k where k <= q + (|k| - |q|)) V[k,e] * exp(S[q,k] - finite(P_max[q]))
     O[q,e] = O_total[q,e] / P_total[q]
     lse[q] = P_max[q] + log(P_total[q])
-    top[q] = max(k where k <= q + (|k| - |q|)) S[q,k]
+    top[q] = P_max[q]
 
 One pass over k for every tile of rows q,
 over one range of tiles that its predicate leaves live.
-State of a row: P_max[q], P_total[q], top[q], O_total[q,e].
+State of a row: P_max[q], P_total[q], O_total[q,e].
 
 Edit the pattern, not this file.
 """
@@ -130,8 +130,6 @@ def max_logit(Q, K, V):
         P_max_q = torch.full([NB, NH, q1 - q0], -math.inf, device=device, dtype=kind)
         # state of P_total[q] = sum(k where seen) exp(S[q,k] - finite(P_max[q]))
         P_total_q = torch.full([NB, NH, q1 - q0], 0.0, device=device, dtype=kind)
-        # state of top[q] = max(k where seen) S[q,k]
-        top_q = torch.full([NB, NH, q1 - q0], -math.inf, device=device, dtype=kind)
         # state of O_total[q,e] = sum(k where seen) V[k,e] * exp(S[q,k] - finite(P_max[q]))
         O_total_qe = torch.full([NB, NH, q1 - q0, E], 0.0, device=device, dtype=kind)
         Q_qd = Q[:, :, q0:q1].to(kind)
@@ -169,10 +167,6 @@ def max_logit(Q, K, V):
             )
             P_total_tile_q = exp_S_seen_qk.sum(-1)
             P_total_q = P_total_q * alpha_q + P_total_tile_q
-            # top[q] = max(k where seen) S[q,k]
-            top_tile_q = S_seen_qk.amax(-1)
-            top_old_q = top_q
-            top_q = torch.maximum(top_old_q, top_tile_q * (1 / math.sqrt(D)))
             # O_total[q,e] = sum(k where seen) V[k,e] * exp(S[q,k] - finite(P_max[q]))
             V_ke = V[:, :, k0:k1].index_select(1, (h // (NH // NG)).flatten()).to(kind)
             O_total_qe = O_total_qe * alpha_q[..., :, None] + exp_S_seen_qk @ V_ke
@@ -180,9 +174,10 @@ def max_logit(Q, K, V):
         O_qe = divide(O_total_qe, P_total_q[..., :, None])
         # lse[q] = P_max[q] + log(P_total[q])
         lse_q = P_max_q + torch.log(P_total_q)
+        # top[q] = P_max[q]
         O[..., q0:q1, :] = O_qe
         lse[..., q0:q1] = lse_q
-        top[..., q0:q1] = top_q
+        top[..., q0:q1] = P_max_q
     return O, lse, top
 
 

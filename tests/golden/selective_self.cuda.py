@@ -81,7 +81,7 @@ KINDS = (torch.float16, torch.bfloat16, torch.float32)
 # tiles, warps and pipeline stages by the extents of features and the bytes of an element
 TILES = {
     (64, 64, 2): {
-        "BLOCK_Q": 64, "BLOCK_K": 64, "BLOCK_D": 64, "BLOCK_E": 64,
+        "BLOCK_Q": 128, "BLOCK_K": 64, "BLOCK_D": 64, "BLOCK_E": 64,
         "num_warps": 4, "num_stages": 3,
     },
     (64, 64, 4): {
@@ -89,8 +89,8 @@ TILES = {
         "num_warps": 8, "num_stages": 2,
     },
     (128, 128, 2): {
-        "BLOCK_Q": 64, "BLOCK_K": 32, "BLOCK_D": 128, "BLOCK_E": 128,
-        "num_warps": 4, "num_stages": 2,
+        "BLOCK_Q": 128, "BLOCK_K": 128, "BLOCK_D": 128, "BLOCK_E": 128,
+        "num_warps": 8, "num_stages": 3,
     },
     (128, 128, 4): {
         "BLOCK_Q": 32, "BLOCK_K": 32, "BLOCK_D": 128, "BLOCK_E": 128,
@@ -197,45 +197,39 @@ def selective_self_kernel(
         S_sum_qk = tl.dot(Q_qd, tl.trans(K_kd), input_precision="ieee")
         # P_max[q] = max(k where seen) (Tq[q] + 1 + sigmoid(alpha) * log(q + (|k| - |q|) + 1)) *
         #     S_sum[q,k]
-        S_sum_seen_qk = (
+        exponent_qk = (
             (Tq_q + 1 + tl.sigmoid(alpha_) * tl.log((q + (NK - NQ) + 1) * 1.0))[:, None] * S_sum_qk
         )
+        exponent_seen_qk = exponent_qk
         if step >= k_whole:
             # seen: k < |k| and k <= q + (|k| - |q|)
             seen_qk = (k < NK)[None, :] & (k[None, :] <= (q + (NK - NQ))[:, None])
-            S_sum_seen_qk = tl.where(seen_qk, S_sum_seen_qk, float("-inf"))
-        P_max_tile_q = tl.max(S_sum_seen_qk, 1)
+            exponent_seen_qk = tl.where(seen_qk, exponent_seen_qk, float("-inf"))
+        P_max_tile_q = tl.max(exponent_seen_qk, 1)
         P_max_old_q = P_max_q
         P_max_q = tl.maximum(P_max_old_q, P_max_tile_q * (1 / D ** 0.5))
         # P_total[q] = sum(k where seen) exp((Tq[q] + 1 + sigmoid(alpha) * log(q + (|k| - |q|) + 1))
         #     * S_sum[q,k] - finite(P_max[q]))
         alpha2_q = tl.exp2(P_max_old_q * 1.4426950408889634 - finite(P_max_q) * 1.4426950408889634)
-        exp_S_sum_qk = tl.exp2(
-            (Tq_q + 1 + tl.sigmoid(alpha_) * tl.log((q + (NK - NQ) + 1) * 1.0))[:, None]
-            * S_sum_qk
-            * (1.4426950408889634 / D ** 0.5)
+        exp_exponent_seen_qk = tl.exp2(
+            exponent_seen_qk * (1.4426950408889634 / D ** 0.5)
             - (finite(P_max_q) * 1.4426950408889634)[:, None]
         )
-        exp_S_sum_seen_qk = exp_S_sum_qk
-        if step >= k_whole:
-            # seen: k < |k| and k <= q + (|k| - |q|)
-            seen_qk = (k < NK)[None, :] & (k[None, :] <= (q + (NK - NQ))[:, None])
-            exp_S_sum_seen_qk = tl.where(seen_qk, exp_S_sum_seen_qk, 0.0)
-        P_total_tile_q = tl.sum(exp_S_sum_seen_qk, 1)
+        P_total_tile_q = tl.sum(exp_exponent_seen_qk, 1)
         P_total_q = P_total_q * alpha2_q + P_total_tile_q
         # O_total[q,e] = sum(k where seen) Tv[k] * V[k,e] * exp((Tq[q] + 1 + sigmoid(alpha) * log(q
         #     + (|k| - |q|) + 1)) * S_sum[q,k] - finite(P_max[q]))
         Tv_k = tl.load(
             Tv_here + k0.to(tl.int64) * sTv_k + k_in * sTv_k, mask=(k < NK), other=0
         ).to(tl.float32)
-        exp_S_sum_seen2_qk = Tv_k[None, :] * exp_S_sum_qk
+        exp_exponent_seen_seen_qk = Tv_k[None, :] * exp_exponent_seen_qk
         if step >= k_whole:
             # seen: k < |k| and k <= q + (|k| - |q|)
             seen_qk = (k < NK)[None, :] & (k[None, :] <= (q + (NK - NQ))[:, None])
-            exp_S_sum_seen2_qk = tl.where(seen_qk, exp_S_sum_seen2_qk, 0.0)
+            exp_exponent_seen_seen_qk = tl.where(seen_qk, exp_exponent_seen_seen_qk, 0.0)
         V_ke = V.load([b, h // (NH // NG), k0, 0]).reshape([BLOCK_K, BLOCK_E])
         O_total_qe = tl.dot(
-            exp_S_sum_seen2_qk.to(V_ke.dtype),
+            exp_exponent_seen_seen_qk.to(V_ke.dtype),
             V_ke,
             O_total_qe * alpha2_q[:, None],
             input_precision="ieee",

@@ -158,7 +158,7 @@ def selective_self(Q, K, V, Tq, Tv, alpha):
             S_sum_qk = Q_qd @ K_kd.mT
             # P_max[q] = max(k where seen) (Tq[q] + 1 + sigmoid(alpha) * log(q + (|k| - |q|) + 1)) *
             #     S_sum[q,k]
-            S_sum_seen_qk = (
+            exponent_qk = (
                 (
                     Tq_q
                     + 1
@@ -166,11 +166,12 @@ def selective_self(Q, K, V, Tq, Tv, alpha):
                 )[..., :, None]
                 * S_sum_qk
             )
+            exponent_seen_qk = exponent_qk
             if not whole:
                 # seen: k < |k| and k <= q + (|k| - |q|)
                 seen_qk = k[None, :] <= (q + (NK - NQ))[:, None]
-                S_sum_seen_qk = torch.where(seen_qk, S_sum_seen_qk, -math.inf)
-            P_max_tile_q = S_sum_seen_qk.amax(-1)
+                exponent_seen_qk = torch.where(seen_qk, exponent_seen_qk, -math.inf)
+            P_max_tile_q = exponent_seen_qk.amax(-1)
             P_max_old_q = P_max_q
             P_max_q = torch.maximum(P_max_old_q, P_max_tile_q * (1 / math.sqrt(D)))
             # P_total[q] = sum(k where seen) exp((Tq[q] + 1 + sigmoid(alpha) * log(q + (|k| - |q|) +
@@ -178,33 +179,22 @@ def selective_self(Q, K, V, Tq, Tv, alpha):
             alpha2_q = torch.exp2(
                 P_max_old_q * 1.4426950408889634 - finite(P_max_q) * 1.4426950408889634
             )
-            exp_S_sum_qk = torch.exp2(
-                (
-                    Tq_q
-                    + 1
-                    + torch.sigmoid(alpha_)[..., None] * torch.log((q + (NK - NQ) + 1).to(kind))
-                )[..., :, None]
-                * S_sum_qk
-                * (1.4426950408889634 / math.sqrt(D))
+            exp_exponent_seen_qk = torch.exp2(
+                exponent_seen_qk * (1.4426950408889634 / math.sqrt(D))
                 - (finite(P_max_q) * 1.4426950408889634)[..., :, None]
             )
-            exp_S_sum_seen_qk = exp_S_sum_qk
-            if not whole:
-                # seen: k < |k| and k <= q + (|k| - |q|)
-                seen_qk = k[None, :] <= (q + (NK - NQ))[:, None]
-                exp_S_sum_seen_qk = torch.where(seen_qk, exp_S_sum_seen_qk, 0.0)
-            P_total_tile_q = exp_S_sum_seen_qk.sum(-1)
+            P_total_tile_q = exp_exponent_seen_qk.sum(-1)
             P_total_q = P_total_q * alpha2_q + P_total_tile_q
             # O_total[q,e] = sum(k where seen) Tv[k] * V[k,e] * exp((Tq[q] + 1 + sigmoid(alpha) *
             #     log(q + (|k| - |q|) + 1)) * S_sum[q,k] - finite(P_max[q]))
             Tv_k = Tv[:, :, k0:k1].index_select(1, (h // (NH // NG)).flatten()).to(kind)
-            exp_S_sum_seen2_qk = Tv_k[..., None, :] * exp_S_sum_qk
+            exp_exponent_seen_seen_qk = Tv_k[..., None, :] * exp_exponent_seen_qk
             if not whole:
                 # seen: k < |k| and k <= q + (|k| - |q|)
                 seen_qk = k[None, :] <= (q + (NK - NQ))[:, None]
-                exp_S_sum_seen2_qk = torch.where(seen_qk, exp_S_sum_seen2_qk, 0.0)
+                exp_exponent_seen_seen_qk = torch.where(seen_qk, exp_exponent_seen_seen_qk, 0.0)
             V_ke = V[:, :, k0:k1].index_select(1, (h // (NH // NG)).flatten()).to(kind)
-            O_total_qe = O_total_qe * alpha2_q[..., :, None] + exp_S_sum_seen2_qk @ V_ke
+            O_total_qe = O_total_qe * alpha2_q[..., :, None] + exp_exponent_seen_seen_qk @ V_ke
         # O[q,e] = O_total[q,e] / P_total[q]
         O_qe = divide(O_total_qe, P_total_q[..., :, None])
         O[..., q0:q1, :] = O_qe
