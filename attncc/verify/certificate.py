@@ -7,7 +7,7 @@ states with the dense meaning of the pattern, wherever that is a number. Some ca
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -84,9 +84,8 @@ class Certifier:
         whole = evaluate(self.run, values)
         streamed, dense = outputs(self.run, whole), outputs(self.cascade, evaluate(self.cascade, values))
         sums = (s.tensor.name for o in self.operators for s in o.operator.states if s.reduce.op == "sum")
-        if not all(np.isfinite(whole[name]).all() for name in sums):
-            if not all(np.isfinite(x).all() for x in dense):
-                raise Meaningless
+        if not (_finite(whole[name] for name in sums) or _finite(dense)):
+            raise Meaningless
         if not trusted(self.steep, values):
             return Call(case, values, whole, streamed, self.run)
         wanted = tuple(np.where(np.isfinite(x), x, y) for x, y in zip(dense, streamed, strict=True))
@@ -104,7 +103,7 @@ class Certifier:
                     self.wrong = True
                     given = f"{name} of the parts {parts} of {index.name}"
                     raise Wrong(call.case, f"{given} is {error:.1e} off what all gives at once")
-                found[-1][name] = error
+                found[-1][name] = max(error, found[-1].get(name, 0.0))
         if not self.wrong:
             for certificate, errors in zip(self.certificates, found, strict=True):
                 certificate.enter(errors)
@@ -122,6 +121,10 @@ class Certifier:
             error = off(x, wanted, largest)
             sensitive = NEAR < error < np.inf and error <= _moved(call, n, largest)
             yield t.name, 0.0 if sensitive else error
+
+
+def _finite(arrays: Iterable[Array]) -> bool:
+    return all(np.isfinite(x).all() for x in arrays)
 
 
 def _moved(call: Call, n: int, size: Array) -> float:

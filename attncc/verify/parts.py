@@ -86,8 +86,7 @@ class Operated:
 
     def init(self, known: Mapping[str, Any]) -> States:
         """The state of no terms."""
-        identities = {s.tensor.name: s.identity.value for s in self.operator.states}
-        return {name: np.full_like(known[name], value) for name, value in identities.items()}
+        return self._states(self._init, known)
 
     def update(self, old: States, tile: Array, known: Mapping[str, Any]) -> States:
         """The state with some positions more."""
@@ -109,6 +108,10 @@ class Operated:
     def _states(self, cascade: Cascade, known: Mapping[str, Any]) -> States:
         results = valued(cascade, known)
         return {t.name: results[t.name] for t in self.held}
+
+    @cached_property
+    def _init(self) -> Cascade:
+        return reading(self.cascade, self.operator.init)
 
     @cached_property
     def _update(self) -> Cascade:

@@ -33,7 +33,8 @@ def off(found: Array, wanted: Array, size: Array) -> float:
         return 0.0 if np.array_equal(found, wanted, equal_nan=True) else np.inf
     with np.errstate(all="ignore"):
         error = np.abs(found - wanted)[finite]
-        return float(np.max(np.where(error == 0, 0, error / size[finite]), initial=0.0))
+        error = np.where(error == 0, 0, error / size[finite])
+    return float(np.max(np.nan_to_num(error, nan=np.inf, posinf=np.inf), initial=0.0))
 
 
 def sizes(cascade: Cascade, tensors: Iterable[Tensor], known: Mapping[str, Any]) -> dict[str, Array]:
