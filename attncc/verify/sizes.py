@@ -45,7 +45,7 @@ def sizes(cascade: Cascade, tensors: Iterable[Tensor], known: Mapping[str, Any])
     found = valued(reading(cascade, of), known)
     for e in real:
         x, size = made[e.tensor.name], found[f"{e.tensor.name} in size"]
-        made[e.tensor.name] = np.maximum(x, size, where=np.isfinite(size), out=x.copy())
+        made[e.tensor.name] = np.where(np.isfinite(size), np.maximum(x, size), x)
     return made
 
 
@@ -58,6 +58,8 @@ def magnitude(e: Expr) -> Expr:
             return Apply(op, (magnitude(a), magnitude(b) if op == "*" else Apply("abs", (b,))))
         case Apply("neg", (a,)):
             return magnitude(a)
+        case Apply("log", (a,)):  # it moves by what its argument does, next to that
+            return Apply("+", (Apply("abs", (e,)), Apply("/", (magnitude(a), Apply("abs", (a,))))))
         case Choose(condition, then, other):
             return Choose(condition, magnitude(then), magnitude(other))
         case Reduce("sum"):

@@ -139,6 +139,12 @@ def test_where_the_dense_meaning_overflows_the_stabilised_one_stands() -> None:
         assert found.tried == 20 and found.worst < 1e-14
 
 
+def test_a_state_of_no_index() -> None:
+    text = NAIVE.replace("    O[q,e] = (", "    z = sum(k) exp(2 * v[k,0])\n    O[q,e] = log(z) * (")
+    found = certify(meaning(Source("naive", text.format(more="", scale=1))), 10)
+    assert [c.tried for c in found] == [10] and "z_total" in found[0].states
+
+
 def test_what_is_off() -> None:
     one, inf = np.array([1.0, np.inf]), np.array([1.0, 2.0])
     assert off(one, one, np.ones(2)) == 0
