@@ -62,6 +62,8 @@ def verify(
             said = "`attncc verify` draws its calls with Hypothesis: `pip install 'attncc[verify]'`"
             raise options.Unusable(said) from None
     click.echo(json.dumps(report.data(), indent=2) if as_data else report.text())
+    if report.refused is not None:
+        raise report.refused
     ctx.exit(0 if report.right else 1)
 
 

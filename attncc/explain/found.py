@@ -14,6 +14,7 @@ from attncc.ir.cascade import Cascade, Equation, Index, Tensor, reads
 from attncc.ir.show import show_equation, show_expr
 from attncc.passes.analyse import Passes, analyse, walked
 from attncc.passes.expand import expand
+from attncc.passes.exponents import Exponent, exponents
 from attncc.passes.online import Updater, passes_over
 from attncc.passes.share import share
 from attncc.passes.simplify import simplify
@@ -89,6 +90,7 @@ class Explanation:
     written: tuple[Passes, ...]
     derived: tuple[Passes, ...]
     updaters: dict[str, Updater]
+    exponents: tuple[Exponent, ...]
     rewrites: tuple[Rewrite, ...]
     plan: Plan | None
     refused: str
@@ -119,6 +121,10 @@ class Explanation:
             "blocking": _blocking(self.derived),
             "blocking_written": _blocking(self.written),
             "corrections": {name: show_expr(u.correction) for name, u in self.updaters.items()},
+            "exponents": [
+                {"equation": x.equation, "value": show_expr(x.value), "bounded": x.bounded}
+                for x in self.exponents
+            ],
             "rewrites": [
                 {"name": r.name, "before": dict(r.before), "passes": dict(r.passes)} for r in self.rewrites
             ],
@@ -189,6 +195,7 @@ def explain(
         written,
         tuple(passes for passes, _ in online),
         {name: updater for _, own in online for name, updater in own.items()},
+        exponents(run),
         tuple(_rewrites(cascade, steps, written, indices)),
         plan,
         refused,

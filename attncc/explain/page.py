@@ -103,9 +103,8 @@ def _passes(said: Explanation) -> Iterator[Markup]:
     titles = ("rewrite", *(f"over {index}" for index in indices), "what it does")
     yield _table(titles, (_row(rewrite) for rewrite in said.rewrites))
     pairs = zip(said.written, said.derived, strict=True)
-    sentences = [line for pair in pairs for line in words.waits(said, *pair)] + list(
-        words.followers(said.updaters)
-    )
+    sentences = [line for pair in pairs for line in words.waits(said, *pair)]
+    sentences += [*words.followers(said.updaters), *words.exponents(said)]
     if sentences:
         yield element("ul", *(element("li", line) for line in sentences))
     if said.plan is None and said.updaters:

@@ -50,6 +50,7 @@ def passes(said: Explanation) -> Iterator[str]:
             if few < many:
                 yield f"  `{rewrite.name}` makes {few} of {many} passes"
     yield from followers(said.updaters)
+    yield from exponents(said)
 
 
 def waits(said: Explanation, stands: Passes, runs: Passes) -> Iterator[str]:
@@ -66,6 +67,13 @@ def followers(updaters: Mapping[str, Updater]) -> Iterator[str]:
         found.setdefault(tuple(t.name for t in updater.follows), []).append(name)
     for follows, names in found.items():
         yield f"Online, {_listed(names)} follow{'s' * (len(names) == 1)} {_listed(follows)}."
+
+
+def exponents(said: Explanation) -> Iterator[str]:
+    """Whether no exponential can overflow; if one may, which, and where."""
+    rest = [f"{show_expr(one_place(x.value))} in {x.equation}" for x in said.exponents if not x.bounded]
+    if said.exponents:
+        yield f"Every exponent is proved to be at most 0{f', but for {_listed(rest)}' if rest else ''}."
 
 
 def _listed(names: Sequence[str]) -> str:

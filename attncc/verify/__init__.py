@@ -1,7 +1,7 @@
 """Pattern → whether its kernel is right: drawn calls against the dense reference in float64, row by row.
 
-Every output is compared by `criterion`. What is not written is NaN. The first call that fails is shrunk by
-Hypothesis to the smallest that does.
+Before the kernel, `certificate` tries the operators that it is made of. Every output is compared by
+`criterion`. What is not written is NaN. The first call that fails is shrunk by Hypothesis to the smallest.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from attncc.attention import Attention
 from attncc.calls import Number
+from attncc.diagnostics import PatternError
 from attncc.pipeline import meaning, planned
 from attncc.source import Source
 from attncc.verify.report import Report, Wrong
@@ -20,6 +21,10 @@ LONGEST = {"cpu": 333, "cuda": 1025}
 
 SINGLE = 333
 """The same in float32: a sum of a thousand terms in a row is past the bound, as PyTorch splits its own."""
+
+
+CERTIFIED = 20
+"""Calls that the operators of a pattern are tried on, at most."""
 
 
 class Missing(ImportError):
@@ -38,36 +43,46 @@ def verify(
     tell: Callable[[str], None] = lambda _: None,
 ) -> Report:
     """Tries `examples` calls of a pattern's kernel on a device; `outputs` as for `Attention`, `numbers` are
-    given and not drawn. PatternError names the rule by which there is no kernel; Missing if Hypothesis is not
-    there.
+    given and not drawn. Where there is no kernel, the report is of the operators alone, and names the rule.
+    Missing if Hypothesis is not there.
     """
     try:
-        import hypothesis
+        import hypothesis  # noqa: F401
     except ImportError as error:
         raise Missing(str(error)) from None
-    from attncc.verify.drawn import Case, Space, cases
+    from attncc.verify.certificate import certify
 
     cascade = meaning(source, outputs)
-    planned(cascade, source)
-    lengths = {kind: longest or LONGEST[device] for kind in dtypes}
-    if longest is None and "float32" in lengths:
-        lengths["float32"] = SINGLE
-    space = Space(cascade, device, lengths, numbers or {})
+    numbers = numbers or {}
     report = Report(cascade.name, device, seed, tuple(t.name for t in cascade.outputs))
-    trial = Trial(Attention(source), Attention(source, "reference"), cascade, outputs, report, tell)
+    try:
+        report.certificates = certify(cascade, min(examples, CERTIFIED), seed, numbers, tell)
+    except Wrong as wrong:
+        report.failure = wrong
+    try:
+        planned(cascade, source)
+    except PatternError as refused:
+        report.refused = refused
+    if report.failure is None and report.refused is None:
+        lengths = {kind: longest or LONGEST[device] for kind in dtypes}
+        if longest is None and "float32" in lengths:
+            lengths["float32"] = SINGLE
+        trial = Trial(Attention(source), Attention(source, "reference"), cascade, outputs, report, tell)
+        _try(trial, lengths, numbers, examples)
+    return report
 
-    @hypothesis.seed(seed)
-    @hypothesis.settings(
-        max_examples=examples,
-        deadline=None,
-        database=None,
-        derandomize=False,
-        report_multiple_bugs=False,
-        print_blob=False,
-        phases=(hypothesis.Phase.generate, hypothesis.Phase.shrink),
-        suppress_health_check=list(hypothesis.HealthCheck),
-    )
-    @hypothesis.given(cases(space))
+
+def _try(trial: Trial, lengths: Mapping[str, int], numbers: Mapping[str, Number], examples: int) -> None:
+    """Enters calls in the report until one is wrong."""
+    import hypothesis
+
+    from attncc.verify.drawn import Case, Space, cases, tries
+
+    report = trial.report
+
+    @hypothesis.seed(report.seed)
+    @tries(examples)
+    @hypothesis.given(cases(Space(trial.cascade, report.device, lengths, numbers)))
     def run(case: Case) -> None:
         hypothesis.assume(trial(case))
 
@@ -82,4 +97,3 @@ def verify(
             assert trial.first is not None
             said = f"{trial.first.said}; the same call was right at another time"
             report.failure = Wrong(trial.first.case, said)
-    return report

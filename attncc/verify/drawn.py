@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -39,12 +40,17 @@ LAYOUTS = ("contiguous", "axes reversed", "a slice of a wider tensor", "every se
 
 @dataclass(frozen=True)
 class Space:
-    """What is drawn from: `longest` is the greatest length by element type; `numbers` are given."""
+    """What is drawn from: `longest` is the greatest length by element type; `numbers` are given. Of what is
+    listed the first is the simplest.
+    """
 
     cascade: Cascade
     device: str
     longest: Mapping[str, int]
     numbers: Mapping[str, Number]
+    lengths: tuple[int, ...] = LENGTHS
+    values: tuple[str, ...] = VALUES
+    layouts: tuple[str, ...] = LAYOUTS
 
 
 @dataclass(frozen=True)
@@ -110,12 +116,26 @@ def _said(made: Made) -> str:
     return f"{made.values}{layout}"
 
 
+def tries(examples: int) -> settings:
+    """How often something is tried: drawn from a seed alone, shrunk where it fails."""
+    return settings(
+        max_examples=examples,
+        deadline=None,
+        database=None,
+        derandomize=False,
+        report_multiple_bugs=False,
+        print_blob=False,
+        phases=(Phase.generate, Phase.shrink),
+        suppress_health_check=list(HealthCheck),
+    )
+
+
 @st.composite
 def cases(draw: Any, space: Space) -> Case:
     """A call of the pattern."""
     cascade = space.cascade
     dtype = draw(st.sampled_from(list(space.longest)))
-    lengths = st.sampled_from([n for n in LENGTHS if n <= space.longest[dtype]])
+    lengths = st.sampled_from([n for n in space.lengths if n <= space.longest[dtype]])
     common = draw(lengths)
 
     def choose(index: Index) -> int:
@@ -133,7 +153,7 @@ def cases(draw: Any, space: Space) -> Case:
     sizes = extents(cascade, choose, times)
     most = max((sizes[i.name] for i in indices(cascade) if i.role == "sequence"), default=1)
     numbers = {t.name: draw(_number(space, t, most)) for t in scalars(cascade)}
-    made = {t.name: draw(_made(cascade, t, sizes, most)) for t in tensors(cascade)}
+    made = {t.name: draw(_made(space, t, sizes, most)) for t in tensors(cascade)}
     return Case(dtype, sizes, numbers, made, draw(st.integers(0, 2**16)))
 
 
@@ -157,11 +177,12 @@ def _number(space: Space, tensor: Named, most: int) -> st.SearchStrategy[Number]
     return st.one_of(near, st.integers(least, max(least, most + 1)))
 
 
-def _made(cascade: Cascade, tensor: Named, sizes: Mapping[str, int], most: int) -> st.SearchStrategy[Made]:
-    layouts = st.sampled_from(LAYOUTS if tensor.indices else LAYOUTS[:1])
+def _made(space: Space, tensor: Named, sizes: Mapping[str, int], most: int) -> st.SearchStrategy[Made]:
+    cascade = space.cascade
+    layouts = st.sampled_from(space.layouts if tensor.indices else space.layouts[:1])
     if tensor.kind == "float":
         ranged = bounds(cascade, tensor.name) is not None
-        values = st.just("in its range") if ranged else st.sampled_from(VALUES)
+        values = st.just("in its range") if ranged else st.sampled_from(space.values)
         return st.builds(Made, values, st.just((0, 0)), layouts)
     if tensor.kind == "bool":
         return st.builds(Made, st.just("truth values"), st.just((0, 1)), layouts)
@@ -190,6 +211,8 @@ def _floats(shape: tuple[int, ...], values: str, said: tuple[float, float] | Non
             return -x.abs()
         case "small":
             return x / 32
+        case "large":
+            return x * 16
         case _:
             return x
 

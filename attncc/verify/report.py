@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from attncc.diagnostics import PatternError
 
 if TYPE_CHECKING:
     from attncc.verify.drawn import Case
@@ -42,8 +44,47 @@ class Wrong(Exception):
 
 
 @dataclass
+class Certificate:
+    """The operator of a pass over an index: how often it was tried on parts, and how far off its states and
+    the outputs were at worst, next to the magnitudes of what they are sums of.
+    """
+
+    index: str
+    states: tuple[str, ...]
+    tried: int = 0
+    errors: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def worst(self) -> float:
+        """The largest error of all."""
+        return max(self.errors.values(), default=0.0)
+
+    def enter(self, errors: Mapping[str, float]) -> None:
+        """Counts one call that is right."""
+        self.tried += 1
+        self.errors |= {name: max(error, self.errors.get(name, 0.0)) for name, error in errors.items()}
+
+    def data(self) -> dict[str, Any]:
+        """Plain data with stable keys."""
+        return {
+            "index": self.index,
+            "states": list(self.states),
+            "tried": self.tried,
+            "worst": self.worst,
+            "errors": dict(self.errors),
+        }
+
+    def __str__(self) -> str:
+        return (
+            f"{', '.join(self.states)} over {self.index}: {self.tried} calls, {self.worst:.1e} off at worst"
+        )
+
+
+@dataclass
 class Report:
-    """What was tried, and what came out. `failure` is what failed, shrunk; None if nothing did."""
+    """What was tried, and what came out. `failure` is what failed, shrunk; None if nothing did. `refused` is
+    the rule by which there is no kernel to try.
+    """
 
     pattern: str
     device: str
@@ -58,11 +99,14 @@ class Report:
     values: dict[str, set[Any]] = field(default_factory=dict)
     worst: Row | None = None
     failure: Wrong | None = None
+    certificates: tuple[Certificate, ...] = ()
+    refused: PatternError | None = None
 
     @property
     def right(self) -> bool:
         """Whether every call that was tried is right, and there was a row to try."""
-        return self.failure is None and self.rows > 0
+        tried = self.rows > 0 and all(c.tried for c in self.certificates)
+        return self.failure is None and self.refused is None and tried
 
     def enter(self, case: Case, worst: Row, rows: int) -> None:
         """Counts one call that is right."""
@@ -91,32 +135,43 @@ class Report:
             },
             "values": {name: sorted(found) for name, found in self.values.items()},
             "worst": self.worst and self.worst.data(),
+            "certificates": [certificate.data() for certificate in self.certificates],
+            "refused": self.refused and [d.message for d in self.refused.diagnostics],
             "failure": self.failure and {"case": self.failure.case.data(), "said": self.failure.said},
         }
 
     def text(self) -> str:
         """The same in words."""
-        lines = [
-            f"{self.pattern} on {self.device}: {self.tried} calls, {self.rows:,} rows of"
-            f" {', '.join(self.outputs)}; seed {self.seed}"
-        ]
-        lines += [f"  {name}: {_range(found)}" for name, found in self.values.items()]
-        if self.meaningless:
-            lines.append(f"set aside: {self.meaningless} that have no meaning ({self.said})")
-        if self.unbounded or self.sensitive:
-            lines += [
-                f"set aside: {self.unbounded} where PyTorch's result is not finite, {self.sensitive} where",
-                "  it is as far off at arguments nearby; `assume x in [low, high]` keeps one in its range",
-            ]
-        if self.worst is not None:
-            lines += [f"worst row: {self.worst}", f"  in {self.worst.case}"]
+        lines = [*(self._tried() if self.refused is None else ()), *self._certified()]
         if self.failure is not None:
             lines += ["", f"WRONG: {self.failure.said}", f"  smallest call that fails: {self.failure.case}"]
-        elif not self.rows:
+        elif self.refused is not None:
+            lines.append(f"{self.pattern}: no kernel to try")
+        elif not self.right:
             lines += ["", "NOTHING TRIED: no call that was drawn has rows with a finite result"]
         else:
             lines.append("right")
         return "\n".join(lines)
+
+    def _tried(self) -> Iterator[str]:
+        """The calls of the kernel."""
+        rows = f"{self.rows:,} rows of {', '.join(self.outputs)}"
+        yield f"{self.pattern} on {self.device}: {self.tried} calls, {rows}; seed {self.seed}"
+        yield from (f"  {name}: {_range(found)}" for name, found in self.values.items())
+        if self.meaningless:
+            yield f"set aside: {self.meaningless} that have no meaning ({self.said})"
+        if self.unbounded or self.sensitive:
+            yield f"set aside: {self.unbounded} where PyTorch's result is not finite, {self.sensitive} where"
+            yield "  it is as far off at arguments nearby; `assume x in [low, high]` keeps one in its range"
+        if self.worst is not None:
+            yield f"worst row: {self.worst}"
+            yield f"  in {self.worst.case}"
+
+    def _certified(self) -> Iterator[str]:
+        """What was tried of parts, on any device."""
+        if self.certificates:
+            yield f"{self.pattern} in float64: parts merged in any order and tree give what all gives at once"
+            yield from (f"  {certificate}" for certificate in self.certificates)
 
 
 def _range(found: set[Any]) -> str:

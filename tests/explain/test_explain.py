@@ -20,8 +20,8 @@ from tests.test_pipeline import NAMES, REFUSED
 PATTERNS = Path(__file__).parents[2] / "patterns"
 KEYS = [
     "pattern", "length", "features", "equations", "streamed", "passes", "written", "blocking",
-    "blocking_written", "corrections", "rewrites", "operators", "state", "kernel", "kernels", "refused",
-    "tiles", "depends", "gpu", "flops", "bytes", "intensity", "floor_ms",
+    "blocking_written", "corrections", "exponents", "rewrites", "operators", "state", "kernel", "kernels",
+    "refused", "tiles", "depends", "gpu", "flops", "bytes", "intensity", "floor_ms",
 ]  # fmt: skip
 
 
@@ -84,14 +84,14 @@ def test_keys(name: str) -> None:
     assert [r["before"] for r in said["rewrites"]] == steps[:-1]
     assert steps[-1] == said["passes"]
     assert all(few[index] <= many[index] for many, few in pairwise(steps) for index in many)
-    for operator, walk in zip(
-        said["operators"], [w for k in said["kernels"] for w in k["walks"] if w["state"]], strict=True
-    ):
+    walks = [walk for kernel in said["kernels"] for walk in kernel["walks"] if walk["state"]]
+    for operator, walk in zip(said["operators"], walks, strict=True):
         assert list(operator) == ["index", "unordered", "states"] and operator["index"] == walk["index"]
         assert [f"{rule['state']}[" for rule in operator["states"]] == [
             s.split("[")[0] + "[" for s in walk["state"]
         ]
         assert all(list(rule) == ["state", "init", "update", "merge"] for rule in operator["states"])
+    assert all(list(x) == ["equation", "value", "bounded"] for x in said["exponents"])
     for kernel in said["kernels"]:
         assert list(kernel) == ["name", "rows", "walks", "reads", "writes"]
 
@@ -241,6 +241,21 @@ def test_in_words() -> None:
     live, every = tiles["live"], tiles["live"] + tiles["skipped"]
     size = f"{tiles['rows']} x {tiles['columns']}"
     assert f"One head at length 8,192, tiles of {size}: {live:,} of {every:,} visited," in text
+
+
+def test_exponents() -> None:
+    said = explained("l2_softmax")["exponents"]
+    assert [(x["equation"], x["value"]) for x in said if not x["bounded"]] == [
+        ("O", "W_sum_max[b,h,q] - finite(P_max[b,h,q]) - finite(P_max[b,h,q])")
+    ]
+    assert {x["equation"] for x in said if x["bounded"]} == {"P_total", "W_total", "O_total"}
+    assert (
+        "\nEvery exponent is proved to be at most 0,"
+        " but for W_sum_max[q] - finite(P_max[q]) - finite(P_max[q]) in O.\n" in words("l2_softmax")
+    )
+    assert "\nEvery exponent is proved to be at most 0.\n" in words("causal")
+    assert "but for c[k] - c[j] in U and O_max[q] in O.\n" in words("gated_delta")
+    assert explained("sigmoid")["exponents"] == [] and "xponent" not in words("sigmoid")
 
 
 def test_what_a_kernel_cannot_multiply_is_said_as_any_other_rule() -> None:

@@ -68,6 +68,7 @@ def test_every_pattern(name: str) -> None:
     said = explain(meaning(source), 333)
     data = json.loads(json.dumps(said.data(), allow_nan=False))
     found = Read(page(said))
+    assert ("Every exponent is proved" in found.text) == bool(said.exponents and said.derived)
     assert found.seen.count("html") == found.seen.count("title") == 1
     assert name in found.text
     assert ("svg" in found.seen) != (name in REFUSED or "No picture: " in found.text)

@@ -13,7 +13,6 @@ import pytest
 import torch
 from torch import Tensor
 
-import attncc
 from attncc import verify as module
 from attncc.attention import Attention
 from attncc.source import Source
@@ -190,9 +189,14 @@ def test_calls_without_a_meaning_are_set_aside() -> None:
     assert report.right and report.meaningless > 0 and "ZeroDivisionError" in report.text()
 
 
-def test_a_pattern_without_a_kernel_names_the_rule() -> None:
-    with pytest.raises(attncc.PatternError, match="no kernel plan for a selection over `n`"):
-        verify(source("moba"), "cpu", SINGLE)
+def test_a_pattern_without_a_kernel_names_the_rule_and_is_certified() -> None:
+    report = verify(source("moba"), "cpu", SINGLE, 5)
+    assert report.refused is not None and "no kernel plan for a selection over `n`" in str(report.refused)
+    assert not report.right and report.failure is None and report.tried == 0
+    assert [(c.index, c.tried) for c in report.certificates] == [("i", 5), ("k", 5)]
+    data = json.loads(json.dumps(report.data()))
+    assert data["refused"] == [d.message for d in report.refused.diagnostics]
+    assert report.text().endswith("\nmoba: no kernel to try")
 
 
 def test_without_hypothesis(monkeypatch: pytest.MonkeyPatch) -> None:
