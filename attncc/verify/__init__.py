@@ -22,6 +22,9 @@ LONGEST = {"cpu": 333, "cuda": 1025}
 SINGLE = 333
 """The same in float32: a sum of a thousand terms in a row is past the bound, as PyTorch splits its own."""
 
+PAIRS = 100
+"""The same where a walk over one index stands at every position of another: its sums are longer."""
+
 
 CERTIFIED = 20
 """Calls that the operators of a pattern are tried on, at most."""
@@ -59,14 +62,16 @@ def verify(
         report.certificates = certify(cascade, min(examples, CERTIFIED), seed, numbers, tell)
     except Wrong as wrong:
         report.failure = wrong
+    paired = False
     try:
-        planned(cascade, source)
+        kernels = planned(cascade, source).kernels
+        paired = any(loop.outer is not None for kernel in kernels for loop in kernel.loops)
     except PatternError as refused:
         report.refused = refused
     if report.failure is None and report.refused is None:
         lengths = {kind: longest or LONGEST[device] for kind in dtypes}
         if longest is None and "float32" in lengths:
-            lengths["float32"] = SINGLE
+            lengths["float32"] = PAIRS if paired else SINGLE
         trial = Trial(Attention(source), Attention(source, "reference"), cascade, outputs, report, tell)
         _try(trial, lengths, numbers, examples)
     return report
