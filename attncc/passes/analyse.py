@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import groupby
 
 from attncc.ir.cascade import Cascade, Equation, Expr, Index, Read, Reduce, children, free, walk
 from attncc.ir.graph import recurrent
@@ -37,6 +38,11 @@ class Passes:
     count: int
     of: tuple[tuple[str, int], ...]
     blocking: tuple[Edge, ...]
+
+    @property
+    def waiting(self) -> tuple[tuple[Edge, ...], ...]:
+        """The edges that block, those of a reader together."""
+        return tuple(tuple(group) for _, group in groupby(self.blocking, key=lambda edge: edge.reader))
 
 
 Corrected = Callable[[Equation, frozenset[str], frozenset[str]], bool]

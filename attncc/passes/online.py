@@ -132,7 +132,7 @@ def comoves(e: Reduce, follows: tuple[Tensor, ...], reductions: Mapping[Tensor, 
     known = [
         r.body for r in reductions.values() if (r.op, r.over, r.where) == (e.op, e.over, e.where) and r != e
     ]
-    return comoving(e.body, moving, steps, tuple(dict.fromkeys(known)))
+    return comoving(e.body, frozenset(e.over), moving, steps, tuple(dict.fromkeys(known)))
 
 
 def moving_parts(
