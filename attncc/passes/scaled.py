@@ -79,7 +79,8 @@ def scaled(e: Expr, scales: Scales) -> Scaled:
             return Scaled(raised(form.exponent, rest))
         case Apply("sqrt", (a,)):
             form = scaled(a, scales)
-            return Scaled(Apply("sqrt", (form.mantissa,)), _times(form.exponent, 0.5, scales))
+            mantissa = ONE if is_literal(form.mantissa, 1) else Apply("sqrt", (form.mantissa,))
+            return Scaled(mantissa, _times(form.exponent, 0.5, scales))
         case Apply("**", (a, power)) if (p := _number(power)) is not None:
             form = scaled(a, scales)
             mantissa = ONE if is_literal(form.mantissa, 1) else Apply("**", (form.mantissa, power))
@@ -101,6 +102,8 @@ def settled(e: Expr, scales: Scales) -> Expr:
         case Apply("extent"):
             return e
         case Choose() | Apply("+" | "-" | "max" | "min" | "neg" | "relu" | "abs"):
+            return rebuild(e, tuple(settled(part, scales) for part in children(e)))
+        case Apply("**", (base, power)) if isinstance(base, Literal) or _number(power) is None:
             return rebuild(e, tuple(settled(part, scales) for part in children(e)))
         case _:
             return value(scaled(e, scales))

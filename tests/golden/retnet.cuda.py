@@ -10,8 +10,8 @@ Queries and keys come rotated; norm and gate stay outside.
 As it runs:
 
     A_sum[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
-    O[q,e] = sum(k where k <= q + (|k| - |q|)) A_sum[q,k] * (1 - exp((-5 - h) * 0.6931471805599453))
-        ** (q + (|k| - |q|) - k) * V[k,e]
+    O[q,e] = sum(k where k <= q + (|k| - |q|)) A_sum[q,k] * (1 - 2 ** (-5 - h)) ** (q + (|k| - |q|)
+        - k) * V[k,e]
 
 One pass over k for every tile of rows q,
 over one range of tiles that its predicate leaves live.
@@ -116,6 +116,13 @@ def power(x, y):
     return tl.where(x == 0, tl.where(y == 0, 1.0, 0.0), tl.exp2(y * tl.log2(x * 1.0)))
 
 
+@triton.jit
+def power_of_few(x, y):
+    """x ** y for x >= 0, exact to float32: a phase is this times a position."""
+    wide = tl.exp2(y * tl.log2(x * tl.full([], 1.0, tl.float64)))
+    return tl.where(x == 0, tl.where(y == 0, 1.0, 0.0), wide.to(tl.float32))
+
+
 @triton.jit(do_not_specialize=["NQ", "NK", "NB", "NH"])
 def retnet_kernel(
     Q, K, V, O,
@@ -135,8 +142,8 @@ def retnet_kernel(
     e = tl.arange(0, BLOCK_E)
     k_in = tl.arange(0, BLOCK_K)
     O_here = O + b.to(tl.int64) * sO_b + h.to(tl.int64) * sO_h
-    # state of O[q,e] = sum(k where seen) A_sum[q,k] * (1 - exp((-5 - h) * 0.6931471805599453)) **
-    #     (q + (|k| - |q|) - k) * V[k,e]
+    # state of O[q,e] = sum(k where seen) A_sum[q,k] * (1 - 2 ** (-5 - h)) ** (q + (|k| - |q|) - k)
+    #     * V[k,e]
     O_qe = tl.full([BLOCK_Q, BLOCK_E], 0.0, tl.float32)
     Q_qd = Q.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_D])
     last = tl.minimum(q0 + BLOCK_Q, NQ) - 1
@@ -153,11 +160,10 @@ def retnet_kernel(
         # A_sum[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
         K_kd = K.load([b, h, k0, 0]).reshape([BLOCK_K, BLOCK_D])
         A_sum_qk = tl.dot(Q_qd, tl.trans(K_kd), input_precision="ieee")
-        # O[q,e] = sum(k where seen) A_sum[q,k] * (1 - exp((-5 - h) * 0.6931471805599453)) ** (q +
-        #     (|k| - |q|) - k) * V[k,e]
+        # O[q,e] = sum(k where seen) A_sum[q,k] * (1 - 2 ** (-5 - h)) ** (q + (|k| - |q|) - k) *
+        #     V[k,e]
         power_tile_qk = power(
-            1 - tl.exp2(1.4426950408889634 * (-5 - h) * 0.6931471805599453),
-            ((q + (NK - NQ))[:, None] - k[None, :]) * 1.0,
+            1 - power_of_few(2 * 1.0, (-5 - h) * 1.0), ((q + (NK - NQ))[:, None] - k[None, :]) * 1.0
         )
         A_sum_seen_qk = A_sum_qk * (1 / D ** 0.5) * power_tile_qk
         if step >= k_whole:

@@ -10,8 +10,8 @@ Queries and keys come rotated; norm and gate stay outside.
 As it runs:
 
     A_sum[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
-    O[q,e] = sum(k where k <= q + (|k| - |q|)) A_sum[q,k] * (1 - exp((-5 - h) * 0.6931471805599453))
-        ** (q + (|k| - |q|) - k) * V[k,e]
+    O[q,e] = sum(k where k <= q + (|k| - |q|)) A_sum[q,k] * (1 - 2 ** (-5 - h)) ** (q + (|k| - |q|)
+        - k) * V[k,e]
 
 One pass over k for every tile of rows q,
 over one range of tiles that its predicate leaves live.
@@ -109,8 +109,8 @@ def retnet(Q, K, V):
     for q0 in range(0, NQ, BLOCK_Q):
         q1 = min(q0 + BLOCK_Q, NQ)
         q = torch.arange(q0, q1, device=device)
-        # state of O[q,e] = sum(k where seen) A_sum[q,k] * (1 - exp((-5 - h) * 0.6931471805599453))
-        #     ** (q + (|k| - |q|) - k) * V[k,e]
+        # state of O[q,e] = sum(k where seen) A_sum[q,k] * (1 - 2 ** (-5 - h)) ** (q + (|k| - |q|) -
+        #     k) * V[k,e]
         O_qe = torch.full([NB, NH, q1 - q0, E], 0.0, device=device, dtype=kind)
         Q_qd = Q[:, :, q0:q1].to(kind)
         # tiles of k that these rows see, and which of them whole
@@ -128,12 +128,10 @@ def retnet(Q, K, V):
             # A_sum[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
             K_kd = K[:, :, k0:k1].to(kind)
             A_sum_qk = Q_qd @ K_kd.mT
-            # O[q,e] = sum(k where seen) A_sum[q,k] * (1 - exp((-5 - h) * 0.6931471805599453)) ** (q
-            #     + (|k| - |q|) - k) * V[k,e]
+            # O[q,e] = sum(k where seen) A_sum[q,k] * (1 - 2 ** (-5 - h)) ** (q + (|k| - |q|) - k) *
+            #     V[k,e]
             power_tile_qk = power(
-                (
-                    1 - torch.exp2(1.4426950408889634 * (-5 - h).to(kind) * 0.6931471805599453)
-                )[..., None, None],
+                (1 - power(2, (-5 - h).to(kind)))[..., None, None],
                 ((q + (NK - NQ))[:, None] - k[None, :]).to(kind),
             )
             A_sum_seen_qk = A_sum_qk * (1 / math.sqrt(D)) * power_tile_qk

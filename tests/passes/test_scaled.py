@@ -261,6 +261,7 @@ LENGTHS = {
     "a power in a root": "sqrt(sum(k where k <= q) exp(s[q,k]) ** 2)",
     "a product in a power": "(sum(k where k <= q) exp(s[q,k]) * exp(s[q,k])) ** 0.5",
     "powers of powers": "((sum(k where k <= q) (exp(s[q,k]) ** 0.5) ** 4) ** (-0.5)) ** (-1)",
+    "a root in a power": "sqrt(sum(k where k <= q) sqrt(exp(s[q,k])) ** 4)",
     "of what is divided": "sqrt(sum(k where k <= q) (exp(s[q,k]) / 3) ** 2) * 3",
 }
 
