@@ -8,7 +8,19 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from attncc.ir.cascade import Apply, Cascade, Expr, Index, Read, Tensor, walk
+from attncc.ir.cascade import (
+    Apply,
+    Cascade,
+    Choose,
+    Expr,
+    Index,
+    Read,
+    Reduce,
+    Tensor,
+    children,
+    kind,
+    walk,
+)
 from attncc.ops import LARGEST
 
 Number: TypeAlias = int | float | bool
@@ -71,7 +83,22 @@ def divisors(cascade: Cascade) -> frozenset[str]:
                 found.append(divisor)
             case Apply("**", (base, _)):
                 found.append(base)
-    return frozenset(x.tensor.name for e in found for x in walk(e) if isinstance(x, Read) and not x.at)
+    return frozenset(name for e in found for name in _made_of(e))
+
+
+def _made_of(e: Expr) -> Iterator[str]:
+    """The numbers that a value is made of; not those that only say which of its parts there are."""
+    match e:
+        case Read(tensor, ()):
+            yield tensor.name
+        case Reduce(body=body):
+            yield from _made_of(body)
+        case Choose(_, then, other):
+            yield from _made_of(then)
+            yield from _made_of(other)
+        case Read() | Apply() if kind(e) != "bool":
+            for part in children(e):
+                yield from _made_of(part)
 
 
 def bounds(cascade: Cascade, name: str) -> tuple[float, float] | None:

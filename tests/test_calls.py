@@ -75,6 +75,13 @@ def test_powers_are_of_positive_numbers() -> None:
     assert divisors(meaning(Source("p", text))) == {"block", "cap"}
 
 
+def test_what_says_which_terms_there_are_divides_nothing() -> None:
+    text = TEXT.replace("+ gate[k]", "+ 1 / (sum(k where k < window) gate[k])")
+    assert divisors(meaning(Source("p", text))) == {"block", "cap"}
+    text = TEXT.replace("+ gate[k]", "+ 1 / (sum(k where k < 3) gate[k] * window)")
+    assert divisors(meaning(Source("p", text))) == {"block", "cap", "window"}
+
+
 def test_tables(cascade: Cascade) -> None:
     by_name = {t.name: t for t in cascade.inputs}
     doc = table(cascade, by_name["doc"], (2, 50), (0, 9), 0)

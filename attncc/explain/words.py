@@ -10,7 +10,7 @@ from attncc.ir.brief import briefly, one_place
 from attncc.ir.cascade import Read, Reduce, Tensor
 from attncc.ir.logic import times
 from attncc.ir.show import show_expr
-from attncc.passes.analyse import Passes
+from attncc.passes.analyse import Edge, Passes
 from attncc.passes.online import Updater, before
 from attncc.passes.waits import waits as reason
 
@@ -55,9 +55,14 @@ def passes(said: Explanation) -> Iterator[str]:
 
 def waits(said: Explanation, stands: Passes, runs: Passes) -> Iterator[str]:
     """What has to wait for what to be complete: as it is written, and as it runs, and why."""
-    yield from (f"as written, {e.reader} waits for {e.read}" for e in stands.blocking)
-    for e in runs.blocking:
-        yield f"still, {e.reader} waits for {e.read}: {reason(said.streamed, runs, e).reason}"
+    for edges in stands.waiting:
+        yield f"as written, {_waits(edges)}"
+    for edges in runs.waiting:
+        yield f"still, {_waits(edges)}: {reason(said.streamed, runs, edges[0]).reason}"
+
+
+def _waits(edges: Sequence[Edge]) -> str:
+    return f"{edges[0].reader} waits for {_listed([edge.read for edge in edges])}"
 
 
 def followers(updaters: Mapping[str, Updater]) -> Iterator[str]:

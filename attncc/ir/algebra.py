@@ -16,6 +16,7 @@ import numpy as np
 
 from attncc.ir.cascade import Apply, Choose, Expr, Index, Literal, Read, Reduce, children, free, number, reads
 from attncc.ir.logic import is_finite, product, terms, total
+from attncc.ir.rank import outranks
 from attncc.ops import FUNCTIONS
 
 Leaves = dict[Expr, Any]
@@ -40,6 +41,8 @@ def separate(body: Expr, along: frozenset[Index], apart: frozenset[Read]) -> tup
     """`body = G * H` with G free of the reads `apart` and H free of the indices `along`; None where there is
     none.
     """
+    if outranks(body, along, tuple(sorted(apart, key=str)), 1):
+        return None
     import sympy as sp
 
     leaves: Leaves = {}
@@ -81,12 +84,18 @@ class Comoving:
 
 @lru_cache(maxsize=4096)
 def comoving(
-    body: Expr, moving: tuple[Expr, ...], steps: tuple[Expr, ...], known: tuple[Expr, ...]
+    body: Expr,
+    along: frozenset[Index],
+    moving: tuple[Expr, ...],
+    steps: tuple[Expr, ...],
+    known: tuple[Expr, ...],
 ) -> Comoving | None:
     """The basis of a term that changes with `moving`, of `known` terms where they serve; None where there
     is none of at most `RANK` functions which one exponential, polynomials and rotations move. `finite(m)`
     moves as `m`.
     """
+    if outranks(body, along, moving, RANK):
+        return None
     import sympy as sp
 
     d = [sp.Symbol(f"d{n}", real=True) for n in range(len(moving))]

@@ -1,7 +1,8 @@
 """A term → how many products `g(x) * h(d)` it is at least a sum of, by samples (theory §A.5, step 5).
 
 With F(x, d) at n random x and n random d, the rank of the matrix of values is a lower bound. Where it still
-grows with n no state of constant size follows F as d changes. Nothing is proved by it: it words a refusal.
+grows with n no state of constant size follows F as d changes. Of so many samples nothing is proved: they word
+a refusal. A rank on a few that is far above rounding tells what need not be tried.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from functools import lru_cache
 from random import Random
 from typing import Any, assert_never
 
+import numpy as np
+
 from attncc.ir.cascade import Apply, Choose, Expr, Index, Literal, Read, children, free, kind, reads
 from attncc.ir.logic import is_finite
 from attncc.ops import FUNCTIONS
@@ -20,6 +23,9 @@ SAMPLES = (12, 24)
 DIGITS = 60
 NOTHING = 40
 """Digits after which what is left of a matrix is rounding."""
+
+CLEAR = 1e-9
+"""What is no rounding of double precision, next to the largest singular value."""
 
 RANGES = ((-3.0, 3.0), (0.2, 1.8))
 """Where numbers are drawn: of either sign, or where roots and logarithms have values."""
@@ -61,6 +67,50 @@ def separation_rank(term: Expr, along: frozenset[Index], moving: tuple[Expr, ...
         few, many = (_rank([row[:n] for row in matrix[:n]], mp) for n in SAMPLES)
         return Rank(few, many)
     return None
+
+
+def outranks(term: Expr, along: frozenset[Index], moving: tuple[Expr, ...], most: int) -> bool:
+    """Whether a term is surely no sum of `most` products of what varies along some indices and what moves."""
+    moving = moving_reads(moving)
+    return any(_outranks(term, along, moving, most, low, high) for low, high in RANGES)
+
+
+def _outranks(
+    term: Expr, along: frozenset[Index], moving: tuple[Expr, ...], most: int, low: float, high: float
+) -> bool:
+    random = Random(0)
+    size = most + 4
+
+    def drawn(e: Expr) -> Any:
+        rows, columns = (1, size) if e in moving else (size, 1) if free(e) & along else (1, 1)
+        ends = (1, 9) if kind(e) == "int" else (low, high)
+        found = np.array([random.uniform(*ends) for _ in range(rows * columns)]).reshape(rows, columns)
+        return found > (low + high) / 2 if kind(e) == "bool" else found
+
+    try:
+        with np.errstate(all="ignore"):
+            values = _grid(term, {e: drawn(e) for e in _leaves(term, moving)})
+    except _Undefined:
+        return False
+    values = np.broadcast_to(values, (size, size))
+    if not np.isfinite(values).all():
+        return False
+    singular = np.linalg.svd(values, compute_uv=False)
+    return bool(singular[most] > CLEAR * singular[0])
+
+
+def _grid(e: Expr, values: Mapping[Expr, Any]) -> Any:
+    if e in values:
+        return values[e]
+    match e:
+        case Literal(value):
+            return value
+        case Choose(condition, then, other):
+            return np.where(*(_grid(x, values) for x in (condition, then, other)))
+        case Apply(op, args) if op != "extent":
+            return FUNCTIONS[op].numeric(np, *(_grid(a, values) for a in args))
+        case _:
+            raise _Undefined
 
 
 def _sampled(

@@ -3,17 +3,23 @@
 A pass over `k` visits every position of it once. A reduction over `k` that waits for another one over `k`
 needs one pass more, unless it can be corrected while the other still runs (`passes.online`). A tensor read
 along `k` at the same position rides in the pass that makes it, and so does a recurrence read at an earlier
-one, as its walk has an order; read anywhere else, a tensor has to be complete.
+one, as its walk has an order; read anywhere else, a tensor has to be complete. So has a place among all
+members, wherever it is read.
+
+What rides in a later pass has nothing to follow there, and waits for nothing but that pass. Of what a reader
+does wait for, the edges that block it are the fewest without which it would be in an earlier pass.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import groupby
 
-from attncc.ir.cascade import Cascade, Equation, Expr, Index, Read, Reduce, children, free
+from attncc.ir.cascade import Cascade, Equation, Expr, Index, Read, Reduce, children, free, walk
 from attncc.ir.graph import recurrent
 from attncc.ir.linear import added, linear
+from attncc.ops import REDUCTIONS
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,11 @@ class Passes:
     count: int
     of: tuple[tuple[str, int], ...]
     blocking: tuple[Edge, ...]
+
+    @property
+    def waiting(self) -> tuple[tuple[Edge, ...], ...]:
+        """The edges that block, those of a reader together."""
+        return tuple(tuple(group) for _, group in groupby(self.blocking, key=lambda edge: edge.reader))
 
 
 Corrected = Callable[[Equation, frozenset[str], frozenset[str]], bool]
@@ -54,37 +65,52 @@ def analyse(cascade: Cascade, index: Index, corrected: Corrected = never) -> Pas
     edges: list[Edge] = []
     for equation in cascade.equations:
         name = equation.tensor.name
-        waits = [(0, "")]
+        riding, waits = 0, dict[str, int]()
         for read in _reads(equation.body):
             tensor = read.tensor.name
             if tensor in groups.get(name, ()):
                 continue
             if tensor in streams and _rides(read, index, tensor in groups):
-                waits.append((streams[tensor] - 1, ""))
+                riding = max(riding, streams[tensor] - 1)
             else:
-                waits.append((complete.get(tensor, streams.get(tensor, 0)), tensor))
-        iterates = index in free(equation.body) or _iterates(equation.body, index)
-        need = max(wait for wait, _ in waits)
-        awaited = frozenset(tensor for wait, tensor in waits if tensor and wait == need > 0)
-        if iterates and awaited:
-            earlier = frozenset(t for t, n in complete.items() if n < need)
-            if corrected(equation, awaited, earlier):
-                need, awaited = need - 1, frozenset()
-        blame = next((tensor for _, tensor in waits if tensor in awaited), "")
-        if not iterates:
+                waits[tensor] = complete.get(tensor, streams.get(tensor, 0))
+        need = max(riding, *waits.values(), 0)
+        if not (index in free(equation.body) or _iterates(equation.body, index)):
             complete[name] = need
             continue
+        awaited = frozenset(tensor for tensor, wait in waits.items() if wait == need > riding)
+        earlier = frozenset(t for t, n in complete.items() if n < need)
+        if awaited and corrected(equation, awaited, earlier):
+            need, awaited = need - 1, frozenset()
         own = need + 1
         of.append((name, own))
-        (streams if index in equation.tensor.indices else complete)[name] = own
-        if blame:
-            edges.append(Edge(blame, name))
+        passing = index in equation.tensor.indices and not _places(equation.body, index)
+        (streams if passing else complete)[name] = own
+        blocking = _blocking(equation, awaited, earlier, corrected)
+        edges += [Edge(tensor, name) for tensor in waits if tensor in blocking]
     return Passes(index, max((n for _, n in of), default=0), tuple(of), tuple(edges))
+
+
+def _blocking(
+    equation: Equation, awaited: frozenset[str], earlier: frozenset[str], corrected: Corrected
+) -> frozenset[str]:
+    """The fewest of the tensors awaited that the others can be followed without."""
+    found = awaited
+    for tensor in sorted(awaited, reverse=True) if len(awaited) > 1 else ():
+        fewer = found - {tensor}
+        if fewer and corrected(equation, awaited - fewer, earlier | fewer):
+            found = fewer
+    return found
 
 
 def _iterates(e: Expr, index: Index) -> bool:
     inside = isinstance(e, Reduce) and index in e.over
     return inside or any(_iterates(part, index) for part in children(e))
+
+
+def _places(e: Expr, index: Index) -> bool:
+    """Whether something in an expression is a place among all members along the index."""
+    return any(isinstance(x, Reduce) and REDUCTIONS[x.op].keeps and index in x.over for x in walk(e))
 
 
 def _reads(e: Expr) -> list[Read]:

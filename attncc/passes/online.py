@@ -42,6 +42,7 @@ from attncc.ir.logic import (
     total,
 )
 from attncc.ir.sign import positive
+from attncc.ops import REDUCTIONS
 from attncc.passes.analyse import Passes, analyse, walked
 from attncc.passes.scaled import Scales, scaled
 
@@ -81,7 +82,9 @@ def passes_over(cascade: Cascade, index: Index) -> tuple[Passes, dict[str, Updat
         found[equation.tensor.name] = updater
         return True
 
-    return analyse(cascade, index, corrected), found
+    passes = analyse(cascade, index, corrected)
+    # what is blocked could follow some of what it waits for, and follows nothing
+    return passes, {name: u for name, u in found.items() if all(e.reader != name for e in passes.blocking)}
 
 
 def _sustained(updater: Updater, reductions: Mapping[Tensor, Reduce], seen: frozenset[Tensor]) -> bool:
@@ -129,7 +132,7 @@ def comoves(e: Reduce, follows: tuple[Tensor, ...], reductions: Mapping[Tensor, 
     known = [
         r.body for r in reductions.values() if (r.op, r.over, r.where) == (e.op, e.over, e.where) and r != e
     ]
-    return comoving(e.body, moving, steps, tuple(dict.fromkeys(known)))
+    return comoving(e.body, frozenset(e.over), moving, steps, tuple(dict.fromkeys(known)))
 
 
 def moving_parts(
@@ -197,13 +200,15 @@ def _tensors(e: Expr) -> tuple[Tensor, ...]:
 
 
 def followed(equation: Equation, e: Reduce, reductions: Mapping[Tensor, Reduce]) -> tuple[Tensor, ...]:
-    """The reductions over its index that one reads; none where a term may come before they have a value, or
-    where they say which terms there are.
+    """The reductions over its index that one reads; none where a term may come before they have a value,
+    where they say which terms there are, or give every term a place among all.
     """
     running = {t: r for t, r in reductions.items() if set(r.over) & set(e.over) and t != equation.tensor}
     if any(t in running for t in _tensors(e.where)):
         return ()
     follows = tuple(t for t in _tensors(e.body) if t in running)
+    if any(REDUCTIONS[running[t].op].keeps for t in follows):
+        return ()
     return follows if all(_implies(e.where, running[t].where) for t in follows) else ()
 
 

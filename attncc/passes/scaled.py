@@ -2,9 +2,10 @@
 
     exp(a) / (exp(b) + c)   -->   exp(a - M) / (exp(b - M) + c * exp(-M)),   M = max(b, 0)
 
-Common exponents cancel, logarithms give `exponent + log(mantissa)`, and what joins a sum joins its maximum
-first, hence every exponent that is left standing in a sum is <= 0: that is the certificate. The maxima carry
-no gradient, as the value does not depend on them (theory §0.3).
+Common exponents cancel, a power `(x * exp(a)) ** p` is `x ** p * exp(p * a)`, logarithms give `exponent +
+log(mantissa)`, and what joins a sum joins its maximum first, hence every exponent that is left standing in a
+sum is <= 0: that is the certificate. The maxima carry no gradient, as the value does not depend on them
+(theory §0.3).
 
 An extreme of nothing is infinite, and stands for a sum that is 0. Where it would scale that sum up, it is
 `finite` instead: the 0 stays 0.
@@ -12,6 +13,7 @@ An extreme of nothing is infinite, and stands for a sum that is 0. Where it woul
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import inf, log
@@ -75,6 +77,14 @@ def scaled(e: Expr, scales: Scales) -> Scaled:
             form = scaled(a, scales)
             rest = ZERO if is_literal(form.mantissa, 1) else Apply("log", (form.mantissa,))
             return Scaled(raised(form.exponent, rest))
+        case Apply("sqrt", (a,)):
+            form = scaled(a, scales)
+            mantissa = ONE if is_literal(form.mantissa, 1) else Apply("sqrt", (form.mantissa,))
+            return Scaled(mantissa, _times(form.exponent, 0.5, scales))
+        case Apply("**", (a, power)) if (p := _number(power)) is not None:
+            form = scaled(a, scales)
+            mantissa = ONE if is_literal(form.mantissa, 1) else Apply("**", (form.mantissa, power))
+            return Scaled(mantissa, _times(form.exponent, p, scales))
         case Apply("neg" | "relu" | "abs" as op, (a,)):
             form = scaled(a, scales)
             return Scaled(Apply(op, (form.mantissa,)), form.exponent)
@@ -91,7 +101,9 @@ def settled(e: Expr, scales: Scales) -> Expr:
     match e:
         case Apply("extent"):
             return e
-        case Choose() | Apply("+" | "-" | "max" | "min" | "neg" | "relu" | "abs" | "**"):
+        case Choose() | Apply("+" | "-" | "max" | "min" | "neg" | "relu" | "abs"):
+            return rebuild(e, tuple(settled(part, scales) for part in children(e)))
+        case Apply("**", (base, power)) if isinstance(base, Literal) or _number(power) is None:
             return rebuild(e, tuple(settled(part, scales) for part in children(e)))
         case _:
             return value(scaled(e, scales))
@@ -153,6 +165,29 @@ def risky(e: Expr, scales: Scales) -> bool:
             return risky(then, scales) or risky(other, scales)
         case _:
             return kind(e) != "bool" and any(risky(part, scales) for part in children(e))
+
+
+def _number(e: Expr) -> float | None:
+    match e:
+        case Literal(value, sort) if sort != "bool":
+            return float(value)
+        case Apply("neg", (Literal(value, sort),)) if sort != "bool":
+            return -float(value)
+        case _:
+            return None
+
+
+def _times(exponent: Expr, power: float, scales: Scales) -> Expr:
+    """The exponent of a power: its terms as often, or that part of each."""
+    found: list[tuple[int, Expr]] = []
+    size = abs(power)
+    for (sign, x), count in Counter(terms(exponent)).items():
+        often = count * size
+        few = often.is_integer() and often <= 2
+        parts = [x] * int(often) if few else [times(x, number(often))]
+        found += [(sign if power > 0 else -sign, part) for part in parts]
+    whole = total(found)
+    return bounded(whole, scales) if power < 0 else whole
 
 
 def _exponential(x: Expr) -> Scaled:

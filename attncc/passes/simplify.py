@@ -3,6 +3,7 @@
 sum(k) (if c then f else 0) * v   -->   sum(k where c) f * v
 sum(k where c) (if c then f else g)   -->   sum(k where c) f
 sum(k where c and (not c or a)) f   -->   sum(k where c and a) f
+sum(k where a and c) f + sum(k where c and a) g   -->   sum(k where a and c) f + sum(k where a and c) g
 sum(k) 1   -->   |k|
 if true then f else g   -->   f
 """
@@ -38,8 +39,18 @@ Known = frozenset[Expr]
 
 
 def simplify(cascade: Cascade) -> Cascade:
-    """Every equation said more shortly."""
-    return replace(cascade, equations=tuple(replace(e, body=tidy(e.body)) for e in cascade.equations))
+    """Every equation said more shortly, and the same predicates in the same order."""
+    said: dict[frozenset[Expr], Expr] = {}
+    equations = tuple(replace(e, body=_alike(tidy(e.body), said)) for e in cascade.equations)
+    return replace(cascade, equations=equations)
+
+
+def _alike(e: Expr, said: dict[frozenset[Expr], Expr]) -> Expr:
+    """Reductions over the same terms, all with the predicate of the first of them."""
+    e = rebuild(e, tuple(_alike(part, said) for part in children(e)))
+    if not isinstance(e, Reduce):
+        return e
+    return replace(e, where=said.setdefault(frozenset(conjuncts(e.where)), e.where))
 
 
 def tidy(e: Expr, known: Known = frozenset()) -> Expr:

@@ -32,10 +32,10 @@ def _too_many(cascade: Cascade, demand: Demand, passes: Passes) -> Diagnostic:
     message = f"{count} passes over `{k}`, where at most {demand.high:.0f} may be"
     labels = [Label(demand.span, "required here")]
     advice: dict[str, None] = {}
-    for edge in passes.blocking:
-        wait = waits(cascade, passes, edge)
-        span = cascade.equation(edge.reader).span
-        labels.append(Label(span, f"`{edge.reader}` waits for `{edge.read}`: {wait.reason}"))
+    for edges in passes.waiting:
+        wait, reader = waits(cascade, passes, edges[0]), edges[0].reader
+        read = " and ".join(f"`{edge.read}`" for edge in edges)
+        labels.append(Label(cascade.equation(reader).span, f"`{reader}` waits for {read}: {wait.reason}"))
         advice |= {wait.advice: None} if wait.advice else {}
     help = ", or ".join([*advice, f"accept `require passes({k}) <= {count}`"])
     return Diagnostic("too-many-passes", message, tuple(labels), help)

@@ -16,8 +16,8 @@ As it runs:
     W_sum_max[q] = max(k where k <= q + (|k| - |q|)) (S[q,k] + S[q,k])
     W_total[q] = sum(k where k <= q + (|k| - |q|)) exp(S[q,k] + S[q,k] - finite(W_sum_max[q]))
     O_total[q,e] = sum(k where k <= q + (|k| - |q|)) V[k,e] * exp(S[q,k] - finite(P_max[q]))
-    O[q,e] = O_total[q,e] / (P_total[q] * sqrt(W_total[q] / (P_total[q] * P_total[q]) *
-        exp(W_sum_max[q] - finite(P_max[q]) - finite(P_max[q]))))
+    O[q,e] = O_total[q,e] / (P_total[q] * sqrt(W_total[q] / (P_total[q] * P_total[q]))) *
+        exp(P_max[q] - finite(W_sum_max[q] * 0.5))
 
 One pass over k for every tile of rows q,
 over one range of tiles that its predicate leaves live.
@@ -217,21 +217,16 @@ def l2_softmax_kernel(
             O_total_qe * alpha_q[:, None],
             input_precision="ieee",
         )
-    # O[q,e] = O_total[q,e] / (P_total[q] * sqrt(W_total[q] / (P_total[q] * P_total[q]) *
-    #     exp(W_sum_max[q] - finite(P_max[q]) - finite(P_max[q]))))
-    O_qe = divide(
-        O_total_qe,
-        (
-            P_total_q
-            * tl.sqrt(
-                divide(W_total_q, P_total_q * P_total_q)
-                * tl.exp2(
-                    W_sum_max_q * 1.4426950408889634
-                    - finite(P_max_q) * 1.4426950408889634
-                    - finite(P_max_q) * 1.4426950408889634
-                )
-            )
-        )[:, None],
+    # O[q,e] = O_total[q,e] / (P_total[q] * sqrt(W_total[q] / (P_total[q] * P_total[q]))) *
+    #     exp(P_max[q] - finite(W_sum_max[q] * 0.5))
+    ratio_O_total_qe = divide(
+        O_total_qe, (P_total_q * tl.sqrt(divide(W_total_q, P_total_q * P_total_q)))[:, None]
+    )
+    O_qe = (
+        ratio_O_total_qe
+        * tl.exp2(
+            P_max_q * 1.4426950408889634 - finite(W_sum_max_q * 0.5) * 1.4426950408889634
+        )[:, None]
     )
     tl.store(
         O_here + q0.to(tl.int64) * sO_q + q_in[:, None] * sO_q + e[None, :] * sO_e,

@@ -144,6 +144,9 @@ SEVERAL = {
     "a row between": "m[q] = sum(k where k <= q) relu(s[q,k])\n"
     "    t[q] = m[q] / (1 + m[q])\n"
     "    D[q] = sum(k where q - k < 3) (softmax(k where q - k < 3) (s[q,k] * t[q])) * K[k,0] + t[q]",
+    "what rides with a sum over features": "m[q] = mean(k) s[q,k]\n"
+    "    z[q,k] = sum(d) relu(Q[q,d] * K[k,d] - m[q])\n"
+    "    D[q] = sum(k) z[q,k] * exp(s[q,k] - max(k) s[q,k])",
 }
 """What cannot be followed while it changes, and takes another pass."""
 

@@ -255,3 +255,30 @@ def test_excluded_scores_disturb_nothing() -> None:
     share = np.zeros((ROWS, KEYS))
     share[:, ::2] = kept / kept.sum(axis=1, keepdims=True)
     same(found, {"P": share, "O": share @ values["v"]})
+
+
+LENGTHS = {
+    "a power in a root": "sqrt(sum(k where k <= q) exp(s[q,k]) ** 2)",
+    "a product in a power": "(sum(k where k <= q) exp(s[q,k]) * exp(s[q,k])) ** 0.5",
+    "powers of powers": "((sum(k where k <= q) (exp(s[q,k]) ** 0.5) ** 4) ** (-0.5)) ** (-1)",
+    "a root in a power": "sqrt(sum(k where k <= q) sqrt(exp(s[q,k])) ** 4)",
+    "of what is divided": "sqrt(sum(k where k <= q) (exp(s[q,k]) / 3) ** 2) * 3",
+}
+
+
+@pytest.mark.parametrize("size", [1.0, HUGE])
+@pytest.mark.parametrize("below", LENGTHS)
+def test_over_a_length(below: str, size: float) -> None:
+    """Weights over the root of the sum of their squares."""
+    text = (
+        HEADER.format("O[q]") + f"    O[q] = (sum(k where k <= q) exp(s[q,k]) * v[k]) / ({LENGTHS[below]})\n"
+    )
+
+    def row(q: int, seen: list[int], values: Mapping[str, Any]) -> Mapping[str, Any]:
+        weights = [mp.exp(values["s"][q, k]) for k in seen]
+        length = mp.sqrt(mp.fsum(w * w for w in weights))
+        return {"O": mp.fsum(w * values["v"][k] for w, k in zip(weights, seen, strict=True)) / length}
+
+    values = inputs(size)
+    assert size == 1.0 or naive_overflows(text, values)
+    check(text, values, wanted(row, values, causal))

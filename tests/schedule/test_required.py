@@ -64,9 +64,8 @@ def test_passes() -> None:
 def test_too_many_passes() -> None:
     said = refused("passes(k) <= 1", ABOVE)
     assert said.startswith("error[too-many-passes]: 2 passes over `k`, where at most 1 may be")
-    reason = (
-        r"`O` waits for `m_sum`: relu\(S\[q,k\] - m_sum\[q\] / m_sum2\[q\]\) \* V\[k,e\] does not separate"
-    )
+    term = r"relu\(S\[q,k\] - m_sum\[q\] / m_sum2\[q\]\) \* V\[k,e\]"
+    reason = rf"`O` waits for `m_sum` and `m_sum2`: {term} does not separate"
     ranks = re.search(
         reason + r" in it \(rank at least (\d+) on 12 samples, (\d+) on 24: still growing\)", said
     )
