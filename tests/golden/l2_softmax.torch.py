@@ -202,7 +202,7 @@ def l2_softmax(Q, K, V):
         O_qe = (
             ratio_O_total_qe
             * torch.exp2(
-                P_max_q * 1.4426950408889634 - finite(W_sum_max_q * 0.5) * 1.4426950408889634
+                P_max_q * 1.4426950408889634 - finite(W_sum_max_q) * (1.4426950408889634 * 0.5)
             )[..., :, None]
         )
         O[..., q0:q1, :] = O_qe
