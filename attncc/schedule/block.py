@@ -71,11 +71,14 @@ class Block:
         return self.outer.outermost(key) if self.outer and above else self
 
     def local(self, name: str, e: Expr, indices: tuple[Index, ...] | None = None) -> Tensor:
-        """A new local over the tile indices an expression has."""
+        """A new local over the tile indices an expression has; the second `x` is `x2`, whatever ends in 2."""
         own = tuple(i for i in self.axes if i in free(e)) if indices is None else indices
         count = self._count(name) + 1
-        self.names[name] = count
-        return Tensor(name if count == 1 else f"{name}{count}", own, kind(e), "equation")
+        while count > 1 and self._count(f"{name}{count}"):
+            count += 1
+        numbered = name if count == 1 else f"{name}{count}"
+        self.names |= {numbered: 1, name: count}
+        return Tensor(numbered, own, kind(e), "equation")
 
     def rename(self, old: Expr, new: Expr) -> None:
         """What is held in one local is held in another."""

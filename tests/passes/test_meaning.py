@@ -165,6 +165,22 @@ def test_several_passes(name: str) -> None:
     same(kernel(text, values, TILE), results(meant(text), values))
 
 
+def test_locals_of_like_names() -> None:
+    """A second `exp_a_seen` and the first exponential of a second `a_seen` are two tiles."""
+    text = (
+        "pattern like(Q[q,d], K[k,d], V[k,e]) -> F[q,e], G[q,e]:\n    along q, k\n"
+        "    s[q,k] = 2 * tanh(sum(d) Q[q,d] * K[k,d])\n"
+        "    P[q,k] = softmax(k where Q[q,0] > 0) s[q,k]\n"
+        "    F[q,e] = sum(k where q < 9) P[q,k] * V[k,e]\n"
+        "    G[q,e] = (sum(k where q % 2 == 0) 0.5 ** s[q,k] * V[k,e]) "
+        "/ sum(k where q % 2 == 0) 0.5 ** s[q,k]\n"
+    )
+    random = np.random.default_rng(0)
+    shapes = {"Q": (3, 2), "K": (5, 2), "V": (5, 2)}
+    values = {name: random.normal(size=shape) for name, shape in shapes.items()}
+    same(kernel(text, values, TILE), results(meant(text), values))
+
+
 @given(patterns())
 @settings(max_examples=100)
 def test_what_is_drawn_is_read_back(drawn: Drawn) -> None:
