@@ -37,7 +37,7 @@ def generate(said: Said, cascade: Cascade, plan: Plan, spec: Specialisation) -> 
     rows = {words.block(s.program.rows): tile.rows for s in signatures}
     columns = {words.block(i): tile.columns for s in signatures for i in s.walked}
     table = element_types(spec) + "# rows and columns of a tile\n"
-    table += "".join(f"{name} = {size}\n" for name, size in (columns | rows).items())
+    table += "".join(f"{name} = {size}\n" for name, size in (rows | columns).items())
     positives = tuple(dict.fromkeys(e for s in signatures for e in s.positives))
     before = [*checks(cascade, words, "KINDS", body, positives), *tables(cascade, words, "long()")]
     common = "\n\n".join([ACCUMULATOR, *(helpers[name] for name in sorted(helpers))])

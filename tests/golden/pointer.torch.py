@@ -73,8 +73,8 @@ def check_kinds(floats, integers, booleans, allowed):
 KINDS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 # rows and columns of a tile
-BLOCK_K = 128
 BLOCK_Q = 128
+BLOCK_K = 128
 
 
 def accumulator(tensor):
