@@ -14,6 +14,7 @@ import torch
 from attncc.codegen.module import ALLOWED
 from attncc.ir.cascade import Cascade, Tensor
 from attncc.runtime.tuned import Occasion, keep, possible
+from attncc.schedule.cost import lean
 from attncc.schedule.spec import WIDTHS
 from attncc.schedule.tiles import Tile, candidates, nearest, padded
 from attncc.source import Source
@@ -104,7 +105,7 @@ def tiles(occasion: Occasion) -> tuple[Tile, ...]:
     widest, target = sizes[0], nearest(occasion.target)
     first = [t for size in sizes for narrow in (False, True) for t in candidates(target, width, size, narrow)]
     near = (t for tile in first for t in _neighbours(tile) if possible(t) and _fits(t, widest, width))
-    return tuple(dict.fromkeys((*first, *near)))
+    return tuple(dict.fromkeys((*first, *map(lean, first), *near)))
 
 
 def _neighbours(tile: Tile) -> Iterator[Tile]:

@@ -111,8 +111,13 @@ def tiles_for(program: Program, target: str, width: int, extents: Mapping[str, i
         found = tuple(sorted(found, key=lambda tile: tile.rows * tile.columns))
         found = tuple(tile for tile in found if tile.rows >= 64) or found
     if multiplies and not held.states:
-        found = tuple(replace(tile, stages=min(tile.stages, 2)) for tile in found)
+        found = tuple(map(lean, found))
     return _fitting(found, held, nearest(target), width) if found else ()
+
+
+def lean(tile: Tile) -> Tile:
+    """A tile with two stages at most."""
+    return replace(tile, stages=min(tile.stages, 2))
 
 
 def _fitting(tiles: Tiles, held: Footprint, target: str, width: int) -> Tiles:
