@@ -15,17 +15,19 @@ Call = Callable[[], Any]
 
 
 def milliseconds(runs: Mapping[str, Call], device: str, seconds: float = 1.0) -> dict[str, float]:
-    """The median time of each, run in turns forwards and backwards through the list (A, B, B, A) after one
-    that does not count. On a GPU the L2 cache is overwritten before every run.
+    """The median time of each, run forwards and backwards through the list (A, B, B, A) after one turn that
+    does not count. On a GPU the L2 cache is overwritten before every run.
     """
     one = stopwatch(device)
     first = {name: one(run) for name, run in runs.items()}  # compiles
     first = {name: one(run) for name, run in runs.items()}
-    turns = max(2, min(50, int(seconds / 2 / max(sum(first.values()) / 1e3, 1e-6))))
+    times = {
+        name: max(2, min(50, int(seconds / 2 / len(runs) / max(t / 1e3, 1e-6)))) for name, t in first.items()
+    }
     found: dict[str, list[float]] = {name: [] for name in runs}
-    for names in (list(runs), list(runs)[::-1]) * turns:
+    for names in (list(runs), list(runs)[::-1]):
         for name in names:
-            found[name].append(one(runs[name]))
+            found[name] += [one(runs[name]) for _ in range(times[name])]
     return {name: statistics.median(values) for name, values in found.items()}
 
 
