@@ -122,7 +122,7 @@ def divide(a, b):
 def whole_power(x, n: tl.constexpr):
     """x ** n by squares, for a whole number n that the kernel is compiled for."""
     square = x * 1.0
-    result = square * 0.0 + 1.0 if n == 0 else square
+    result = tl.zeros_like(square) + 1.0 if n == 0 else square
     more: tl.constexpr = (n if n > 0 else -n) - (n != 0)
     for bit in tl.static_range(32):
         if (more >> bit) & 1:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from attncc.explain.costs import BYTES, FEATURES
 from attncc.ir.brief import briefly, one_place
-from attncc.ir.cascade import Read, Reduce, Tensor
-from attncc.ir.logic import times
+from attncc.ir.cascade import ONE, Read, Tensor
+from attncc.ir.logic import terms, times
 from attncc.ir.show import show_expr
 from attncc.passes.analyse import Edge, Passes
 from attncc.passes.online import Updater, before
@@ -89,9 +89,8 @@ def _listed(names: Sequence[str]) -> str:
 def corrections(said: Explanation) -> Iterator[str]:
     """How reductions follow others, where no kernel has an operator that says so."""
     for name, updater in said.updaters.items():
-        e = said.streamed.equation(name).body
-        sign = "*" if isinstance(e, Reduce) and e.op == "sum" else "+"
-        moved = [f"{sign} {show_expr(one_place(updater.correction))}"]
+        moved = [] if updater.correction == ONE else [f"* {show_expr(one_place(updater.correction))}"]
+        moved += [f"+ {show_expr(one_place(x))}" for _, x in terms(updater.shift)]
         for t, weight in updater.companions:
             moved.append(f"+ {show_expr(one_place(times(Read(before(t), t.indices), weight)))}")
         yield f"{name}: {' '.join(moved)}"

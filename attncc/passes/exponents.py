@@ -33,7 +33,7 @@ def exponents(cascade: Cascade) -> tuple[Exponent, ...]:
         for x, where in _raised(equation.body, TRUE):
             found[Exponent(equation.tensor.name, x, at_most_zero(x, where, maxima))] = None
     for name, updater in updaters(cascade).items():
-        for weight in (updater.correction, *(w for _, w in updater.companions)):
+        for weight in (updater.correction, updater.shift, *(w for _, w in updater.companions)):
             for x, where in _raised(weight, TRUE):
                 found[Exponent(name, x, at_most_zero(x, where, maxima))] = None
     return tuple(found)

@@ -100,14 +100,14 @@ def tiles_for(program: Program, target: str, width: int, extents: Mapping[str, i
     A kernel of several walks takes its smallest tile of scores: more programs share a multiprocessor, and one
     adds up while another multiplies (weights above a mean on an H100: 2.38 ms with 64 x 32, 3.06 with 128 x
     128). One without matrix products is bound by arithmetic, as exact products are, and has their tiles. One
-    whose states are numbers loads keys alone: with two stages two programs share a multiprocessor (LSSAR's
-    first pass on an H100: 2.80 ms with both, 3.09 with three).
+    whose states are numbers loads keys alone: with two stages two programs share a multiprocessor (a first
+    pass and a second on an H100: 2.80 ms, 3.09 with three stages in the first).
     """
     held = footprint(program, extents)
     widest = max((padded(extents[i.name]) for i in program.features), default=16)
     multiplies = any(isinstance(s, Dot) for s in statements(program.body))
     found = candidates(nearest(target), width if multiplies else EXACT, widest, narrow)
-    if sum(isinstance(s, Walk) for s in program.body) > 1 and width == 2 and multiplies:
+    if sum(isinstance(s, Walk) for s in around(program.body)) > 1 and width == 2 and multiplies:
         found = tuple(sorted(found, key=lambda tile: tile.rows * tile.columns))
         found = tuple(tile for tile in found if tile.rows >= 64) or found
     if multiplies and not held.states:

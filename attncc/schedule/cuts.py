@@ -4,8 +4,8 @@ Two things have a kernel of their own, where what they leave is a number for eve
 
 * a pass over an index before another one: the sums that it completes. Each pass then has tiles of its own,
   where in one kernel the first would hold the registers of the second.
-* sums of features at a walked index alone, as the norms of keys: made once for every position, where in one
-  kernel every tile of rows would make them again. What is divided by them is multiplied by their inverse.
+* reductions over features at a walked index alone, as the norms of keys: made once for every position, where
+  in one kernel every tile of rows would make them again. What they divide is multiplied by their inverse.
 
     S[q,k] = D[q,k] / sqrt(y[k])   -->   r[k] = inverse(sqrt(y[k])),   S[q,k] = D[q,k] * r[k]
 """
@@ -121,11 +121,12 @@ def with_inverses(cascade: Cascade, rows: Index) -> tuple[Cascade, tuple[tuple[T
 
 
 def _at_positions(equation: Equation, walked: set[Index]) -> bool:
-    """Whether an equation sums features of inputs, to a number at every position of a walked index."""
+    """Whether an equation reduces features of inputs to a real number at every position of a walked index."""
     e, tensor = equation.body, equation.tensor
     positions = [i for i in tensor.indices if i.role == "sequence"]
     return (
         isinstance(e, Reduce)
+        and tensor.kind == "float"
         and len(positions) == 1
         and positions[0] in walked
         and all(i.role == "feature" for i in e.over)
@@ -140,8 +141,8 @@ def _at_positions(equation: Equation, walked: set[Index]) -> bool:
 
 
 def of_first_pass(kernel: Kernel) -> tuple[Cascade, tuple[Tensor, ...]] | None:
-    """What the first of several walks over an index leaves at the rows, each in an equation of its own; None
-    if there is one walk, or if that is more than real numbers.
+    """What the first walk leaves at the rows, each in an equation of its own; None if its index is not walked
+    again, or if that is more than real numbers.
     """
     loops, cascade = kernel.loops, kernel.cascade
     if len(loops) < 2 or loops[0].stored or loops[0].index not in {loop.index for loop in loops[1:]}:
@@ -155,7 +156,7 @@ def of_first_pass(kernel: Kernel) -> tuple[Cascade, tuple[Tensor, ...]] | None:
     def left(e: Expr) -> Expr:
         """An expression with its widest parts that the first walk completes read from memory."""
         found = list(reads(e))
-        if found and all(r.tensor in done for r in found) and _is_row(e, place):
+        if found and all(r.tensor in done for r in found) and kind(e) == "float" and _is_row(e, place):
             if e == Read(found[0].tensor, place):
                 whole[found[0].tensor] = None
                 return e

@@ -5,7 +5,7 @@ A maximum over `c * x` with c > 0 is `c * max x`, so that the scale is applied o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import TypeGuard
 
@@ -34,7 +34,7 @@ from attncc.ir.show import show_expr
 from attncc.ops import REDUCTIONS
 from attncc.passes.online import before
 from attncc.passes.operator import State
-from attncc.schedule.block import Block, let, name_of, positive_scale, value_of, vanishes
+from attncc.schedule.block import Block, let, name_of, positive, positive_scale, value_of, vanishes
 from attncc.schedule.contract import at_cells, note, operand, operands, reduced
 from attncc.schedule.loops import Dot, Each, Edge, Fill, Fold, Let, Note, Program, Statement, Store, Walk
 from attncc.schedule.plan import REFERENCE, Kernel, Loop, Refused
@@ -194,17 +194,24 @@ def _kept(loop: Loop) -> tuple[Tensor, ...]:
 
 
 def _exponents(loop: Loop) -> frozenset[Expr]:
-    """What the states of a loop take exponentials of and read besides."""
-    raised = {x.args[0] for s in loop.states for x in walk(s.reduce.body) if _is_exp(x)}
-    return frozenset(x for s in loop.states for x in _outside(s.reduce.body) if x in raised)
+    """What the states of a loop take exponentials of, and multiply these by, and read nowhere else."""
+    bodies = [*(s.reduce.body for s in loop.states), *(e.body for e in loop.tiles)]
+    raised = {x.args[0] for e in bodies for x in walk(e) if _is_exp(x)}
+    beside = {f for e in bodies for x in walk(e) for f in factors(x)[0]}
+    used = {x for x in raised if x in beside or Apply("neg", (x,)) in beside}
+    return frozenset(x for x in used if not any(_alone(e, x) for e in bodies))
 
 
-def _outside(e: Expr) -> Iterator[Expr]:
-    """An expression's parts that are in no exponential."""
-    if not _is_exp(e):
-        yield e
-        for part in children(e):
-            yield from _outside(part)
+def _alone(e: Expr, x: Expr) -> bool:
+    """Whether an exponent is read other than by its exponential, or beside it in a product."""
+    if e == x:
+        return True
+    if _is_exp(e):
+        return e.args[0] != x and _alone(e.args[0], x)
+    up, down = factors(e)
+    if Apply("exp", (x,)) in up:
+        return any(_alone(f, x) for f in (*up, *down) if f not in (x, Apply("neg", (x,))))
+    return any(_alone(part, x) for part in children(e))
 
 
 def _is_exp(e: Expr) -> TypeGuard[Apply]:
@@ -246,7 +253,8 @@ def _extremum(state: State, loop: Loop, block: Block) -> None:
     block.statements.append(Fold(best, e.op, loop.index, x))
     block.statements.append(Let(old, held))
     block.held[before(tensor)] = Read(old, old.indices)
-    if state.updater is None and any(r.tensor == tensor for x in block.exponents for r in reads(x)):
+    differences = any(r.tensor == tensor for x in block.exponents for r in reads(x))
+    if state.updater is None and loop.outer is None and differences:
         # held without the scale, so that what is measured from the maximum is exactly 0 there
         block.statements.append(
             Let(held.tensor, state.joined(Read(old, old.indices), Read(best, best.indices)))
@@ -266,7 +274,8 @@ def _fixed_scale(x: Expr, block: Block) -> tuple[Expr, Expr]:
     sign = [f for f in up if isinstance(f, Apply) and f.op == "neg"]
     up = [part for f in up for part in (factors(f.args[0])[0] if f in sign else [f])]
     down += [part for f in sign for part in factors(f.args[0])[1]]
-    above, below = ([f for f in side if not free(f) & set(block.axes)] for side in (up, down))
+    above = [f for f in up if not free(f) & set(block.axes)]
+    below = [f for f in down if not free(f) & set(block.axes) and positive(f)]
     rest = quotient([f for f in up if f not in above], [f for f in down if f not in below])
     if not (above or below) or is_literal(rest, 1):
         return ONE, x

@@ -226,7 +226,8 @@ def _at_grid(cascade: Cascade, batch: tuple[Index, ...]) -> Cascade:
 
     n[g,k] = ...; S[h,q,k] = ... n[h // r, k]   -->   n[h,k] = ... at g = h // r; S[h,q,k] = ... n[h,k]
     """
-    for equation in reversed(cascade.equations):
+    for name in [e.tensor.name for e in reversed(cascade.equations)]:
+        equation = cascade.equation(name)
         away = [i for i in equation.tensor.indices if i.role == "batch" and i not in batch]
         if not away:
             continue
