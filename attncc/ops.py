@@ -124,6 +124,10 @@ FUNCTIONS: dict[str, Function] = {
     "finite": Function(1, "number", "float", lambda sp, x: x, lambda np, x: np.where(x == -np.inf, 0.0, x)),
     # a factor in place of a divisor: 0 times that of 0 is 0
     "inverse": Function(1, "number", "float", lambda sp, x: 1 / x, _inverse),
+    # a maximum that is not a number where its first argument is none
+    "not_below": Function(
+        2, "number", "float", lambda sp, a, b: sp.Max(a, b), lambda np, a, b: np.maximum(a, b)
+    ),
     # `|i|`: its argument is an index
     "extent": Function(1, "any", "int", lambda sp, n: n, lambda np, n: n),
 }
@@ -137,6 +141,7 @@ NAMED = frozenset(n for n in FUNCTIONS if n.isalpha()) - {
     "exp2",
     "finite",
     "inverse",
+    "not_below",
 }
 """Functions a pattern calls by name: `exp(x)`."""
 

@@ -30,6 +30,7 @@ TRITON = {
     "whole_power": "whole_power({0}, {1})",
     "divide": "divide({0}, {1})",
     "inverse": "inverse({0})",
+    "not_below": "tl.maximum({0}, {1}, propagate_nan=tl.PropagateNan.ALL)",
     "floor_divide": "floor_divide({0}, {1})",
     "modulo": "modulo({0}, {1})",
     "held": "held({0})",
@@ -197,6 +198,7 @@ TORCH = {
     "**": "power({0}, {1})",
     "divide": "divide({0}, {1})",
     "inverse": "inverse({0})",
+    "not_below": "torch.clamp({0}, min={1})",
 }
 
 TORCH_HELPERS = {

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from attncc.ir.cascade import Apply, Choose, Expr, Index, Literal, Read, Reduce, children, free, number, reads
-from attncc.ir.logic import is_finite, product, terms, total
+from attncc.ir.cascade import Apply, Choose, Expr, Index, Literal, Read, Reduce, free, number, reads
+from attncc.ir.logic import bare, product, terms, total
 from attncc.ir.rank import outranks
 from attncc.ops import FUNCTIONS
 
@@ -101,7 +101,7 @@ def comoving(
     d = [sp.Symbol(f"d{n}", real=True) for n in range(len(moving))]
     leaves: Leaves = {}
     for e, symbol in zip(moving, d, strict=True):
-        leaves |= {part: symbol for part in (children(e) if is_finite(e) else ())} | {e: symbol}
+        leaves |= {bare(e): symbol, e: symbol}
     try:
         basis = [_to_sympy(body, leaves, sp)]
         others = [(e, x) for e in known if (x := _convertible(e, leaves, sp)) is not None]

@@ -72,9 +72,25 @@ def is_literal(e: Expr, value: float) -> bool:
     return isinstance(e, Literal) and e.kind != "bool" and e.value == value
 
 
+def finite(e: Expr, op: str) -> Expr:
+    """An extreme, a `max` or a `min`, where that of nothing is 0."""
+    if op == "max":
+        return Apply("finite", (e,))
+    return Apply("neg", (Apply("finite", (Apply("neg", (e,)),)),))
+
+
+def bare(e: Expr) -> Expr:
+    """What is made finite; the expression itself if nothing is."""
+    match e:
+        case Apply("finite", (a,)) | Apply("neg", (Apply("finite", (Apply("neg", (a,)),)),)):
+            return a
+        case _:
+            return e
+
+
 def is_finite(e: Expr) -> bool:
-    """Whether an expression is an extreme made finite."""
-    return isinstance(e, Apply) and e.op == "finite"
+    """Whether an expression is one made finite."""
+    return bare(e) != e
 
 
 def times(a: Expr, b: Expr) -> Expr:

@@ -16,7 +16,7 @@ from typing import Any, assert_never
 import numpy as np
 
 from attncc.ir.cascade import Apply, Choose, Expr, Index, Literal, Read, children, free, kind, reads
-from attncc.ir.logic import is_finite
+from attncc.ir.logic import bare
 from attncc.ops import FUNCTIONS
 
 SAMPLES = (12, 24)
@@ -225,6 +225,6 @@ def _rank(matrix: list[list[Any]], mp: Any) -> int:
 
 def moving_reads(moving: tuple[Expr, ...]) -> tuple[Expr, ...]:
     """`moving`, or the reads in them where two share one: what is drawn on its own changes on its own."""
-    bare = tuple(dict.fromkeys(children(e)[0] if is_finite(e) else e for e in moving))
-    inside = [r for e in bare for r in reads(e)]
-    return bare if len(inside) == len(set(inside)) else tuple(dict.fromkeys(inside))
+    parts = tuple(dict.fromkeys(map(bare, moving)))
+    inside = [r for e in parts for r in reads(e)]
+    return parts if len(inside) == len(set(inside)) else tuple(dict.fromkeys(inside))

@@ -27,11 +27,14 @@ from attncc.ir.cascade import (
     Tensor,
     free,
     rebuild,
+    walk,
 )
 from attncc.ir.cascade import children as parts_of
 from attncc.ir.logic import (
+    bare,
     conjuncts,
     factors,
+    finite,
     is_finite,
     is_literal,
     minus,
@@ -126,9 +129,7 @@ def updater_of(equation: Equation, reductions: Mapping[Tensor, Reduce]) -> Updat
 def comoves(e: Reduce, follows: tuple[Tensor, ...], reductions: Mapping[Tensor, Reduce]) -> Comoving | None:
     """The basis of a sum's term that moves with what it follows, if it has one."""
     moving = moving_parts(e.body, e.over, follows, reductions)
-    steps = tuple(
-        minus(x, rebuild(x, (_old(_bare(x), follows),)) if is_finite(x) else _old(x, follows)) for x in moving
-    )
+    steps = tuple(minus(x, _past(x, follows)) for x in moving)
     known = [
         r.body for r in reductions.values() if (r.op, r.over, r.where) == (e.op, e.over, e.where) and r != e
     ]
@@ -138,19 +139,25 @@ def comoves(e: Reduce, follows: tuple[Tensor, ...], reductions: Mapping[Tensor, 
 def moving_parts(
     e: Expr, along: tuple[Index, ...], follows: tuple[Tensor, ...], reductions: Mapping[Tensor, Reduce]
 ) -> tuple[Expr, ...]:
-    """The widest parts of a term that change with the values followed, and not along the index; extremes are
-    finite, as they are wherever there is a term.
+    """The widest parts of a term that change with the values followed, and not along the index; extremes and
+    logarithms are finite, as they are wherever there is a term.
     """
     match e:
         case Read() if e.tensor in follows and reductions[e.tensor].op != "sum":
-            return (Apply("finite", (e,)),)
-        case Apply("finite", (Read() as r,)) if r.tensor in follows:
+            return (finite(e, reductions[e.tensor].op),)
+        case _ if is_finite(e) and _moves(e, along, follows):
             return (e,)
-        case _ if _moves(e, along, follows) and not _extremes(e, follows, reductions):
+        case Apply("log") if _moves(e, along, follows) and not _extremes(e, follows, reductions):
+            return (finite(e, "max"),)
+        case _ if _moves(e, along, follows) and not _extremes(e, follows, reductions) and not _logs(e):
             return (e,)
     return tuple(
         dict.fromkeys(x for part in parts_of(e) for x in moving_parts(part, along, follows, reductions))
     )
+
+
+def _logs(e: Expr) -> bool:
+    return any(isinstance(x, Apply) and x.op == "log" for x in walk(e))
 
 
 def _extremes(e: Expr, follows: tuple[Tensor, ...], reductions: Mapping[Tensor, Reduce]) -> bool:
@@ -173,7 +180,7 @@ def _accompanied(
             continue
         if not _vanishes(factor, x, reductions):
             return None
-        old = _old(_bare(x), follows)
+        old = _old(bare(x), follows)
         rise = minus(old, x) if is_literal(factor, -1) else times(factor, minus(x, old))
         growth = plus(growth, rise)
     scale = ONE if not terms(growth) else Apply("exp", (growth,))
@@ -183,15 +190,19 @@ def _accompanied(
 
 def _vanishes(factor: Expr, x: Expr, reductions: Mapping[Tensor, Reduce]) -> bool:
     """Whether `exp(factor * (x - x_old))` is 0 while an extreme has no terms yet."""
-    match factor, _bare(x):
+    match factor, bare(x):
         case Literal(value), Read(tensor):
             return reductions[tensor].op == ("max" if value < 0 else "min")
         case _:
             return False
 
 
-def _bare(x: Expr) -> Expr:
-    return parts_of(x)[0] if is_finite(x) else x
+def _past(x: Expr, follows: tuple[Tensor, ...]) -> Expr:
+    """What moves, at the old values: as finite as it is now."""
+    old = _old(bare(x), follows)
+    if not is_finite(x):
+        return old
+    return finite(old, "max" if isinstance(x, Apply) and x.op == "finite" else "min")
 
 
 def _tensors(e: Expr) -> tuple[Tensor, ...]:

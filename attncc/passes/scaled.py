@@ -32,7 +32,7 @@ from attncc.ir.cascade import (
     number,
     rebuild,
 )
-from attncc.ir.logic import is_literal, minus, over, quotient, terms, times, total
+from attncc.ir.logic import finite, is_literal, minus, over, quotient, terms, times, total
 
 NEVER = number(-inf)
 """The exponent of what is 0."""
@@ -145,7 +145,7 @@ def _finite(sign: int, x: Expr, scales: Scales, least: bool) -> Expr:
             unsafe = risky(x, scales)
     if not unsafe:
         return x
-    return Apply("finite", (x,)) if infinite < 0 else Apply("neg", (Apply("finite", (Apply("neg", (x,)),)),))
+    return finite(x, "max" if infinite < 0 else "min")
 
 
 def risky(e: Expr, scales: Scales) -> bool:

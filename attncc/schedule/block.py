@@ -7,7 +7,7 @@ that scale. Whatever costs more than arithmetic is computed once per tile, and n
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import e as EULER
 from math import log2
 from typing import assert_never
@@ -70,6 +70,11 @@ class Block:
         above = self.outer and self.outer.find(key) is not None
         return self.outer.outermost(key) if self.outer and above else self
 
+    def beside(self, tensor: Tensor, name: str) -> Tensor:
+        """A local of the same indices, whose name has the other's in it."""
+        made = self.local(f"{tensor.name}{name}", Read(tensor, tensor.indices), tensor.indices)
+        return replace(made, kind="float")
+
     def local(self, name: str, e: Expr, indices: tuple[Index, ...] | None = None) -> Tensor:
         """A new local over the tile indices an expression has; the second `x` is `x2`, whatever ends in 2."""
         own = tuple(i for i in self.axes if i in free(e)) if indices is None else indices
@@ -112,8 +117,8 @@ def value_of(e: Expr, block: Block) -> Expr:
             if zero is not None:
                 return zero
             exponent, vanishes = _exponent(x, block)
-            if x in block.exponents:
-                bounded = Apply("max", (exponent, number(VANISHING)))
+            if x in block.exponents and len(free(exponent) & set(block.axes)) > 1:
+                bounded = Apply("not_below", (exponent, number(VANISHING)))
                 exponent = let(bounded, bounded, block, f"exponent_{_subject(exponent)}")
                 block.bounded.add(exponent)
                 block.held[x] = times(exponent, number(1 / LOG2E))

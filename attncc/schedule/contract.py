@@ -203,7 +203,7 @@ def _fold_cells(equation: Equation, e: Reduce, block: Block) -> Expr:
     value = value_of(substitute(e.body, places), inner)
     if terms:
         value = Choose(value_of(substitute(conjoin(terms), places), inner), value, number(identity))
-    part = replace(target, name=f"{target.name}_part") if e.op == "sum" else target
+    part = block.beside(target, "_part") if e.op == "sum" else target
     body: tuple[Statement, ...] = (*inner.statements, _joined(e.op, part, value))
     for index in reversed(e.over[1:]):
         body = (Each(at[index], index, body, ZERO, extent(index)),)

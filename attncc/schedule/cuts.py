@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from typing import TYPE_CHECKING
 
 from attncc.ir.cascade import (
@@ -40,16 +41,19 @@ if TYPE_CHECKING:
 
 def cut(cascade: Cascade, tensors: Iterable[Tensor]) -> tuple[Cascade, Cascade]:
     """The cascade that computes some tensors, and the rest, to which they are given. Outputs among them are
-    outputs of the first.
+    outputs of the first, and lie in memory as they are declared.
     """
     declared = {t.name: t for t in cascade.outputs}
     kept = {t.name: t for t in tensors}
     outputs = tuple(declared.get(name, t) for name, t in kept.items())
     first = pruned(replace(cascade, name=f"{cascade.name}_{next(iter(kept))}", outputs=outputs))
-    given = {t: replace(t, origin="kept") for t in kept.values()}
+    given = {t: replace(o, origin="kept") for t, o in zip(kept.values(), outputs, strict=True)}
 
     def read(r: Read) -> Read | None:
-        return Read(given[r.tensor], r.at) if r.tensor in given else None
+        if r.tensor not in given:
+            return None
+        at = dict(zip(r.tensor.indices, r.at, strict=True))
+        return Read(given[r.tensor], tuple(at[i] for i in given[r.tensor].indices))
 
     rest = replace(
         cascade,
@@ -79,9 +83,11 @@ class _Inverses:
         match e:
             case Apply("/", (above, below)):
                 up, down = factors(below)
-                own = {f: inverse for f in up if (inverse := self._inverse(f)) is not None}
-                rest = quotient([f for f in up if f not in own], down)
-                return over(times(above, quotient(own.values(), ())), rest) if own else e
+                own = [(f, self._inverse(f)) for f in up]
+                rest = quotient([f for f, inverse in own if inverse is None], down)
+                held = [inverse for _, inverse in own if inverse is not None]
+                # one after the other: 0 times the product of two inverses of 0 is no number
+                return over(reduce(times, held, above), rest) if held else e
             case _:
                 return e
 

@@ -162,7 +162,7 @@ def _tile(loop: Loop, outer: Block, kernel: Kernel) -> tuple[Statement, ...]:
     for tensor in _kept(loop):
         held = block.find(tensor)
         assert isinstance(held, Read)
-        old = before(held.tensor)
+        old = block.beside(held.tensor, "_old")
         block.statements.append(Let(old, held))
         block.held[before(tensor)] = Read(old, old.indices)
     for equation in loop.tiles:
@@ -196,10 +196,14 @@ def _kept(loop: Loop) -> tuple[Tensor, ...]:
 def _exponents(loop: Loop) -> frozenset[Expr]:
     """What the states of a loop take exponentials of, and multiply these by, and read nowhere else."""
     bodies = [*(s.reduce.body for s in loop.states), *(e.body for e in loop.tiles)]
-    raised = {x.args[0] for e in bodies for x in walk(e) if _is_exp(x)}
-    beside = {f for e in bodies for x in walk(e) for f in factors(x)[0]}
-    used = {x for x in raised if x in beside or Apply("neg", (x,)) in beside}
-    return frozenset(x for x in used if not any(_alone(e, x) for e in bodies))
+    products = [factors(x)[0] for e in bodies for x in walk(e) if isinstance(x, Apply) and x.op == "*"]
+    raised = {f.args[0] for up in products for f in up if _is_exp(f)}
+    beside = {x for x in raised for up in products if Apply("exp", (x,)) in up and _measured(x, up)}
+    return frozenset(x for x in beside if not any(_alone(e, x) for e in bodies))
+
+
+def _measured(x: Expr, up: list[Expr]) -> bool:
+    return x in up or Apply("neg", (x,)) in up
 
 
 def _alone(e: Expr, x: Expr) -> bool:
@@ -210,7 +214,7 @@ def _alone(e: Expr, x: Expr) -> bool:
         return e.args[0] != x and _alone(e.args[0], x)
     up, down = factors(e)
     if Apply("exp", (x,)) in up:
-        return any(_alone(f, x) for f in (*up, *down) if f not in (x, Apply("neg", (x,))))
+        return any(_alone(f, x) for f in (*up, *down) if not _measured(x, [f]))
     return any(_alone(part, x) for part in children(e))
 
 
@@ -248,8 +252,7 @@ def _extremum(state: State, loop: Loop, block: Block) -> None:
         block.absent[every, e.where] = x
     held = block.find(tensor)
     assert isinstance(held, Read)
-    best = replace(held.tensor, name=f"{held.tensor.name}_tile")
-    old = before(held.tensor)
+    best, old = block.beside(held.tensor, "_tile"), block.beside(held.tensor, "_old")
     block.statements.append(Fold(best, e.op, loop.index, x))
     block.statements.append(Let(old, held))
     block.held[before(tensor)] = Read(old, old.indices)
@@ -296,7 +299,7 @@ def _accumulate(state: State, loop: Loop, block: Block) -> None:
     up, down = factors(e.body)
     if not features:
         scale, every = _fixed_scale(value_of(e.body, block), block)
-        part = replace(held.tensor, name=f"{held.tensor.name}_tile")
+        part = block.beside(held.tensor, "_tile")
         if loop.uniform and loop.index not in free(every):
             block.statements.append(Fold(part, "sum", loop.index, every))
             edge = Block(block.axes, block)

@@ -73,6 +73,25 @@ STRUCTURES = {
     S[q,j,k] = (sum(d) X[q,d] * Y[j,d] * Z[k,d]) * n[j] / 9
     P[q,j,k] = softmax(j, k where k <= q and k - j < 7 and j <= k) S[q,j,k]
     O[q,e] = sum(j, k) P[q,j,k] * V[k,e]""",
+    "a number of the first pass, turned": """(Q[b,h,q,d], K[b,h,k,d], V[b,h,k,e]) -> O[e,q,b,h], l[h,q,b]:
+    over b, h
+    align q to k
+    S[q,k] = sum(d) Q[q,d] * K[k,d]
+    l[q] = sum(k where k <= q) abs(S[q,k])
+    O[q,e] = sum(k where k <= q) relu(S[q,k] - l[q] / 9) * V[k,e]""",
+    "between the least and the largest": """(Q[b,h,q,d], K[b,h,k,d], V[b,h,k,e]) -> O[b,h,q,e]:
+    over b, h
+    align q to k
+    S[q,k] = sum(d) Q[q,d] * K[k,d]
+    m[q] = max(k where k <= q) S[q,k]
+    n[q] = min(k where k <= q) S[q,k]
+    O[q,e] = sum(k where k <= q) (S[q,k] - n[q]) / (m[q] - n[q]) * V[k,e]""",
+    "squares of logarithms": """(Q[b,h,q,d], K[b,h,k,d]) -> O[b,h,q]:
+    over b, h
+    align q to k
+    S[q,k] = sum(d) Q[q,d] * K[k,d]
+    lse[q] = logsumexp(k where k <= q) S[q,k]
+    O[q] = sum(k where k <= q) exp(S[q,k] - lse[q]) * (S[q,k] - lse[q]) ** 2""",
     "triangles": """(X[b,h,q,d], Y[b,h,j,d], Z[b,h,k,d], V[b,h,k,e]) -> O[b,h,q,e]:
     over b, h
     along q, j, k

@@ -192,7 +192,9 @@ def entropy_kernel(
             - finite(P_max_q) * (1.4426950408889634 / D ** 0.5)
         )
         exponent_S_seen_qk = tl.maximum(
-            (S_seen_qk - finite(P_max_q)[:, None]) * (1 / D ** 0.5 * 1.4426950408889634), -1100.0
+            (S_seen_qk - finite(P_max_q)[:, None]) * (1 / D ** 0.5 * 1.4426950408889634),
+            -1100.0,
+            propagate_nan=tl.PropagateNan.ALL,
         )
         exp_exponent_S_seen_qk = tl.exp2(exponent_S_seen_qk)
         P_total_tile_q = tl.sum(exp_exponent_S_seen_qk, 1)

@@ -97,15 +97,6 @@ def finite(m):
     return torch.where(m == -math.inf, 0.0, m)
 
 
-def most(a, b):
-    """The larger of two, tensors or numbers."""
-    if torch.is_tensor(a) and torch.is_tensor(b):
-        return torch.maximum(a, b)
-    if torch.is_tensor(a) or torch.is_tensor(b):
-        return torch.clamp(a, min=b) if torch.is_tensor(a) else torch.clamp(b, min=a)
-    return max(a, b)
-
-
 def walk(tiles, block, end):
     """(start, stop, seen whole) of every tile."""
     for steps, whole in tiles:
@@ -176,10 +167,10 @@ def entropy(Q, K, V):
                 P_max_old_q * (1.4426950408889634 / math.sqrt(D))
                 - finite(P_max_q) * (1.4426950408889634 / math.sqrt(D))
             )
-            exponent_S_seen_qk = most(
+            exponent_S_seen_qk = torch.clamp(
                 (S_seen_qk - finite(P_max_q)[..., :, None])
                 * (1 / math.sqrt(D) * 1.4426950408889634),
-                -1100.0,
+                min=-1100.0,
             )
             exp_exponent_S_seen_qk = torch.exp2(exponent_S_seen_qk)
             P_total_tile_q = exp_exponent_S_seen_qk.sum(-1)

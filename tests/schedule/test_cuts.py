@@ -56,6 +56,10 @@ CASES = {
         ["l", "O"],
     ),
     "norms of keys, divided by": (("O[b,h,q,e]", SCORES, NORM, SHARE), ["n_sum_inverse", "O"]),
+    "norms of keys, divided by twice": (
+        ("O[b,h,q,e]", SCORES, NORM, SHARE.replace("/ n[k]", "/ (n[k] * n[k])")),
+        ["n_sum_inverse", "O"],
+    ),
     "norms of keys, divided by and added": (
         ("O[b,h,q,e]", SCORES, NORM, SHARE.replace("softplus(", "softplus(n[k] + ")),
         ["n_sum", "n_sum_inverse", "O"],
