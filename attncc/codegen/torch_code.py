@@ -11,7 +11,7 @@ from attncc.codegen.spell import TORCH, TORCH_HELPERS
 from attncc.codegen.words import Words
 from attncc.ir.cascade import Apply, Choose, Expr, Index, Literal, Read, Reduce, Tensor, extent, kind
 from attncc.ops import FUNCTIONS
-from attncc.schedule.block import positive
+from attncc.schedule.block import divides, positive
 from attncc.schedule.loops import Program
 
 
@@ -72,7 +72,7 @@ def _plain(e: Expr, k: Body) -> bool:
         case Read(tensor):
             return tensor in k.steps or (tensor.origin in ("scalar", "static") and tensor.kind != "float")
         case Apply("/", (a, b)):
-            return positive(b) and _plain(a, k) and _plain(b, k)
+            return divides(b) and _plain(a, k) and _plain(b, k)
         case Apply("sqrt" | "log", (a,)):
             return positive(a) and _plain(a, k)
         case Apply(op, args):
@@ -146,7 +146,7 @@ def _apply(op: str, args: tuple[Expr, ...], k: Body) -> Code:
             return parts[1]
         case "and" | "or":
             return binary("&" if op == "and" else "|", _bracketed(parts[0]), _bracketed(parts[1]), axes)
-        case "/" if not positive(args[1]) and not _plain(e, k):
+        case "/" if not divides(args[1]) and not _plain(e, k):
             return _called("divide", args, parts, axes, lead, k)
         case "+" | "-" | "*" | "/" | "//" | "%" | "<" | "<=" | ">" | ">=" | "==" | "!=":
             return binary(op, parts[0], parts[1], axes)

@@ -26,7 +26,7 @@ from attncc.ir.cascade import Apply, Choose, Expr, Index, Literal, Read, Reduce,
 from attncc.masks.counted import Counted, count_of
 from attncc.masks.intervals import nonnegative
 from attncc.ops import FUNCTIONS
-from attncc.schedule.block import positive
+from attncc.schedule.block import divides
 from attncc.schedule.loops import Program
 
 REAL = {op for op in TRITON if op in FUNCTIONS and FUNCTIONS[op].result == "float"} | {"power_of_few"}
@@ -123,9 +123,9 @@ def _apply(op: str, args: tuple[Expr, ...], k: Body) -> Code:
             return binary("&" if op == "and" else "|", _bracketed(parts[0]), _bracketed(parts[1]), axes)
         case "**" if kind(args[1]) == "int" and fixed(args[1]):
             return called("whole_power", parts, axes, k)
-        case "/" if narrow and k.short and not positive(args[1]):
+        case "/" if narrow and k.short and not divides(args[1]):
             return binary("*", parts[0], called("inverse", parts[1:], axes, k), axes)
-        case "/" if not positive(args[1]):
+        case "/" if not divides(args[1]):
             return called("divide", parts, axes, k)
         case _ if op in REAL and any(kind(a) == "int" for a in args):
             parts = [p if kind(a) == "float" else _real(p) for a, p in zip(args, parts, strict=True)]

@@ -27,6 +27,7 @@ from attncc.ir.cascade import (
     kind,
     number,
     reads,
+    walk,
 )
 from attncc.ir.logic import factors, product, quotient, terms, times, total
 from attncc.schedule.loops import Let, Load, Statement
@@ -264,6 +265,12 @@ def positive_scale(x: Expr, block: Block) -> tuple[Expr, Expr]:
     down_fixed = [f for f in down if positive(f) and not free(f) & set(block.axes)]
     rest = quotient([f for f in up if f not in up_fixed], [f for f in down if f not in down_fixed])
     return quotient(up_fixed, down_fixed), rest
+
+
+def divides(e: Expr) -> bool:
+    """Whether a division by a value needs no test: it is > 0, also of a sequence without tiles."""
+    extents = (x.args[0] for x in walk(e) if isinstance(x, Apply) and x.op == "extent")
+    return positive(e) and not any(isinstance(i, Index) and i.role == "sequence" for i in extents)
 
 
 def positive(e: Expr) -> bool:

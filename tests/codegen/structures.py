@@ -92,6 +92,12 @@ STRUCTURES = {
     S[q,k] = sum(d) Q[q,d] * K[k,d]
     lse[q] = logsumexp(k where k <= q) S[q,k]
     O[q] = sum(k where k <= q) exp(S[q,k] - lse[q]) * (S[q,k] - lse[q]) ** 2""",
+    "means of all there is": """(Q[b,h,q,d], K[b,h,k,d], V[b,h,k,e]) -> O[b,h,q,e], mu[b,h,q]:
+    over b, h
+    along q, k
+    S[q,k] = sum(d) Q[q,d] * K[k,d]
+    mu[q] = mean(k) S[q,k]
+    O[q,e] = mean(k) S[q,k] * V[k,e]""",
     "triangles": """(X[b,h,q,d], Y[b,h,j,d], Z[b,h,k,d], V[b,h,k,e]) -> O[b,h,q,e]:
     over b, h
     along q, j, k
