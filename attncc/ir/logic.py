@@ -83,7 +83,7 @@ def bare(e: Expr) -> Expr:
     """What is made finite; the expression itself if nothing is."""
     match e:
         case Apply("finite", (a,)) | Apply("neg", (Apply("finite", (Apply("neg", (a,)),)),)):
-            return a
+            return bare(a)
         case _:
             return e
 

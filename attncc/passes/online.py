@@ -139,25 +139,34 @@ def comoves(e: Reduce, follows: tuple[Tensor, ...], reductions: Mapping[Tensor, 
 def moving_parts(
     e: Expr, along: tuple[Index, ...], follows: tuple[Tensor, ...], reductions: Mapping[Tensor, Reduce]
 ) -> tuple[Expr, ...]:
-    """The widest parts of a term that change with the values followed, and not along the index; extremes and
-    logarithms are finite, as they are wherever there is a term.
+    """The widest parts of a term that change with the values followed, and not along the index; what may
+    be infinite without a term is finite, as it is wherever there is one.
     """
     match e:
         case Read() if e.tensor in follows and reductions[e.tensor].op != "sum":
             return (finite(e, reductions[e.tensor].op),)
         case _ if is_finite(e) and _moves(e, along, follows):
             return (e,)
-        case Apply("log") if _moves(e, along, follows) and not _extremes(e, follows, reductions):
-            return (finite(e, "max"),)
-        case _ if _moves(e, along, follows) and not _extremes(e, follows, reductions) and not _logs(e):
-            return (e,)
+        case _ if _moves(e, along, follows) and not _extremes(e, follows, reductions):
+            if _infinite(e, follows, reductions):
+                return (finite(finite(e, "min"), "max"),)
+            if not any(_infinite(x, follows, reductions) for x in walk(e)):
+                return (e,)
     return tuple(
         dict.fromkeys(x for part in parts_of(e) for x in moving_parts(part, along, follows, reductions))
     )
 
 
-def _logs(e: Expr) -> bool:
-    return any(isinstance(x, Apply) and x.op == "log" for x in walk(e))
+def _infinite(e: Expr, follows: tuple[Tensor, ...], reductions: Mapping[Tensor, Reduce]) -> bool:
+    """Whether a function of sums may be infinite while they have no terms; a mean is `0 / 0` then, 0."""
+    match e:
+        case Apply("/", (a, _)):
+            sums = {t for t in follows if reductions[t].op == "sum"}
+            return not any(isinstance(f, Read) and f.tensor in sums for f in factors(a)[0])
+        case Apply("**", (_, Literal(power))):
+            return power < 0
+        case _:
+            return isinstance(e, Apply) and e.op in ("log", "**")
 
 
 def _extremes(e: Expr, follows: tuple[Tensor, ...], reductions: Mapping[Tensor, Reduce]) -> bool:
@@ -199,10 +208,13 @@ def _vanishes(factor: Expr, x: Expr, reductions: Mapping[Tensor, Reduce]) -> boo
 
 def _past(x: Expr, follows: tuple[Tensor, ...]) -> Expr:
     """What moves, at the old values: as finite as it is now."""
-    old = _old(bare(x), follows)
-    if not is_finite(x):
-        return old
-    return finite(old, "max" if isinstance(x, Apply) and x.op == "finite" else "min")
+    match x:
+        case Apply("finite", (a,)):
+            return finite(_past(a, follows), "max")
+        case Apply("neg", (Apply("finite", (Apply("neg", (a,)),)),)):
+            return finite(_past(a, follows), "min")
+        case _:
+            return _old(x, follows)
 
 
 def _tensors(e: Expr) -> tuple[Tensor, ...]:

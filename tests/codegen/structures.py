@@ -98,6 +98,12 @@ STRUCTURES = {
     S[q,k] = sum(d) Q[q,d] * K[k,d]
     mu[q] = mean(k) S[q,k]
     O[q,e] = mean(k) S[q,k] * V[k,e]""",
+    "squares of what a sum divides": """(Q[b,h,q,d], K[b,h,k,d]) -> O[b,h,q]:
+    over b, h
+    align q to k
+    S[q,k] = sum(d) Q[q,d] * K[k,d]
+    l[q] = sum(k where k <= q) abs(S[q,k])
+    O[q] = sum(k where k <= q) (S[q,k] + 1 / l[q]) ** 2""",
     "triangles": """(X[b,h,q,d], Y[b,h,j,d], Z[b,h,k,d], V[b,h,k,e]) -> O[b,h,q,e]:
     over b, h
     along q, j, k
