@@ -246,12 +246,12 @@ def test_in_words() -> None:
 def test_exponents() -> None:
     said = explained("l2_softmax")["exponents"]
     assert [(x["equation"], x["value"]) for x in said if not x["bounded"]] == [
-        ("O", "W_sum_max[b,h,q] - finite(P_max[b,h,q]) - finite(P_max[b,h,q])")
+        ("O", "P_max[b,h,q] - finite(W_sum_max[b,h,q] * 0.5)")
     ]
     assert {x["equation"] for x in said if x["bounded"]} == {"P_total", "W_total", "O_total"}
     assert (
         "\nEvery exponent is proved to be at most 0,"
-        " but for W_sum_max[q] - finite(P_max[q]) - finite(P_max[q]) in O.\n" in words("l2_softmax")
+        " but for P_max[q] - finite(W_sum_max[q] * 0.5) in O.\n" in words("l2_softmax")
     )
     assert "\nEvery exponent is proved to be at most 0.\n" in words("causal")
     assert "but for c[k] - c[j] in U and O_max[q] in O.\n" in words("gated_delta")
