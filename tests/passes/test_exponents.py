@@ -25,7 +25,7 @@ PATTERNS = Path(__file__).parents[2] / "patterns"
 
 SCALES = {
     # weights over their length: sums of `exp(s)` and of its square, each with a maximum of its own
-    "l2_softmax": {"O": "W_sum_max[b,h,q] - finite(P_max[b,h,q]) - finite(P_max[b,h,q])"},
+    "l2_softmax": {"O": "P_max[b,h,q] - finite(W_sum_max[b,h,q] * 0.5)"},
     # no normaliser divides the sum of a row, which is as large as its largest decay
     "lightning": {"O": "O_max[h,q]"},
 }
