@@ -85,10 +85,12 @@ def every() -> list[Any]:
     """Every pattern, GPU and element type."""
     cases = []
     spills = pytest.mark.xfail(strict=True, reason="sines of 128 features in float32 spill 208 bytes")
+    operands = pytest.mark.xfail(strict=True, reason="128 features of values times values spill 80 bytes")
     for case in product((*KERNELS, *MORE), SHARED, WIDTHS):
         name, target, dtype = case
-        known = name == "rope" and dtype == torch.float32 and target in NO_STACK
-        cases.append(pytest.param(*case, marks=spills if known else (), id="-".join(map(str, case))))
+        marks = [spills] if name == "rope" and dtype == torch.float32 and target in NO_STACK else []
+        marks += [operands] if name == "kronecker" and dtype != torch.float32 and target == "cuda:100" else []
+        cases.append(pytest.param(*case, marks=marks, id="-".join(map(str, case))))
     return cases
 
 
