@@ -101,6 +101,8 @@ def _literal(e: Literal) -> Code:
 
 
 def _apply(op: str, args: tuple[Expr, ...], k: Body) -> Code:
+    if op == "**" and isinstance(args[1], Literal) and float(args[1].value).is_integer():
+        args = (args[0], Literal(int(args[1].value), "int"))
     if op == "**" and isinstance(args[1], Literal) and args[1].value in (2, 3, 4):
         factor = Apply("*", (args[0], Literal(1.0, "float"))) if kind(args[0]) == "int" else args[0]
         base = code_of(factor, k)

@@ -66,6 +66,7 @@ def _extent(known: Known, here: Here) -> Expr | None:
 
 def statics(scope: Scope) -> frozenset[str]:
     """The integers that shape a split, an index or a count, or are powers: each choice is another kernel."""
+    whole = {n for n, p in scope.params.items() if isinstance(p, ast.ScalarParam) and p.kind == "int"}
     sizes = [k.parent.by for k in scope.indices.values() if k.parent is not None]
     sizes += [k.declare.extent for k in scope.indices.values() if k.declare is not None]
     said = {n for e in sizes for n, _ in names(e)}
@@ -73,17 +74,18 @@ def statics(scope: Scope) -> frozenset[str]:
     while more := {n for n, q in scope.equations.items() if n not in counted and _ranked(q.body, counted)}:
         counted |= more
     for equation in scope.equations.values():
-        said |= _counts(equation.body, counted) | _powers(equation.body)
-    return frozenset(n for n in said if n in scope.params and scope.params[n].kind == "int")
+        said |= _counts(equation.body, counted) | _powers(equation.body, whole)
+    return frozenset(said & whole)
 
 
-def _powers(e: ast.Expr) -> set[str]:
-    """The names that stand as powers, of what is more than a number."""
-    here = set()
+def _powers(e: ast.Expr, whole: set[str]) -> set[str]:
+    """The whole numbers of which alone a power is made, of what is more than a number."""
+    here: set[str] = set()
     match e:
-        case ast.Binary("**", base, ast.Name(name)) if not isinstance(base, ast.Number):
-            here = {name}
-    return here.union(*(_powers(part) for part in parts(e)))
+        case ast.Binary("**", base, power) if not isinstance(base, ast.Number):
+            found = {name for name, _ in names(power)}
+            here = found if found <= whole else here
+    return here.union(*(_powers(part, whole) for part in parts(e)))
 
 
 def _ranked(e: ast.Expr, counted: set[str]) -> bool:

@@ -1,7 +1,7 @@
 """Values → how far apart they are next to what they are made of, and where a dense meaning is to be trusted.
 
 A sum of large terms that cancel is as good as its largest term is: its size is the sum of the magnitudes of
-its terms, and so on down to what it reads, `|a - b|` is `|a| + |b|` in size.
+its terms, and that of `a - b` is `|a| + |b|`, down to the tensors that it reads.
 """
 
 from __future__ import annotations

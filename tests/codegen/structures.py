@@ -104,6 +104,11 @@ STRUCTURES = {
     S[q,k] = sum(d) Q[q,d] * K[k,d]
     l[q] = sum(k where k <= q) abs(S[q,k])
     O[q] = sum(k where k <= q) (S[q,k] + 1 / l[q]) ** 2""",
+    "whole powers of what is negative": """(Q[b,h,q,d], K[b,h,k,d], V[b,h,k,e], p: int = 2) -> O[b,h,q,e]:
+    over b, h
+    along q, k
+    S[q,k] = sum(d) Q[q,d] * K[k,d] / |d|
+    O[q,e] = sum(k) (S[q,k] ** (p + 1) + S[q,k] ** 5.0 + (1 + abs(S[q,k])) ** (0 - p) + S[q,k] ** (p - 2)) * V[k,e]""",
     "triangles": """(X[b,h,q,d], Y[b,h,j,d], Z[b,h,k,d], V[b,h,k,e]) -> O[b,h,q,e]:
     over b, h
     along q, j, k
