@@ -108,7 +108,8 @@ STRUCTURES = {
     over b, h
     along q, k
     S[q,k] = sum(d) Q[q,d] * K[k,d] / |d|
-    O[q,e] = sum(k) (S[q,k] ** (p + 1) + S[q,k] ** 5.0 + (1 + abs(S[q,k])) ** (0 - p) + S[q,k] ** (p - 2)) * V[k,e]""",
+    W[q,k] = S[q,k] ** (p + 1) + S[q,k] ** 5.0 + (1 + abs(S[q,k])) ** (0 - p) + S[q,k] ** (p - 2)
+    O[q,e] = sum(k) W[q,k] * V[k,e]""",
     "triangles": """(X[b,h,q,d], Y[b,h,j,d], Z[b,h,k,d], V[b,h,k,e]) -> O[b,h,q,e]:
     over b, h
     along q, j, k
