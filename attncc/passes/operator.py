@@ -27,6 +27,7 @@ from attncc.ir.cascade import (
     Read,
     Reduce,
     Tensor,
+    kind,
     number,
 )
 from attncc.ir.graph import recurrent
@@ -35,6 +36,9 @@ from attncc.ops import REDUCTIONS
 from attncc.passes.analyse import walked
 from attncc.passes.online import Updater, before, passes_over
 from attncc.passes.share import replace_reads
+
+FARTHEST = 2.0**63
+"""Where integers of 64 bits end."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +59,11 @@ class State:
 
     @property
     def identity(self) -> Literal:
-        """The state of no terms."""
-        return number(REDUCTIONS[self.reduce.op].identity)
+        """The state of no terms; of integers, which have no infinity, the last that there is."""
+        identity = REDUCTIONS[self.reduce.op].identity
+        if kind(self.reduce) == "int" and isinstance(identity, float):
+            return number(FARTHEST if identity > 0 else -FARTHEST)
+        return number(identity)
 
     @property
     def carried(self) -> Expr:

@@ -31,7 +31,6 @@ from attncc.ir.cascade import (
 )
 from attncc.ir.logic import conjoin, factors, is_literal, plus, product, quotient, times
 from attncc.ir.show import show_expr
-from attncc.ops import REDUCTIONS
 from attncc.passes.online import before
 from attncc.passes.operator import State
 from attncc.schedule.block import Block, let, name_of, positive, positive_scale, value_of, vanishes
@@ -247,7 +246,7 @@ def _extremum(state: State, loop: Loop, block: Block) -> None:
         block.statements.append(Let(target, every))
         every = Read(target, target.indices)
         block.held[e.body] = times(every, scale)
-    x = _masked(every, e.where, loop, block, float(REDUCTIONS[e.op].identity))
+    x = _masked(every, e.where, loop, block, float(state.identity.value))
     if e.op == "max":
         block.absent[every, e.where] = x
     held = block.find(tensor)

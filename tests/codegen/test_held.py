@@ -48,6 +48,12 @@ CASES = {
     {HEAD}
     n[k] = sum(d where K[k,d] > 0) 1
     O[q,e] = sum(k) S[q,k] * (n[k] // 2) * V[k,e]""",
+    "extremes of integers, and of none of them": f"""
+    Q[b,q,d], K[b,k,d]) -> O[b,q], most[b,q], least[b,q]:
+    {HEAD}
+    most[q] = max(k where S[q,k] > 1) (k + 1)
+    least[q] = min(k where Q[q,0] < 0.31 and k < 1) 2
+    O[q] = sum(k) S[q,k]""",
     "two tensors of groups": """
     A[b,g,q,d], K[b,h,k,d], V[b,h,k,e]) -> O[b,h,q,e]:
     over b, h with g = h // (|h| // |g|)
