@@ -13,6 +13,7 @@ from attncc.codegen.reference import reference
 from attncc.codegen.words import Words
 from attncc.ir.brief import briefly
 from attncc.ir.cascade import Cascade, Index, Reduce, Tensor, walk
+from attncc.schedule.loops import Program
 from attncc.schedule.plan import Kernel, Plan
 from attncc.schedule.spec import Specialisation
 
@@ -40,6 +41,12 @@ def words_of(*cascades: Cascade) -> Words:
             for e in walk(equation.body):
                 indices |= {e} if isinstance(e, Index) else set(e.over) if isinstance(e, Reduce) else set()
     return Words(frozenset(taken), tuple(sorted(indices, key=lambda i: i.name)))
+
+
+def leading(cascade: Cascade, programs: Iterable[Program]) -> Tensor:
+    """The argument whose device, precision and width the kernels of a module follow."""
+    used = {t.name for program in programs for t in program.inputs}
+    return next(t for t in cascade.inputs if t.name in used and t.kind == "float" and t.origin == "input")
 
 
 def element_types(spec: Specialisation) -> str:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from attncc.codegen.host import checks, output_shape, statistic, tables
-from attncc.codegen.module import Said, assemble, element_types, host, words_of
+from attncc.codegen.module import Said, assemble, element_types, host, leading, words_of
 from attncc.codegen.signature import Signature
 from attncc.codegen.torch import ACCUMULATOR, body_lines, numbers
 from attncc.codegen.words import Words
-from attncc.ir.cascade import Cascade, Tensor
+from attncc.ir.cascade import Cascade
 from attncc.schedule.loops import Program
 from attncc.schedule.lower import lower
 from attncc.schedule.plan import Plan
@@ -23,11 +23,10 @@ def generate(said: Said, cascade: Cascade, plan: Plan, spec: Specialisation) -> 
     programs = [lower(kernel) for kernel in plan.kernels]
     pairs = zip(programs, plan.kernels, strict=True)
     signatures = [Signature(program, kernel.cascade, words) for program, kernel in pairs]
-    used = {t.name for program in programs for t in program.inputs}
-    leading = next(t for t in cascade.inputs if t.name in used and t.kind == "float" and t.origin == "input")
+    first = words.tensor(leading(cascade, programs).name)
     helpers: dict[str, str] = {}
-    body = [line for program in programs for line in _outputs(program, leading, words)]
-    body += numbers(signatures, words.tensor(leading.name))
+    body = [line for program in programs for line in _outputs(program, first, words)]
+    body += numbers(signatures, first)
     for s in signatures:
         own, lines = body_lines(s.program, words, s)
         helpers |= own
@@ -45,8 +44,7 @@ def generate(said: Said, cascade: Cascade, plan: Plan, spec: Specialisation) -> 
     return assemble(said, cascade, plan, words, ["import math", "", "import torch"], parts, '"cpu"', spec)
 
 
-def _outputs(program: Program, leading: Tensor, words: Words) -> Iterator[str]:
-    first = words.tensor(leading.name)
+def _outputs(program: Program, first: str, words: Words) -> Iterator[str]:
     for output in program.outputs:
         dtype = f", dtype=accumulator({first})" if statistic(output) else ""
         yield f"{words.tensor(output.name)} = {first}.new_empty({output_shape(output, words)}{dtype})"

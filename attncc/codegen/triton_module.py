@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from attncc.codegen.descriptors import DESCRIBE, by_descriptor, described
 from attncc.codegen.host import checks, output_shape, statistic, tables
-from attncc.codegen.module import INDENT, Said, assemble, element_types, host, words_of
+from attncc.codegen.module import INDENT, Said, assemble, element_types, host, leading, words_of
 from attncc.codegen.signature import Signature
 from attncc.codegen.spell import FAST_LOG2
 from attncc.codegen.triton import kernel_text
@@ -50,9 +50,8 @@ def generate(said: Said, cascade: Cascade, plan: Plan, spec: Specialisation) -> 
         own, text = kernel_text(part.program, words, part.signature, _ragged(part, spec), short)
         helpers |= own
         texts.append(text)
-    used = {t.name for part in parts for t in part.program.inputs}
-    leading = next(t for t in cascade.inputs if t.name in used and t.kind == "float" and t.origin == "input")
-    first = words.tensor(leading.name)
+    follows = leading(cascade, (part.program for part in parts))
+    first = words.tensor(follows.name)
     launch = [line for part in parts for line in _launch(part, plan.kept, words, first)]
     launch.append(f"return {', '.join(words.tensor(t.name) for t in cascade.outputs)}")
     positives = dict.fromkeys(e for part in parts for e in part.signature.positives)
@@ -62,7 +61,7 @@ def generate(said: Said, cascade: Cascade, plan: Plan, spec: Specialisation) -> 
         f"if max(sizes.values()) >= 1 << {BITS}:",
         f'    raise ValueError(f"extents {{sizes}}: those of a kernel stay below 2**{BITS}")',
         f"if not ({first}.is_cuda or triton.knobs.runtime.interpret):",
-        f'    raise ValueError(f"this kernel runs on a GPU, and `{leading.name}` is on {{{first}.device}}")',
+        f'    raise ValueError(f"this kernel runs on a GPU, and `{follows.name}` is on {{{first}.device}}")',
     ]
     table = element_types(spec)
     table += "# tiles, warps and pipeline stages by the extents of features and the bytes of an element\n"

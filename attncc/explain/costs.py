@@ -14,16 +14,13 @@ from attncc.masks.integers import at
 from attncc.schedule.cost import tiles_for
 from attncc.schedule.lower import lower
 from attncc.schedule.plan import Loop, Plan
-from attncc.schedule.tiles import PEAKS, Tile
+from attncc.schedule.tiles import GPUS, PEAKS, Tile
 
 FEATURES = 128
 """The extent taken for every feature index."""
 
 BYTES = 2
 """Those of an element."""
-
-GPUS = {"A100": "cuda:80", "H100": "cuda:90", "H200": "cuda:90"}
-"""The GPUs whose data sheets are known, and the target whose tiles their kernels take."""
 
 GPU = "H100"
 

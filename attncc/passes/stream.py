@@ -41,7 +41,7 @@ from attncc.ir.cascade import (
     rebuild,
 )
 from attncc.ir.graph import recurrent
-from attncc.ir.logic import conjoin, conjuncts, factors, plus, quotient, terms, times, total
+from attncc.ir.logic import bare, conjoin, conjuncts, factors, plus, quotient, terms, times, total
 from attncc.ir.sign import nonnegative
 from attncc.ops import REDUCTIONS
 from attncc.passes.deferred import Apart, Waiting, apart, deferred_factors, deferred_terms
@@ -214,16 +214,12 @@ def _held(equation: Equation, e: Reduce, made: _Made) -> Expr:
 
 def _in_terms_of(x: Expr, e: Expr) -> Expr:
     """An expression in which what is `x` or `-x` reads as `x` does; a maximum is finite where a term is."""
-    own = [(sign, _bare(term)) for sign, term in terms(x)]
-    here = [(sign, _bare(term)) for sign, term in terms(e)]
+    own = [(sign, bare(term)) for sign, term in terms(x)]
+    here = [(sign, bare(term)) for sign, term in terms(e)]
     for sign in (1, -1):
         if sorted(here, key=str) == sorted(((sign * s, t) for s, t in own), key=str):
             return x if sign > 0 else Apply("neg", (x,))
     return rebuild(e, tuple(_in_terms_of(x, part) for part in children(e))) if isinstance(e, Apply) else e
-
-
-def _bare(e: Expr) -> Expr:
-    return e.args[0] if isinstance(e, Apply) and e.op == "finite" else e
 
 
 def _real(e: Expr) -> Expr:

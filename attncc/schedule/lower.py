@@ -180,16 +180,8 @@ def _tile(loop: Loop, outer: Block, kernel: Kernel) -> tuple[Statement, ...]:
 
 def _kept(loop: Loop) -> tuple[Tensor, ...]:
     """The sums whose value before the present tile is read after they have taken it in."""
-    updaters = [s.updater for s in loop.states if s.updater is not None]
-    wanted = {t for u in updaters for t, _ in u.companions}
-    read = {
-        r.tensor
-        for u in updaters
-        for w in (u.correction, u.shift, *(w for _, w in u.companions))
-        for r in reads(w)
-    }
-    sums = [s.equation.tensor for s in loop.states if s.reduce.op == "sum"]
-    return tuple(t for t in sums if t in wanted or before(t) in read)
+    read = {r.tensor for s in loop.states for r in reads(s.carried) if r.tensor != before(s.tensor)}
+    return tuple(s.tensor for s in loop.states if s.reduce.op == "sum" and before(s.tensor) in read)
 
 
 def _exponents(loop: Loop) -> frozenset[Expr]:

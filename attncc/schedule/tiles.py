@@ -115,6 +115,9 @@ SHARED = {
 PEAKS = {"A100": (312.0, 2.0), "H100": (989.0, 3.35), "H200": (989.0, 4.8)}
 """Dense bf16 and fp16 TFLOP/s, and TB/s, by what the name of a GPU contains (NVIDIA's data sheets)."""
 
+GPUS = {"A100": "cuda:80", "H100": "cuda:90", "H200": "cuda:90"}
+"""The target of each of them."""
+
 
 def candidates(target: str, width: int, extent: int, narrow: bool = False) -> Tiles:
     """Tiles for elements of `width` bytes and a feature extent, the default first; none where it is wider."""

@@ -13,8 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from attncc import cli
-from attncc.explain.costs import GPUS
-from attncc.schedule.tiles import PEAKS, TARGETS
+from attncc.schedule.tiles import GPUS, PEAKS, TARGETS
 from tests.test_pipeline import NAMES, REFUSED
 
 PATTERNS = Path(__file__).parents[2] / "patterns"
