@@ -128,6 +128,14 @@ FUNCTIONS: dict[str, Function] = {
     "not_below": Function(
         2, "number", "float", lambda sp, a, b: sp.Max(a, b), lambda np, a, b: np.maximum(a, b)
     ),
+    # of every `turn` tiles the first `width` are live: how many of the first n are
+    "live_before": Function(
+        3,
+        "int",
+        "int",
+        lambda sp, n, turn, width: sp.floor(n / turn) * width + sp.Min(sp.Mod(n, turn), width),
+        lambda np, n, turn, width: n // turn * width + np.minimum(n % turn, width),
+    ),
     # `|i|`: its argument is an index
     "extent": Function(1, "any", "int", lambda sp, n: n, lambda np, n: n),
 }

@@ -175,10 +175,11 @@ def _tiles(
     for first in range(0, length, tile):
         kinds = ["skipped"] * count
         here = {**env, top.name: first, bottom.name: min(first + tile, length) - 1}
-        for lo, hi, full_lo, full_hi in visit(ranges, here) if ranges else ():
-            kinds[lo:hi] = ["partial"] * (hi - lo)
-            if loop.uniform:
-                kinds[full_lo:full_hi] = ["full"] * (full_hi - full_lo)
+        for seen in visit(ranges, here) if ranges else ():
+            for n in seen.live:
+                kinds[n] = "partial"
+            for n in seen.full if loop.uniform else ():
+                kinds[n] = "full"
         edges = [0, *(n for n in range(1, count) if kinds[n] != kinds[n - 1]), count]
         yield tuple((a, b, kinds[a]) for a, b in pairwise(edges))
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from attncc.codegen.lines import said
 from attncc.codegen.words import Words
 from attncc.ir.cascade import Apply, Cascade, Expr, Index, Literal, Read, Tensor, walk
+from attncc.ir.show import show_expr
 from attncc.ops import BITS
 
 EXTENTS = '''def extents(*tensors):
@@ -88,7 +89,12 @@ def spelled(value: int | float | bool) -> str:
 
 
 def checks(
-    cascade: Cascade, words: Words, dtypes: str, body: Sequence[str], positives: Sequence[Expr]
+    cascade: Cascade,
+    words: Words,
+    dtypes: str,
+    body: Sequence[str],
+    positives: Sequence[Expr],
+    periods: Sequence[Expr],
 ) -> Iterator[str]:
     """Lines that check the arguments, divisors too, and name the extents that they and the body read."""
     tensors = [t for t in cascade.inputs if t.origin in ("input", "table")]
@@ -110,6 +116,7 @@ def checks(
     known = tuple(dict.fromkeys(i for t in tensors for i in t.indices))
     rest = [f"{words.extent(index)} = {number_text(length, words)}" for index, length in cascade.lengths]
     rest += _divisions(cascade, words)
+    rest += _bounded(periods, words)
     read = [i for i in known if said(words.extent(i), (*rest, *body))]
     if read:
         names = ", ".join(words.extent(i) for i in read)
@@ -165,6 +172,16 @@ def _positive(divisors: Sequence[Expr], words: Words) -> Iterator[str]:
             name = words.tensor(e.tensor.name)
             yield f"if {name} <= 0:"
             text = f"`{e.tensor.name}` divides positions and must be positive, not {{{name}}}"
+            yield f'    raise ValueError(f"{text}")'
+
+
+def _bounded(periods: Sequence[Expr], words: Words) -> Iterator[str]:
+    """After how many columns a predicate repeats itself."""
+    for e in dict.fromkeys(periods):
+        if not isinstance(e, Literal):
+            period, said_ = number_text(e, words), show_expr(e)
+            yield f"if {period.strip('()')} >= 1 << 29:"
+            text = f"`{said_}` is {{{period}}}: a predicate repeats after fewer than 2**29 positions"
             yield f'    raise ValueError(f"{text}")'
 
 

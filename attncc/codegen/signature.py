@@ -100,6 +100,12 @@ class Signature:
         planes = [band.plane for walk in self.walks for band in walk.bands]
         return tuple(dict.fromkeys(e for plane in planes for e in sorted(plane.positive, key=str)))
 
+    @cached_property
+    def periods(self) -> tuple[Expr, ...]:
+        """After how many columns classes of columns repeat, which the host bounds."""
+        found = (band.residue.period for walk in self.walks for band in walk.bands if band.residue)
+        return tuple(dict.fromkeys(found))
+
     @property
     def strided(self) -> tuple[Tensor, ...]:
         """Tensors whose strides are passed."""

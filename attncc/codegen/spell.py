@@ -31,6 +31,7 @@ TRITON = {
     "divide": "divide({0}, {1})",
     "inverse": "inverse({0})",
     "not_below": "tl.maximum({0}, {1}, propagate_nan=tl.PropagateNan.ALL)",
+    "live_before": "live_before({0}, {1}, {2})",
     "floor_divide": "floor_divide({0}, {1})",
     "modulo": "modulo({0}, {1})",
     "held": "held({0})",
@@ -143,6 +144,11 @@ def held(x):
     ptxas 12.8 for Hopper lets the loop's next product write over it."""
     return tl.sum(x[:, :, None], 2)
 ''',
+    "live_before": '''@triton.jit
+def live_before(n, turn, width):
+    """How many of the first n tiles are live, where the first `width` of every `turn` tiles are."""
+    return n // turn * width + tl.minimum(n % turn, width)
+''',
     "floor_divide": '''@triton.jit
 def floor_divide(a, b):
     """a // b rounded down for b > 0; the hardware rounds towards 0."""
@@ -199,6 +205,7 @@ TORCH = {
     "divide": "divide({0}, {1})",
     "inverse": "inverse({0})",
     "not_below": "torch.clamp({0}, min={1})",
+    "live_before": "live_before({0}, {1}, {2})",
 }
 
 TORCH_HELPERS = {
@@ -249,6 +256,18 @@ TORCH_HELPERS = {
         return torch.zeros(inside.shape, dtype=tensor.dtype, device=tensor.device)
     near = tuple(place.clamp(0, size - 1) for place, size in zip(at, tensor.shape))
     return torch.where(inside, tensor[near], torch.zeros((), dtype=tensor.dtype, device=tensor.device))
+''',
+    "smallest": '''def smallest(x):
+    """The least of some integers, 0 if there are none."""
+    return int(x.min()) if x.numel() else 0
+''',
+    "largest": '''def largest(x):
+    """The greatest of some integers, 0 if there are none."""
+    return int(x.max()) if x.numel() else 0
+''',
+    "live_before": '''def live_before(n, turn, width):
+    """How many of the first n tiles are live, where the first `width` of every `turn` tiles are."""
+    return n // turn * width + min(n % turn, width)
 ''',
     "walk": '''def walk(tiles, block, end):
     """(start, stop, seen whole) of every tile."""

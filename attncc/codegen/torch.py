@@ -14,9 +14,10 @@ from attncc.codegen.signature import Signature
 from attncc.codegen.spell import TORCH_HELPERS
 from attncc.codegen.torch_code import Body, code_of, real
 from attncc.codegen.words import Words
-from attncc.ir.cascade import Expr, Index, Literal, Read, Tensor, free, reads
-from attncc.masks.bands import Band
+from attncc.ir.cascade import Equation, Expr, Index, Literal, Read, Reduce, Tensor, free, reads, walk
+from attncc.masks.bands import Band, Bound
 from attncc.masks.ranges import union as union_of_bands
+from attncc.passes.share import replace_reads
 from attncc.schedule.loops import (
     Dot,
     Each,
@@ -266,13 +267,17 @@ def _walk(s: Walk, k: Body) -> Iterator[str]:
     top, bottom, width = (scalar(name) for name in (first, last, w.block(s.index)))
     ranges = union_of_bands([_together(band, k) for band in s.bands], top, bottom, width)
     k.steps |= {step.tensor for step in ranges.steps}
-    steps = [f"{w.value(step.tensor)} = {code_of(step.body, k).text}" for step in ranges.steps]
+    steps = [line for step in ranges.steps for line in _step(step, k)]
     tiles = ["tiles = ("]
     for r in ranges.segments:
         pieces = ((r.lo, r.full_lo, False), (r.full_lo, r.full_hi, True), (r.full_hi, r.hi, False))
         for lo, hi, whole in pieces if s.whole else ((r.lo, r.hi, False),):
             if lo != hi:
-                tiles.append(f"{INDENT}(range({code_of(lo, k).text}, {code_of(hi, k).text}), {whole}),")
+                every = f"range({code_of(lo, k).text}, {code_of(hi, k).text})"
+                if r.stride:
+                    place = code_of(r.stride.tile(scalar("rank")), k).text
+                    every = f"[{place} for rank in {every}]"
+                tiles.append(f"{INDENT}({every}, {whole}),")
     yield f"# tiles of {s.index.name} that these rows see, and which of them whole"
     yield from needed([f"{last} = {w.stop(k.program.rows)} - 1", *steps], tiles)
     yield from tiles
@@ -286,17 +291,35 @@ def _walk(s: Walk, k: Body) -> Iterator[str]:
     yield from (f"{INDENT}{line}" for line in body)
 
 
+def _step(step: Equation, k: Body) -> Iterator[str]:
+    """One number of the ranges, after what it reads of tables at the rows."""
+    held: dict[Read, Read] = {}
+    for read in reads(step.body):
+        if read.tensor.loaded and read not in held:
+            rows = tuple(i for i in (k.program.rows,) if any(i in free(at) for at in read.at))
+            name = f"{step.tensor.name}_{read.tensor.name}{len(held) or ''}"
+            target = Tensor(name, rows, read.tensor.kind, "equation")
+            yield from _load(target, read, k)
+            held[read] = Read(target, rows)
+    yield f"{k.words.value(step.tensor)} = {code_of(replace_reads(step.body, held.get), k).text}"
+
+
 def _together(band: Band, k: Body) -> Band:
-    """The band as all heads see it: an end that differs between them, or that a table tells, is left to the
-    element test.
+    """The band as all heads see it: an end that differs between them, or that a table tells, is the outermost
+    of them; what else differs is left to the element test.
     """
 
     def plain(e: Expr) -> bool:
         return not free(e) & set(k.program.batch) and all(not r.tensor.indices for r in reads(e))
 
-    lows = tuple(b for b in band.lows if plain(b.value))
-    highs = tuple(b for b in band.highs if plain(b.value))
+    def kept(bounds: tuple[Bound, ...]) -> tuple[Bound, ...]:
+        known = (b if plain(b.value) else replace(b, direction="free") for b in bounds)
+        return tuple(b for b in known if not any(isinstance(x, Reduce) for x in walk(b.value)))
+
+    if band.residue is not None and not all(map(plain, band.residue.parts)):
+        band = band.untested()
+    lows, highs = kept(band.lows), kept(band.highs)
     guards = tuple(g for g in band.guards if plain(g))
-    same = (lows, highs, guards) == (band.lows, band.highs, band.guards)
-    rest = band.rest if same else (*band.rest, Literal(True, "bool"))
+    dropped = len(lows + highs + guards) < len(band.lows + band.highs + band.guards)
+    rest = (*band.rest, Literal(True, "bool")) if dropped else band.rest
     return replace(band, lows=lows, highs=highs, guards=guards, rest=rest)

@@ -10,6 +10,7 @@ from attncc.codegen.code import ATOM, LOOSE, UNARY, Code, binary, spread, union
 from attncc.codegen.spell import TORCH, TORCH_HELPERS
 from attncc.codegen.words import Words
 from attncc.ir.cascade import Apply, Choose, Expr, Index, Literal, Read, Reduce, Tensor, extent, kind
+from attncc.masks.folded import folded_of
 from attncc.ops import FUNCTIONS
 from attncc.schedule.block import divides, positive
 from attncc.schedule.loops import Program
@@ -48,6 +49,11 @@ def code_of(e: Expr, k: Body) -> Code:
             return _apply(op, args, k)
         case Choose():
             return _choose(e, k)
+        case Reduce() if fold := folded_of(e):
+            code = code_of(fold.value, k)
+            word = {"min": "smallest", "max": "largest"}[fold.op]
+            k.helpers[word] = None
+            return Code(f"{word}({code.text})") if code.axes or code.lead else code
         case Reduce():
             raise AssertionError(f"a reduction reached the printer: {e}")
         case _:
@@ -58,6 +64,7 @@ NUMBERS = {
     "min": "min({0}, {1})", "max": "max({0}, {1})", "sqrt": "math.sqrt({0})", "log": "math.log({0})",
     "abs": "abs({0})", "floor": "math.floor({0})", "round": "round({0})",
     "tanh": "math.tanh({0})", "sin": "math.sin({0})", "cos": "math.cos({0})",
+    "live_before": "live_before({0}, {1}, {2})",
 }  # fmt: skip
 """Functions of plain numbers; of exponentials, Python makes an error where they overflow."""
 
@@ -69,6 +76,8 @@ def _plain(e: Expr, k: Body) -> bool:
             return True
         case Index():
             return e in k.program.each
+        case Reduce():
+            return True
         case Read(tensor):
             return tensor in k.steps or (tensor.origin in ("scalar", "static") and tensor.kind != "float")
         case Apply("/", (a, b)):
@@ -80,7 +89,7 @@ def _plain(e: Expr, k: Body) -> bool:
         case Choose(condition, then, other):
             return all(_plain(x, k) for x in (condition, then, other))
         case _:
-            return False
+            assert_never(e)
 
 
 PYTHON = frozenset(("neg", "not", "and", "or", "+", "-", "*", "//", "%", "<", "<=", ">", ">=", "==", "!="))
@@ -128,6 +137,7 @@ def _apply(op: str, args: tuple[Expr, ...], k: Body) -> Code:
     e = Apply(op, args)
     parts = [code_of(a, k) for a in args]
     if _plain(e, k) and op in NUMBERS:
+        k.helpers |= {op: None} if op in TORCH_HELPERS else {}
         return Code(NUMBERS[op].format(*(p.text for p in parts)), ATOM)
     parts = _alike(args, parts, k, always=FUNCTIONS[op].result == "float")
     axes = union(parts, k.axes)

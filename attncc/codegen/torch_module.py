@@ -38,7 +38,8 @@ def generate(said: Said, cascade: Cascade, plan: Plan, spec: Specialisation) -> 
     table = element_types(spec) + "# rows and columns of a tile\n"
     table += "".join(f"{name} = {size}\n" for name, size in (rows | columns).items())
     positives = tuple(dict.fromkeys(e for s in signatures for e in s.positives))
-    before = [*checks(cascade, words, "KINDS", body, positives), *tables(cascade, words, "long()")]
+    periods = tuple(dict.fromkeys(e for s in signatures for e in s.periods))
+    before = [*checks(cascade, words, "KINDS", body, positives, periods), *tables(cascade, words, "long()")]
     common = "\n\n".join([ACCUMULATOR, *(helpers[name] for name in sorted(helpers))])
     parts = [table, common, host(cascade, words, before, body, "any device")]
     return assemble(said, cascade, plan, words, ["import math", "", "import torch"], parts, '"cpu"', spec)

@@ -63,7 +63,8 @@ def _positive(signature: Signature) -> frozenset[Expr]:
     predicate.
     """
     blocks = {scalar(signature.words.block(i)) for i in signature.walked}
-    return frozenset(blocks.union(*(b.plane.positive for w in signature.walks for b in w.bands)))
+    found = blocks.union(signature.periods, *(b.plane.positive for w in signature.walks for b in w.bands))
+    return frozenset(found)
 
 
 def _raw(body: Iterable[Statement]) -> frozenset[str]:
@@ -276,6 +277,7 @@ def _loop(s: Walk, ranges: WalkRanges, k: Body) -> Iterator[str]:
     w = k.words
     yield f"# tiles seen whole, then tiles on an edge{'' if s.whole else ': all are tested'}"
     yield f"for step in tl.range(0, {ranges.count}):"
+    yield from (f"{INDENT}{line}" for line in ranges.inside)
     where = ranges.tile if ranges.tile.startswith("tl.") or ranges.tile == "step" else f"({ranges.tile})"
     yield f"{INDENT}{w.start(s.index)} = {where} * {w.block(s.index)}"
     yield f"{INDENT}{w.position(s.index)} = {w.start(s.index)} + {w.inside(s.index)}"

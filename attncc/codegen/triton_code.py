@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import assert_never
 
 from attncc.codegen.bounds import unproved
@@ -24,6 +24,7 @@ from attncc.codegen.width import Widths, fixed
 from attncc.codegen.words import Words
 from attncc.ir.cascade import Apply, Choose, Expr, Index, Literal, Read, Reduce, Tensor, free, kind, reads
 from attncc.masks.counted import Counted, count_of
+from attncc.masks.folded import Folded, folded_of
 from attncc.masks.intervals import nonnegative
 from attncc.ops import FUNCTIONS
 from attncc.schedule.block import divides
@@ -88,6 +89,8 @@ def code_of(e: Expr, k: Body) -> Code:
             return Code(f"tl.where({', '.join(spread(p, axes).text for p in parts)})", ATOM, axes)
         case Reduce() if count := count_of(e):
             return _counted(count, k)
+        case Reduce() if fold := folded_of(e):
+            return _folded(fold, k)
         case Reduce():
             raise AssertionError(f"a reduction reached the printer: {e}")
         case _:
@@ -252,11 +255,24 @@ def placed(name: str, index: Index, axes: tuple[Index, ...]) -> Code:
 
 
 def _element(read: Read, k: Body) -> Code:
-    """One number of a table or tensor, for the ranges: loaded before them, under a name."""
+    """One number of a table or tensor, or one for each row, for the ranges: loaded before them, named."""
     tensor = read.tensor
-    place, tests = pointer(tensor, tuple(zip(tensor.indices, read.at, strict=True)), (), k)
-    text = f"tl.load({place}{guard(tests)}){'.to(tl.float32)' if tensor.kind == 'float' else ''}"
-    return _named(text, f"{tensor.name}_at", k)
+    axes = tuple(i for i in k.axes if any(i in free(at) for at in read.at))
+    place, tests = pointer(tensor, tuple(zip(tensor.indices, read.at, strict=True)), axes, k)
+    cast = {"float": ".to(tl.float32)", "bool": " != 0"}.get(tensor.kind, "")
+    text = f"tl.load({place}{guard(tests)}){cast}"
+    return replace(_named(text, f"{tensor.name}_at", k), axes=axes)
+
+
+def _folded(fold: Folded, k: Body) -> Code:
+    """The least or greatest of a number over the rows of the tile that exist."""
+    w = k.words
+    code = code_of(fold.value, k)
+    if not code.axes:
+        return code
+    other = "2147483647" if fold.op == "min" else "-2147483648"
+    there = f"{w.position(fold.row)} < {w.extent(fold.row)}"
+    return Code(f"tl.{fold.op}(tl.where({there}, {code.text}, {other}), 0)")
 
 
 def _counted(count: Counted, k: Body) -> Code:

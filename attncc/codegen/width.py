@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from attncc.ir.cascade import Apply, Choose, Expr, Index, Literal, Read, Reduce, kind
+from attncc.masks.counted import count_of
+from attncc.masks.folded import folded_of
 from attncc.masks.intervals import POSITION, WHOLE, Interval, interval
 from attncc.ops import LARGEST
 
@@ -27,7 +29,9 @@ class Widths:
         match e:
             case _ if e in self.positive:
                 return 1, LARGEST - 1
-            case Index() | Apply(op="extent") | Reduce():
+            case Index() | Apply(op="extent"):
+                return POSITION
+            case Reduce() if count_of(e):
                 return POSITION
             case Read(tensor) if tensor.name in self.known:
                 return self.known[tensor.name][0]
@@ -61,6 +65,8 @@ class Widths:
                 return self.overflows(e) or any(self.wide(a, tables) for a in args if kind(a) == "int")
             case Read(tensor) if tensor.name in self.known:
                 return self.known[tensor.name][1]
+            case Reduce() if fold := folded_of(e):
+                return self.wide(fold.value, tables)
             case Read(tensor):
                 return tables and tensor.kind == "int" and bool(tensor.indices)
             case _:

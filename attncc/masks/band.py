@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal as OneOf
 from typing import TypeAlias, TypeVar
 
 from attncc.ir.cascade import ONE, ZERO, Apply, Choose, Expr, Index, Literal, Read, Reduce, extent, free
 from attncc.masks.counted import count_of
 from attncc.masks.intervals import Facts, at_most, interval, largest, smallest
+from attncc.masks.residues import Residue
 from attncc.masks.sums import canonical
 
-Direction: TypeAlias = OneOf["up", "down", "flat"]
-"""How a value moves as the row grows: never falls, never rises, does not depend on it."""
+Direction: TypeAlias = OneOf["up", "down", "flat", "free"]
+"""How a value moves as the row grows: never falls, never rises, does not depend on it, as it likes."""
 
 MOST = 8
 """A predicate that needs more bands than this keeps the rest of itself as an element test."""
 
-REVERSE: dict[Direction, Direction] = {"up": "down", "down": "up", "flat": "flat"}
+REVERSE: dict[Direction, Direction] = {"up": "down", "down": "up", "flat": "flat", "free": "free"}
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,8 @@ class Bound:
 class Band:
     """The cells with `low <= k <= high` for all `lows` and `highs`, where all `guards` and `rest` hold.
 
-    `0 <= k < |k|` always holds too. `guards` depend on neither row nor column and are asked once for a tile
-    of rows; `rest` is asked of every element.
+    `0 <= k < |k|` always holds too, and k is of the `residue`, if there is one. `guards` depend on neither
+    row nor column and are asked once for a tile of rows; `rest` is asked of every element.
     """
 
     plane: Plane
@@ -60,6 +61,7 @@ class Band:
     highs: tuple[Bound, ...] = ()
     guards: tuple[Expr, ...] = ()
     rest: tuple[Expr, ...] = ()
+    residue: Residue | None = None
 
     @property
     def rows(self) -> Index:
@@ -76,18 +78,38 @@ class Band:
         """`|k| - 1`, the last column there is."""
         return canonical(Apply("-", (extent(self.columns), ONE)))
 
+    @property
+    def exact(self) -> bool:
+        """Whether the ends say everything."""
+        return not self.rest and self.residue is None
+
     def __and__(self, other: Band) -> Band:
-        """The cells in both."""
+        """The cells in both; of two residues one is asked of every element."""
         assert self.plane == other.plane
+        residue = self.residue or other.residue
+        rest = _union(self.rest, other.rest)
+        if other.residue not in (None, residue):
+            rest = _union(rest, (other.residue.test,))
         return slim(
             Band(
                 self.plane,
                 _union(self.lows, other.lows),
                 _union(self.highs, other.highs),
                 _union(self.guards, other.guards),
-                _union(self.rest, other.rest),
+                rest,
+                residue,
             )
         )
+
+    def between(self, lows: tuple[Bound, ...], highs: tuple[Bound, ...]) -> Band:
+        """The same conditions between other ends."""
+        return replace(self, lows=lows, highs=highs)
+
+    def untested(self) -> Band:
+        """The same cells without a residue: it is asked of every element."""
+        if self.residue is None:
+            return self
+        return replace(self, rest=_union(self.rest, (self.residue.test,)), residue=None)
 
 
 def slim(band: Band) -> Band:
@@ -101,7 +123,7 @@ def slim(band: Band) -> Band:
     for new in band.highs:
         if not at_most(band.end, new.value, facts) and not any(_le(old, new, facts) for old in highs):
             highs = (*(old for old in highs if not _le(new, old, facts)), new)
-    return Band(band.plane, lows, highs, band.guards, band.rest)
+    return band.between(lows, highs)
 
 
 def void(band: Band) -> bool:
@@ -117,6 +139,7 @@ def inside(a: Band, b: Band) -> bool:
     return (
         set(b.guards) <= set(a.guards)
         and set(b.rest) <= set(a.rest)
+        and b.residue in (None, a.residue)
         and all(any(_le(low, other, facts) for other in a.lows) for low in b.lows)
         and all(any(_le(other, high, facts) for other in a.highs) for high in b.highs)
     )
@@ -154,23 +177,23 @@ def joined(bands: tuple[Band, ...]) -> tuple[Band, ...]:
 
 def _one(a: Band, b: Band) -> Band | None:
     """The union of two bands where it is provably one band."""
-    if set(a.guards) != set(b.guards) or set(a.rest) != set(b.rest):
+    if set(a.guards) != set(b.guards) or set(a.rest) != set(b.rest) or a.residue != b.residue:
         return None
     facts = a.plane.facts
     if set(a.lows) == set(b.lows) and (bound := _wider("max", a.highs, b.highs, a.plane)):
-        return slim(Band(a.plane, a.lows, (*(x for x in a.highs if x in b.highs), bound), a.guards, a.rest))
+        return slim(a.between(a.lows, (*(x for x in a.highs if x in b.highs), bound)))
     if set(a.highs) == set(b.highs) and (bound := _wider("min", a.lows, b.lows, a.plane)):
-        return slim(Band(a.plane, (*(x for x in a.lows if x in b.lows), bound), a.highs, a.guards, a.rest))
+        return slim(a.between((*(x for x in a.lows if x in b.lows), bound), a.highs))
     low, highs = _passing(a)
     if low and set(a.lows) <= set(b.lows) and set(highs) == set(b.highs):
         bound = _wider("min", (*a.lows, low), b.lows, a.plane)
-        return slim(Band(a.plane, (*a.lows, bound), b.highs, a.guards, a.rest)) if bound else None
+        return slim(a.between((*a.lows, bound), b.highs)) if bound else None
     if (
         all(any(_le(low, other, facts) for other in b.lows) for low in a.lows)
         and all(any(_le(other, high, facts) for other in a.highs) for high in b.highs)
         and all(at_most(y.value, Apply("+", (x.value, ONE)), facts) for x in a.highs for y in b.lows)
     ):
-        return Band(a.plane, a.lows, b.highs, a.guards, a.rest)
+        return a.between(a.lows, b.highs)
     return None
 
 
@@ -202,6 +225,8 @@ def together(*moves: Direction | None) -> Direction | None:
     if None in moves:
         return None
     found = set(moves) - {"flat"}
+    if "free" in found:
+        return "free"
     return "flat" if not found else found.pop() if len(found) == 1 else None
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from attncc.ir.cascade import Apply, Choose, Expr, Index, Literal, Read, Reduce
 from attncc.masks.counted import count_of
+from attncc.masks.folded import Folded, folded_of
 from attncc.ops import FUNCTIONS
 
 Env: TypeAlias = Mapping[str, Any]
@@ -50,10 +51,22 @@ def values(e: Expr, env: Env) -> Any:
         case Reduce() if count := count_of(e):
             row = values(count.row, {**env, count.axis.name: np.arange(env[f"|{count.axis.name}|"])})
             return np.searchsorted(row, values(count.limit, env), side="right")
+        case Reduce() if fold := folded_of(e):
+            return _folded(fold, env)
         case Reduce():
             raise ValueError(f"`{e.op}` depends on data: it has no value at a point")
         case _:
             assert_never(e)
+
+
+def _folded(fold: Folded, env: Env) -> Any:
+    """The extreme over the rows of each tile."""
+    count = env[f"|{fold.row.name}|"]
+    every = np.broadcast_to(values(fold.value, {**env, fold.row.name: np.arange(count)}), (count,))
+    first, last = np.broadcast_arrays(values(fold.first, env), values(fold.last, env))
+    extreme = np.min if fold.op == "min" else np.max
+    tiles = zip(first.ravel(), last.ravel(), strict=True)
+    return np.array([extreme(every[top : bottom + 1]) for top, bottom in tiles]).reshape(first.shape)
 
 
 def _read(table: Any, subscripts: tuple[Any, ...], name: str) -> Any:

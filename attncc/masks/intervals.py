@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 from attncc.ir.cascade import Apply, Choose, Expr, Index, Literal, Read, Reduce, extent, kind
 from attncc.masks.counted import count_of
+from attncc.masks.folded import folded_of
 from attncc.masks.sums import Sum, spelled, summed
 from attncc.ops import LARGEST
 
@@ -39,7 +40,7 @@ def interval(e: Expr, leaf: Leaf) -> Interval:
     """
     match e:
         case Apply(op="+" | "-" | "*" | "//" | "neg") if kind(e) != "float":
-            return within(summed(e), leaf)
+            return leaf(e) or within(summed(e), leaf)
         case _:
             return _part(e, leaf)
 
@@ -83,6 +84,8 @@ def _part(e: Expr, leaf: Leaf) -> Interval:
         case Apply(op="*", args=(Apply(op="//", args=(x, d)), f)) if d == f and interval(d, leaf)[0] > 0:
             low, high = interval(x, leaf)
             return low - interval(d, leaf)[1] + 1, high
+        case Reduce() if fold := folded_of(e):
+            return interval(fold.value, leaf)
         case Apply(op="+" | "-" | "*" | "//" | "%" | "min" | "max", args=(a, b)):
             return _pair(e.op, interval(a, leaf), interval(b, leaf))
         case _:

@@ -155,7 +155,7 @@ def assumed(e: Expr, rows: Index, columns: Index) -> frozenset[Expr]:
     plane = {rows, columns}
     found: set[Expr] = set()
     match e:
-        case Apply(op="//", args=(a, b)) if free(a) & plane and not free(b) & plane:
+        case Apply(op="//" | "%", args=(a, b)) if free(a) & plane and not free(b) & plane:
             found = set() if isinstance(b, Literal) else {canonical(b)}
         case Apply(op="*", args=(a, b)):
             found = {x for x, y in ((a, b), (b, a)) if _static(x) and free(y) & plane}

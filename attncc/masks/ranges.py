@@ -9,7 +9,10 @@ As the ends of a band are monotone, their extremes over a tile of rows are at it
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
+
+import numpy as np
 
 from attncc.ir.cascade import (
     ONE,
@@ -18,21 +21,22 @@ from attncc.ir.cascade import (
     Choose,
     Equation,
     Expr,
-    Index,
     Read,
     Tensor,
     children,
     extent,
     kind,
-    number,
-    rebuild,
     substitute,
 )
 from attncc.masks.band import Band, Bound, before
+from attncc.masks.folded import folded
 from attncc.masks.integers import Env, at
 from attncc.masks.intervals import Facts, at_most, largest, nonnegative, smallest
 from attncc.masks.normal import both
+from attncc.masks.residues import Residue, Stride
 from attncc.masks.sums import canonical
+
+Array: TypeAlias = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -40,13 +44,14 @@ class TileRange:
     """Tiles `lo <= n < hi` of columns, of which `full_lo <= n < full_hi` hold only cells of the mask.
 
     `lo <= full_lo <= full_hi <= hi`: the loop is three loops, the middle one without a test. All columns of
-    a full tile exist.
+    a full tile exist. With a `stride` they are the tiles of these ranks.
     """
 
     lo: Expr
     hi: Expr
     full_lo: Expr
     full_hi: Expr
+    stride: Stride | None = None
 
     @property
     def ends(self) -> tuple[Expr, Expr, Expr, Expr]:
@@ -58,7 +63,7 @@ class TileRange:
 class Ranges:
     """What is computed once for a tile of rows: `steps`, scalars in order, and `segments`, which read them.
 
-    The segments are disjoint and in increasing order; any of them may be empty.
+    The segments are disjoint; any of them may be empty.
     """
 
     steps: tuple[Equation, ...]
@@ -68,32 +73,6 @@ class Ranges:
     def counted(self) -> frozenset[Expr]:
         """The numbers among the steps, none of which is ever negative."""
         return frozenset(Read(s.tensor, ()) for s in self.steps if s.tensor.kind == "int")
-
-
-def rows_of(tile: Expr, size: Expr, rows: Index) -> tuple[Expr, Expr]:
-    """First and last row of a tile of `size` rows; the last one is clipped to the last row there is."""
-    first = Apply("*", (tile, size))
-    return first, Apply("-", (Apply("min", (Apply("+", (first, size)), extent(rows))), ONE))
-
-
-def tile_range(band: Band, first: Expr, last: Expr, block: Expr) -> TileRange:
-    """The tiles, `block` columns each, that a band has in the rows `first <= q <= last`.
-
-    `0 <= first <= last <= |q| - 1`. Live tiles are exact if no row is empty and each row begins no later
-    than just after the one before it ends, otherwise a superset. A band with an element test has no full
-    tiles; without one they are exact.
-    """
-    ranges = union((band,), first, last, block)
-    written: dict[Expr, Expr] = {}
-
-    def inline(e: Expr) -> Expr:
-        if e in written or (isinstance(e, Apply) and e.op == "extent"):
-            return written.get(e, e)
-        return rebuild(e, tuple(map(inline, children(e))))
-
-    for step in ranges.steps:
-        written[Read(step.tensor, ())] = inline(step.body)
-    return TileRange(*map(inline, ranges.segments[0].ends))
 
 
 def ordered(bands: Sequence[Band]) -> tuple[Band, ...] | None:
@@ -111,20 +90,32 @@ def ordered(bands: Sequence[Band]) -> tuple[Band, ...] | None:
 def union(bands: Sequence[Band], first: Expr, last: Expr, block: Expr, prefix: str = "") -> Ranges:
     """The tiles of several bands in the rows `first <= q <= last`, each tile once, as scalar code.
 
+    `0 <= first <= last <= |q| - 1`. Live tiles of one band are exact if no row is empty and each row begins
+    no later than just after the one before it ends, otherwise a superset; its full ones are exact. A band
+    with an element test has no full tiles.
+
     Bands are put in order by their starts: when the pattern is compiled if the order is provable, otherwise
     by comparing and exchanging. Each starts where the one before stopped, and that stops early where the
-    next can take over tiles that are not full in it. `prefix` begins the name of every step; `first`, `last`
-    as in `tile_range`.
+    next can take over tiles that are not full in it. One band with a residue strides through what is left
+    between them. `prefix` begins the name of every step.
     """
-    chain = ordered(bands)
     steps = _Steps(prefix, block)
-    one = len(bands) == 1
-    names = [""] if one else map(str, range(len(bands)))
-    found = [
-        _range(b, first, last, block, steps, name) for b, name in zip(chain or bands, names, strict=True)
-    ]
-    if one:
-        return Ranges(steps.equations, tuple(found))
+    striding = next((b for b in bands if b.residue is not None), None)
+    others = [b.untested() for b in bands if b is not striding]
+    segments = _chained(others, first, last, steps)
+    if striding is not None:
+        behind = not any(set(b.highs) == set(striding.highs) and not b.guards for b in others)
+        segments += _between(striding, segments, behind, first, last, steps)
+    return Ranges(steps.equations, tuple(segments))
+
+
+def _chained(bands: Sequence[Band], first: Expr, last: Expr, steps: _Steps) -> list[TileRange]:
+    """The tiles of bands without a residue, in rising order."""
+    chain = ordered(bands)
+    names = [""] if len(bands) == 1 else map(str, range(len(bands)))
+    found = [_range(b, first, last, steps, name) for b, name in zip(chain or bands, names, strict=True)]
+    if len(bands) == 1:
+        return found
     if chain is None:
         found = _sorted(found, steps)
     segments: list[TileRange] = []
@@ -143,30 +134,107 @@ def union(bands: Sequence[Band], first: Expr, last: Expr, block: Expr, prefix: s
         full_lo = steps.let(f"full_start{n}", steps.clip(this.full_lo, start, stop))
         full_hi = steps.let(f"full_stop{n}", steps.clip(this.full_hi, full_lo, stop))
         segments.append(TileRange(start, stop, full_lo, full_hi))
-    return Ranges(steps.equations, tuple(segments))
+    return segments
 
 
-def visit(ranges: Ranges, env: Env) -> list[tuple[int, int, int, int]]:
-    """The segments that are not empty, as integers (lo, hi, full_lo, full_hi). Errors as `integers.at`."""
+def _between(
+    band: Band, taken: Sequence[TileRange], behind: bool, first: Expr, last: Expr, steps: _Steps
+) -> list[TileRange]:
+    """The tiles of a band with a residue that are before, between and after those `taken`, by their ranks.
+
+    Nothing is after them where one of them is not `behind` the band at its end.
+    """
+    assert band.residue is not None
+    this = _range(replace(band, residue=None), first, last, steps, "_class")
+    stride, pure = _stride(band.residue, steps)
+    gaps = [
+        (taken[n - 1].hi if n else None, taken[n].lo if n < len(taken) else None)
+        for n in range(len(taken) + behind)
+    ]
+    found = []
+    for n, (left, right) in enumerate(gaps):
+        name = str(n) if len(gaps) > 1 else ""
+        lo = this.lo if left is None else largest((this.lo, left), steps.facts)
+        lo = steps.let(f"from{name}", lo)
+        hi = this.hi if right is None else smallest((this.hi, right), steps.facts)
+        hi = steps.let(f"upto{name}", largest((lo, hi), steps.facts))
+        rank, end = steps.let(f"rank{name}", stride.rank(lo)), steps.let(f"rank_end{name}", stride.rank(hi))
+        full, full_end = rank, rank
+        if this.full_lo != this.full_hi:
+            full_lo = steps.let(f"pure_from{name}", steps.clip(this.full_lo, lo, hi))
+            full_hi = steps.let(f"pure_upto{name}", steps.clip(this.full_hi, full_lo, hi))
+            full = rank if full_lo == lo else steps.let(f"pure_rank{name}", stride.rank(full_lo))
+            full_end = steps.let(f"pure_rank_end{name}", Choose(pure, stride.rank(full_hi), full))
+        found.append(TileRange(rank, end, full, full_end, stride))
+    return found
+
+
+def _stride(residue: Residue, steps: _Steps) -> tuple[Stride, Expr]:
+    """The live tiles of a class, and whether each of them is in it as a whole.
+
+    Where the class does not repeat after a number of tiles, every one is live.
+    """
+    block = steps.block
+
+    def whole(e: Expr) -> Expr:
+        return Apply("==", (Apply("%", (e, block)), ZERO))
+
+    period = steps.let("period", residue.period)
+    start = steps.let("start", canonical(Apply("%", (residue.ahead, period))))
+    follows = steps.let("follows", whole(period))
+    pure = steps.let("pure", both(follows, both(whole(start), whole(residue.unit))))
+    first = Apply("//", (start, block))
+    tiles = Apply("//", (period, block))
+    width = canonical(Apply("-", (_tiles(Apply("+", (start, residue.unit)), block), first)))
+    turn = steps.let("turn", Choose(follows, tiles, ONE))
+    return Stride(
+        turn,
+        steps.let("width", Choose(follows, smallest((width, turn)), ONE)),
+        steps.let("shift", Choose(follows, Apply("-", (turn, first)), ONE)),
+    ), pure
+
+
+@dataclass(frozen=True)
+class Visited:
+    """One segment in numbers; tiles of ranks `lo` to `hi` where `stride` is no (1, 1, 0)."""
+
+    lo: int
+    hi: int
+    full_lo: int
+    full_hi: int
+    stride: tuple[int, int, int] = (1, 1, 0)
+
+    @property
+    def live(self) -> Array:
+        """The numbers of the tiles to visit, rising."""
+        return self._tiles(self.lo, self.hi)
+
+    @property
+    def full(self) -> Array:
+        """The numbers of those that hold only cells of the mask."""
+        return self._tiles(self.full_lo, self.full_hi)
+
+    def _tiles(self, lo: int, hi: int) -> Array:
+        period, width, shift = self.stride
+        rank = np.arange(lo, hi)
+        return np.asarray(rank // width * period + rank % width - shift)
+
+
+def visit(ranges: Ranges, env: Env) -> list[Visited]:
+    """The segments that are not empty, in numbers. Errors as `integers.at`."""
     known = dict(env)
     for step in ranges.steps:
         known[step.tensor.name] = at(step.body, known)
-    found = [[int(at(e, known)) for e in segment.ends] for segment in ranges.segments]
-    return [(lo, hi, full_lo, full_hi) for lo, hi, full_lo, full_hi in found if lo < hi]
+    found = []
+    for segment in ranges.segments:
+        lo, hi, full_lo, full_hi = (int(at(e, known)) for e in segment.ends)
+        stride = _numbers(segment.stride, known) if segment.stride else (1, 1, 0)
+        found.append(Visited(lo, hi, full_lo, full_hi, stride))
+    return [v for v in found if v.lo < v.hi]
 
 
-def segments(
-    bands: Sequence[Band], q0: int, q1: int, block: int, env: Env
-) -> list[tuple[int, int, int, int]]:
-    """Tiles to visit in the rows `q0 <= q <= q1`: (lo, hi, full_lo, full_hi), disjoint, rising, none empty.
-
-    `env` binds scalars, tables and the extents `|q|` and `|k|`; the last row is clipped to `|q| - 1`. For
-    many tiles of rows, make their `union` once and `visit` it.
-    """
-    last = min(q1, env[f"|{bands[0].rows.name}|"] - 1) if bands else -1
-    if last < q0:
-        return []
-    return visit(union(bands, number(q0), number(last), number(block), prefix=PRIVATE), env)
+def _numbers(stride: Stride, env: Env) -> tuple[int, int, int]:
+    return int(at(stride.period, env)), int(at(stride.width, env)), int(at(stride.shift, env))
 
 
 PRIVATE = "step "
@@ -204,41 +272,45 @@ class _Steps:
         return smallest((largest((e, low), self.facts), high), self.facts)
 
 
-def _range(band: Band, first: Expr, last: Expr, block: Expr, steps: _Steps, name: str) -> TileRange:
+def _range(band: Band, first: Expr, last: Expr, steps: _Steps, name: str) -> TileRange:
     """One band's tiles, its scalars named with `name` at their end."""
-    facts = band.plane.facts
+    facts, block = band.plane.facts, steps.block
 
-    def corner(bounds: tuple[Bound, ...], row: Expr, other: Expr) -> list[Expr]:
-        """Bounds at `row`, those that fall with it at `other`."""
-        rows = [other if b.direction == "down" else row for b in bounds]
-        return [substitute(b.value, {band.rows: r}) for b, r in zip(bounds, rows, strict=True)]
+    def corner(bounds: tuple[Bound, ...], op: str, row: Expr, other: Expr) -> list[Expr]:
+        """Bounds at `row`, or at `other` where they fall, or their extreme where they do as they like."""
+        return [
+            folded(op, b.value, band.rows, first, last)
+            if b.direction == "free"
+            else substitute(b.value, {band.rows: other if b.direction == "down" else row})
+            for b in bounds
+        ]
 
     # the range of the columns is left out where the bounds say more on every row
     above = any(nonnegative(b.value, facts.positive) for b in band.lows)
     below = any(at_most(b.value, band.end, facts) for b in band.highs)
     some = all(nonnegative(_next(b.value), facts.positive) for b in band.highs)
 
-    def begins(row: Expr, other: Expr) -> Expr:
-        return largest((*([] if above else [ZERO]), *corner(band.lows, row, other)), facts)
+    def begins(op: str, row: Expr, other: Expr) -> Expr:
+        return largest((*([] if above else [ZERO]), *corner(band.lows, op, row, other)), facts)
 
-    def ends(row: Expr, other: Expr) -> Expr:
-        highs = map(_next, corner(band.highs, row, other))
+    def ends(op: str, row: Expr, other: Expr) -> Expr:
+        highs = map(_next, corner(band.highs, op, row, other))
         least = smallest((*([] if below else [extent(band.columns)]), *highs), facts)
         return least if some else largest((ZERO, least), facts)
 
-    begin, end = steps.let(f"begin{name}", begins(first, last)), steps.let(f"end{name}", ends(last, first))
+    begin, end = (
+        steps.let(f"begin{name}", begins("min", first, last)),
+        steps.let(f"end{name}", ends("max", last, first)),
+    )
     lo = steps.let(f"lo{name}", Apply("//", (begin, block)))
-    alive: Expr = Apply("<", (begin, end))
+    hi = largest((lo, _tiles(end, block)), steps.facts)
     for guard in band.guards:
-        alive = both(guard, alive)
-    hi = _tiles(end, block)
-    if begin != ZERO or band.guards:
-        hi = Choose(alive, hi, lo)
+        hi = Choose(guard, hi, lo)
     hi = steps.let(f"hi{name}", hi)
     if band.rest:
         return TileRange(lo, hi, lo, lo)
-    inner_begin = steps.let(f"inner_begin{name}", begins(last, first))
-    inner_end = steps.let(f"inner_end{name}", ends(first, last))
+    inner_begin = steps.let(f"inner_begin{name}", begins("max", last, first))
+    inner_end = steps.let(f"inner_end{name}", ends("min", first, last))
     full_lo = steps.let(f"full_lo{name}", smallest((_tiles(inner_begin, block), hi), steps.facts))
     inside: Expr = Apply("//", (inner_end, block))
     if band.guards:

@@ -11,18 +11,43 @@ What is no bound on the column, like `k % s == r`, stays an element test.
 
 from __future__ import annotations
 
-from attncc.ir.cascade import Apply, Choose, Expr, Index, Literal, Read, Reduce, free, kind, number, walk
-from attncc.masks.band import MOST, REVERSE, Band, Bound, Plane, direction, joined
+from attncc.ir.cascade import (
+    Apply,
+    Choose,
+    Expr,
+    Index,
+    Literal,
+    Read,
+    Reduce,
+    free,
+    kind,
+    number,
+    reads,
+    walk,
+)
+from attncc.masks.band import MOST, REVERSE, Band, Bound, Direction, Plane, direction, joined
 from attncc.masks.counted import counted
 from attncc.masks.intervals import truth, within
 from attncc.masks.normal import both, either, pushed
+from attncc.masks.residues import Residue, residue_of
 from attncc.masks.sums import Sum, canonical, product, quotient, spelled, summed
 
 Bands = tuple[Band, ...]
 
 
 def solved(e: Expr, plane: Plane) -> Bands:
-    """The cells where a predicate in negation normal form holds, as a union of at most `MOST` bands."""
+    """The cells where a predicate in negation normal form holds, as a union of at most `MOST` bands.
+
+    A condition on the rows alone is one bound, if need be one that does as it likes.
+    """
+    found = _solved(e, plane)
+    if plane.columns in free(e) or plane.rows not in free(e) or not _scalar(e):
+        return found
+    free_ = any(bound.direction == "free" for band in found for bound in band.highs)
+    return (passing(e, "free", plane),) if len(found) > 1 or free_ else found
+
+
+def _solved(e: Expr, plane: Plane) -> Bands:
     match e:
         case Literal():
             return (Band(plane),) if e.value else ()
@@ -48,8 +73,17 @@ def tested(e: Expr, plane: Plane) -> Bands:
     must, may = truth(e, plane.facts)
     if must or not may:
         return (Band(plane),) if must else ()
-    once = not free(e) & {plane.rows, plane.columns} and _scalar(e)
-    return (Band(plane, guards=(e,)) if once else Band(plane, rest=(e,)),)
+    if plane.columns in free(e) or not _scalar(e):
+        return (Band(plane, rest=(e,)),)
+    return (passing(e, "free", plane) if plane.rows in free(e) else Band(plane, guards=(e,)),)
+
+
+def passing(e: Expr, moves: Direction, plane: Plane) -> Band:
+    """All columns of the rows where a condition holds, and none of the others; it goes from true to false as
+    the row grows if it moves down.
+    """
+    every = Choose(e, Band(plane).end, number(-1))
+    return Band(plane, highs=(Bound(every, moves),))
 
 
 def _bounds(e: Apply) -> bool:
@@ -80,7 +114,20 @@ def _compared(e: Expr, op: str, a: Expr, b: Expr, plane: Plane) -> Bands:
         case _:
             found = joined(solved(Apply("<", (a, b)), plane) + solved(Apply(">", (a, b)), plane))
     flat = not free(e) & {plane.rows, plane.columns}
+    if not flat and op == "==" and (place := residue_of(difference, e, plane.rows, plane.columns)):
+        return _in_class(*place, plane)
     return tested(e, plane) if flat or any(band.rest for band in found) else found
+
+
+def _in_class(residue: Residue, conditions: tuple[Expr, ...], plane: Plane) -> Bands:
+    """The columns of a residue class, by divisors that are positive numbers of the call."""
+    divisors = (residue.modulus, residue.unit)
+    if not all(_fixed(e, plane) for e in divisors) or any(r.at for e in divisors for r in reads(e)):
+        return tested(residue.test, plane)
+    found: Bands = (Band(plane, residue=residue),)
+    for condition in conditions:
+        found = tuple(x & y for x in found for y in tested(condition, plane))
+    return found
 
 
 def _order(s: Sum, e: Expr, plane: Plane) -> Bands:
@@ -135,22 +182,25 @@ def _row(s: Sum, e: Expr, plane: Plane) -> Bands:
     if plane.rows not in free(e):
         return tested(e, plane)
     moves = direction(spelled(s), plane)
-    if moves is None:
-        return _against(s, e, plane)
+    if moves is None and (found := _against(s, e, plane)) is not None:
+        return found
     # the column may still stand in `e`, where it cancels out
     condition = _negative(s) if plane.columns in free(e) else e
-    passes = Choose(condition, Band(plane).end, number(-1))
-    return (Band(plane, highs=(Bound(passes, REVERSE[moves]),)),)
+    return (passing(condition, REVERSE[moves or "free"], plane),)
 
 
-def _against(s: Sum, e: Expr, plane: Plane) -> Bands:
-    """`s <= 0` where terms over the row work against each other: extremes and choices are taken apart."""
+def _against(s: Sum, e: Expr, plane: Plane) -> Bands | None:
+    """`s <= 0` where terms over the row work against each other: extremes and choices are taken apart.
+
+    None where there are none, and the bound that remains moves as it likes.
+    """
     for term, coefficient in s.terms:
         if plane.rows in free(term) and direction(term, plane) is None:
             spread = _spread(s.without(term), term, coefficient)
             if spread is not None:
-                return _or_test(solved(spread, plane), e, plane)
-    return tested(e, plane)
+                found = solved(spread, plane)
+                return None if len(found) > 1 and any(band.rest for band in found) else found
+    return tested(e, plane) if any(isinstance(x, Reduce) for x in walk(e)) else None
 
 
 def _invert(rest: Sum, term: Expr, coefficient: int, e: Expr, plane: Plane) -> Bands:
@@ -202,9 +252,9 @@ def _bound(limit: Sum, upper: bool, e: Expr, plane: Plane) -> Bands:
     """`k <= limit`, or `k >= limit`."""
     value = canonical(spelled(limit))
     moves = direction(value, plane)
-    if moves is None:
-        k = summed(plane.columns)
-        return _against(k - limit if upper else limit - k, e, plane)
-    bound = Bound(value, moves)
+    k = summed(plane.columns)
+    if moves is None and (found := _against(k - limit if upper else limit - k, e, plane)) is not None:
+        return found
+    bound = Bound(value, moves or "free")
     band = Band(plane, highs=(bound,)) if upper else Band(plane, lows=(bound,))
     return joined((band & Band(plane),))

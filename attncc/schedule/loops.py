@@ -188,3 +188,4 @@ def expressions(body: Iterable[Statement]) -> Iterator[Expr]:
                 for band in bands:
                     yield from (bound.value for bound in (*band.lows, *band.highs))
                     yield from band.guards
+                    yield from band.residue.parts if band.residue else ()

@@ -92,6 +92,16 @@ def finite(m):
     return torch.where(m == -math.inf, 0.0, m)
 
 
+def largest(x):
+    """The greatest of some integers, 0 if there are none."""
+    return int(x.max()) if x.numel() else 0
+
+
+def smallest(x):
+    """The least of some integers, 0 if there are none."""
+    return int(x.min()) if x.numel() else 0
+
+
 def walk(tiles, block, end):
     """(start, stop, seen whole) of every tile."""
     for steps, whole in tiles:
@@ -132,10 +142,15 @@ def palm(Q, K, V, source):
         Q_qd = Q[:, :, q0:q1].to(kind)
         source_ = source[:, None, ...]
         # tiles of k that these rows see, and which of them whole
-        end = NK
+        end_source = source[:, None, ...]
+        end = max(0, min(NK, largest(end_source - 1) + 1))
         hi = (BLOCK_K + end - 1) // BLOCK_K
+        inner_end_source = source[:, None, ...]
+        inner_end = max(0, min(NK, smallest(inner_end_source - 1) + 1))
+        full_hi = inner_end // BLOCK_K
         tiles = (
-            (range(0, hi), False),
+            (range(0, full_hi), True),
+            (range(full_hi, hi), False),
         )
         for k0, k1, whole in walk(tiles, BLOCK_K, NK):
             k = torch.arange(k0, k1, device=device)

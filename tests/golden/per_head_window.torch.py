@@ -91,6 +91,16 @@ def finite(m):
     return torch.where(m == -math.inf, 0.0, m)
 
 
+def largest(x):
+    """The greatest of some integers, 0 if there are none."""
+    return int(x.max()) if x.numel() else 0
+
+
+def smallest(x):
+    """The least of some integers, 0 if there are none."""
+    return int(x.min()) if x.numel() else 0
+
+
 def walk(tiles, block, end):
     """(start, stop, seen whole) of every tile."""
     for steps, whole in tiles:
@@ -133,10 +143,20 @@ def per_head_window(Q, K, V, span):
         span_ = span[None, :, ...]
         # tiles of k that these rows see, and which of them whole
         last = q1 - 1
+        begin_span = span[None, :, ...]
+        begin = max(0, smallest(q + NK - begin_span[..., None] - NQ + 1))
         end = max(0, NK + last - NQ + 1)
-        hi = (BLOCK_K + end - 1) // BLOCK_K
+        lo = begin // BLOCK_K
+        hi = max(lo, (BLOCK_K + end - 1) // BLOCK_K)
+        inner_begin_span = span[None, :, ...]
+        inner_begin = max(0, largest(q + NK - inner_begin_span[..., None] - NQ + 1))
+        inner_end = max(0, NK + q0 - NQ + 1)
+        full_lo = min((BLOCK_K + inner_begin - 1) // BLOCK_K, hi)
+        full_hi = max(full_lo, inner_end // BLOCK_K)
         tiles = (
-            (range(0, hi), False),
+            (range(lo, full_lo), False),
+            (range(full_lo, full_hi), True),
+            (range(full_hi, hi), False),
         )
         for k0, k1, whole in walk(tiles, BLOCK_K, NK):
             k = torch.arange(k0, k1, device=device)

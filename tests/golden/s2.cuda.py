@@ -147,6 +147,18 @@ def floor_divide(a, b):
     return (a - ((a % b) + b) % b) // b
 
 
+@triton.jit
+def live_before(n, turn, width):
+    """How many of the first n tiles are live, where the first `width` of every `turn` tiles are."""
+    return n // turn * width + tl.minimum(n % turn, width)
+
+
+@triton.jit
+def modulo(a, b):
+    """a % b with the sign of b > 0; the hardware gives it the sign of a."""
+    return ((a % b) + b) % b
+
+
 @triton.jit(do_not_specialize=["block", "local", "stride", "NQ", "NK", "NB", "NH", "NG"])
 def s2_kernel(
     Q, K, V, O,
@@ -175,9 +187,7 @@ def s2_kernel(
     O_total_qe = tl.full([BLOCK_Q, BLOCK_E], 0.0, tl.float32)
     Q_qd = Q.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_D])
     last = tl.minimum(q0 + BLOCK_Q, NQ) - 1
-    k_end0 = tl.maximum(0, NK + last - NQ + 1)
-    k_hi0 = (BLOCK_K + k_end0 - 1) // BLOCK_K
-    k_begin1 = (
+    k_begin = (
         tl.minimum(
             tl.maximum(
                 0, floor_divide(NK + q0 - NQ, block) * block + block - block.to(tl.int64) * local
@@ -185,9 +195,10 @@ def s2_kernel(
             NK,
         )
     ).to(tl.int32)
-    k_lo1 = k_begin1 // BLOCK_K
-    k_hi1 = tl.where(k_begin1 < k_end0, (BLOCK_K + k_end0 - 1) // BLOCK_K, k_lo1)
-    k_inner_begin1 = (
+    k_end = tl.maximum(0, NK + last - NQ + 1)
+    k_lo = k_begin // BLOCK_K
+    k_hi = tl.maximum(k_lo, (BLOCK_K + k_end - 1) // BLOCK_K)
+    k_inner_begin = (
         tl.minimum(
             tl.maximum(
                 0, floor_divide(NK + last - NQ, block) * block + block - block.to(tl.int64) * local
@@ -195,25 +206,50 @@ def s2_kernel(
             NK,
         )
     ).to(tl.int32)
-    k_inner_end1 = tl.maximum(0, NK + q0 - NQ + 1)
-    k_full_lo1 = tl.minimum((BLOCK_K + k_inner_begin1 - 1) // BLOCK_K, k_hi1)
-    k_full_hi1 = tl.maximum(k_full_lo1, k_inner_end1 // BLOCK_K)
-    k_stop0 = tl.where(k_hi0 <= k_hi1, tl.minimum(k_hi0, k_lo1), k_hi0)
-    k_start1 = tl.maximum(k_lo1, k_stop0)
-    k_stop1 = tl.maximum(k_hi1, k_start1)
-    k_full_start1 = tl.minimum(tl.maximum(k_full_lo1, k_start1), k_stop1)
-    k_full_stop1 = tl.minimum(tl.maximum(k_full_hi1, k_full_start1), k_stop1)
-    k_whole = k_full_stop1 - k_full_start1
-    k_steps0 = k_stop1 - k_full_start1
-    k_steps1 = k_steps0 + k_stop0
-    k_steps2 = k_steps1 + k_full_start1 - k_start1
+    k_inner_end = tl.maximum(0, NK + q0 - NQ + 1)
+    k_full_lo = tl.minimum((BLOCK_K + k_inner_begin - 1) // BLOCK_K, k_hi)
+    k_full_hi = tl.maximum(k_full_lo, k_inner_end // BLOCK_K)
+    k_hi_class = (BLOCK_K + k_end - 1) // BLOCK_K
+    k_full_hi_class = k_inner_end // BLOCK_K
+    k_period = block * stride
+    k_start = (
+        modulo(-((h // (NH // NG)).to(tl.int64) * tl.maximum(1, stride // NG) * block), k_period)
+    ).to(tl.int32)
+    k_follows = k_period % BLOCK_K == 0
+    k_pure = k_follows & ((k_start % BLOCK_K == 0) & (block % BLOCK_K == 0))
+    k_turn = tl.where(k_follows, k_period // BLOCK_K, 1)
+    k_width = tl.where(
+        k_follows,
+        tl.minimum((BLOCK_K + block + k_start - 1) // BLOCK_K - k_start // BLOCK_K, k_turn),
+        1,
+    )
+    k_shift = tl.where(k_follows, k_turn - k_start // BLOCK_K, 1)
+    k_upto = tl.minimum(k_hi_class, k_lo)
+    k_rank = live_before(k_shift, k_turn, k_width)
+    k_rank_end = live_before(k_shift + k_upto, k_turn, k_width)
+    k_pure_upto = tl.minimum(k_full_hi_class, k_upto)
+    k_pure_rank_end = tl.where(k_pure, live_before(k_pure_upto + k_shift, k_turn, k_width), k_rank)
+    k_whole = k_full_hi - k_full_lo + k_pure_rank_end - k_rank
+    k_steps0 = k_full_hi - k_full_lo
+    k_steps1 = k_steps0 + k_rank_end - k_rank
+    k_steps2 = k_steps1 + k_full_lo - k_lo
+    k_steps3 = k_steps2 + k_hi - k_full_hi
     # tiles seen whole, then tiles on an edge
-    for step in tl.range(0, k_steps2):
+    for step in tl.range(0, k_steps3):
+        k_place = tl.where(
+            step < k_steps0,
+            k_full_lo + step,
+            tl.where(
+                step < k_steps1,
+                k_rank + step - k_steps0,
+                tl.where(step < k_steps2, k_lo + step - k_steps1, k_full_hi + step - k_steps2),
+            ),
+        )
         k0 = (
             tl.where(
-                step < k_steps0,
-                k_full_start1 + step,
-                tl.where(step < k_steps1, 0 + step - k_steps0, k_start1 + step - k_steps1),
+                (step >= k_steps0) & (step < k_steps1),
+                k_place // k_width * k_turn + k_place % k_width - k_shift,
+                k_place,
             )
             * BLOCK_K
         )
@@ -231,11 +267,7 @@ def s2_kernel(
                 & (
                     (floor_divide(q + (NK - NQ), block)[:, None] - (k // block)[None, :] < local)
                     | (
-                        (
-                            k // block
-                            + (h // (NH // NG)).to(tl.int64)
-                            * tl.maximum(1, floor_divide(stride, NG))
-                        )
+                        (k // block + (h // (NH // NG)).to(tl.int64) * tl.maximum(1, stride // NG))
                         % stride
                         == 0
                     )[None, :]
@@ -286,11 +318,17 @@ def s2(Q, K, V, block=64, local=16, stride=8):
     check_number("stride", stride, int)
     if block <= 0:
         raise ValueError(f"`block` divides positions and must be positive, not {block}")
+    if stride <= 0:
+        raise ValueError(f"`stride` divides positions and must be positive, not {stride}")
     NB, NH, NQ, D, NG, NK, E = (
         sizes["b"], sizes["h"], sizes["q"], sizes["d"], sizes["g"], sizes["k"], sizes["e"]
     )
     if NG == 0 or NH % NG:
         raise ValueError(f"|g| = {NG} does not divide |h| = {NH}")
+    if block * stride >= 1 << 29:
+        raise ValueError(
+            f"`block * stride` is {(block * stride)}: a predicate repeats after fewer than 2**29 positions"
+        )
     if max(sizes.values()) >= 1 << 29:
         raise ValueError(f"extents {sizes}: those of a kernel stay below 2**29")
     if not (Q.is_cuda or triton.knobs.runtime.interpret):

@@ -132,11 +132,17 @@ def s2(Q, K, V, block=64, local=16, stride=8):
     check_number("stride", stride, int)
     if block <= 0:
         raise ValueError(f"`block` divides positions and must be positive, not {block}")
+    if stride <= 0:
+        raise ValueError(f"`stride` divides positions and must be positive, not {stride}")
     NB, NH, NQ, D, NG, NK, E = (
         sizes["b"], sizes["h"], sizes["q"], sizes["d"], sizes["g"], sizes["k"], sizes["e"]
     )
     if NG == 0 or NH % NG:
         raise ValueError(f"|g| = {NG} does not divide |h| = {NH}")
+    if block * stride >= 1 << 29:
+        raise ValueError(
+            f"`block * stride` is {(block * stride)}: a predicate repeats after fewer than 2**29 positions"
+        )
     O = Q.new_empty((NB, NH, NQ, E))
     device, kind = Q.device, accumulator(Q)
     h = torch.arange(NH, device=device)[None, :]
@@ -156,7 +162,7 @@ def s2(Q, K, V, block=64, local=16, stride=8):
         hi0 = (BLOCK_K + end0 - 1) // BLOCK_K
         begin1 = max(0, (NK + q0 - NQ) // block * block + block - block * local)
         lo1 = begin1 // BLOCK_K
-        hi1 = (BLOCK_K + end0 - 1) // BLOCK_K if begin1 < end0 else lo1
+        hi1 = max(lo1, (BLOCK_K + end0 - 1) // BLOCK_K)
         inner_begin1 = max(0, (NK + last - NQ) // block * block + block - block * local)
         inner_end1 = max(0, NK + q0 - NQ + 1)
         full_lo1 = min((BLOCK_K + inner_begin1 - 1) // BLOCK_K, hi1)

@@ -97,8 +97,12 @@ def case(pick: Pick, tests: bool = True, largest: int = 200) -> Case:
     env["limit"] = np.sort(random.integers(-5, columns + 9, columns))
     env["span"] = random.integers(0, 60, 4)
     env["doc"] = np.sort(random.integers(0, 5, columns))
+    env["reach"] = random.integers(0, 50, rows)
+    env["picked"] = random.integers(0, 2, rows)
+    env["keep"] = random.integers(0, 2, columns)
     mask = _predicate(pick, env, tests, pick.one((1, 0, 0, 1, 2, 2, 3)))
-    return Case(mask, env, pick.integer(5, 40), pick.integer(5, 40))
+    tile = pick.one((8, 16, 32, 0, 0))
+    return Case(mask, env, pick.integer(5, 40), tile or pick.integer(5, 40))
 
 
 def _predicate(pick: Pick, env: dict[str, Any], tests: bool, depth: int) -> Pair:
@@ -129,6 +133,11 @@ def _number(pick: Pick, env: dict[str, Any], low: int, high: int) -> Pair:
     name = f"n{len(env)}"
     env[name] = value
     return scalar(name, static=form == "static" and value > 0)
+
+
+def env_block(pick: Pick, env: dict[str, Any]) -> Pair:
+    """Blocks as large as tiles can be, or of which some make a tile."""
+    return _number(pick, env, *pick.one(((8, 8), (16, 16), (16, 16), (32, 32), (4, 4))))
 
 
 def _atom(pick: Pick, env: dict[str, Any], tests: bool) -> Pair:
@@ -199,6 +208,18 @@ def _atom(pick: Pick, env: dict[str, Any], tests: bool) -> Pair:
             return ((row - k) % n(1, 6)).equals(0)
         case "residue":
             return ((k // n(1, 12) + h * n(0, 3)) % n(1, 5)).equals(n(0, 3))
+        case "shards":
+            return ((k // env_block(pick, env) + h * n(0, 3)) % n(2, 9)).equals(0)
+        case "shifted shards":
+            return (((k + n(-30, 30)) // env_block(pick, env)) % n(2, 9)).equals(n(0, 3))
+        case "reach":
+            return row - k < table("reach", Q, q)
+        case "picked rows":
+            return table("picked", Q, q) > 0
+        case "kept columns":
+            return table("keep", K, k) > 0
+        case "slope":
+            return k <= row * n(-2, 3) + n(-9, 60)
         case "even rows":
             return (row % n(1, 4)).equals(0)
         case "same document":
@@ -235,4 +256,18 @@ BOUNDS = (
     ),
     *("document", "limit", "head", "head window", "head choice", "always", "never"),
 )
-TESTS = ("dilation", "residue", "even rows", "same document", "choice", "residues")
+TESTS = (
+    "shards",
+    "shards",
+    "shifted shards",
+    "reach",
+    "picked rows",
+    "kept columns",
+    "slope",
+    "dilation",
+    "residue",
+    "even rows",
+    "same document",
+    "choice",
+    "residues",
+)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,12 @@ from hypothesis import HealthCheck, given, settings
 
 from attncc.ir.cascade import number
 from attncc.masks.band import MOST
-from attncc.masks.bands import Band, bands, transpose
+from attncc.masks.bands import Band, bands
 from attncc.masks.integers import values
 from attncc.masks.ranges import ordered, union, visit
 from tests.masks.pairs import Array, K, Q, cells, k, q, scalar
-from tests.masks.strategies import SORTED, Case, cases
+from tests.masks.strategies import SORTED, Case, Seeded, cases
+from tests.masks.strategies import case as random_case
 
 
 def held(band: Band, env: Mapping[str, Any]) -> Array:
@@ -27,7 +29,8 @@ def held(band: Band, env: Mapping[str, Any]) -> Array:
         result &= values(low.value, known) <= known[band.columns.name]
     for high in band.highs:
         result &= values(high.value, known) >= known[band.columns.name]
-    for e in (*band.guards, *band.rest):
+    tests = (band.residue.test,) if band.residue else ()
+    for e in (*band.guards, *band.rest, *tests):
         result &= values(e, known)
     return result
 
@@ -60,16 +63,11 @@ def tally(found: tuple[Band, ...], mask: Array, env: Mapping[str, Any], size_q: 
     tiles = live = visits = whole = recognised = 0
     for first in range(0, rows, size_q):
         strip = mask[first : first + size_q]
-        visited: set[int] = set()
-        full: set[int] = set()
-        before = 0
-        for lo, hi, full_lo, full_hi in visit(
-            ranges, {**env, "first": first, "last": first + len(strip) - 1}
-        ):
-            assert before <= lo <= full_lo <= full_hi <= hi <= -(-columns // size_k)
-            before = hi
-            visited |= set(range(lo, hi))
-            full |= set(range(full_lo, full_hi))
+        segments = visit(ranges, {**env, "first": first, "last": first + len(strip) - 1})
+        visited = {int(n) for segment in segments for n in segment.live}
+        full = {int(n) for segment in segments for n in segment.full}
+        assert len(visited) == sum(len(s.live) for s in segments), "a tile is visited twice"
+        assert full <= visited <= set(range(-(-columns // size_k)))
         for n in range(-(-columns // size_k)):
             tile = strip[:, n * size_k : (n + 1) * size_k]
             all_seen = tile.shape[1] == size_k and bool(tile.all())
@@ -82,54 +80,73 @@ def tally(found: tuple[Band, ...], mask: Array, env: Mapping[str, Any], size_q: 
 
 def connected(band: Band, mask: Array) -> bool:
     """Whether both ends of a band are monotone, no row is empty, and each row touches the one before it."""
-    moves = ({b.direction for b in bounds} - {"flat"} for bounds in (band.lows, band.highs))
-    if band.rest or any(len(found) > 1 for found in moves) or not mask.any(1).all():
+    moves = [{b.direction for b in bounds} - {"flat"} for bounds in (band.lows, band.highs)]
+    if "free" in set().union(*moves):
+        return False
+    if not band.exact or any(len(found) > 1 for found in moves) or not mask.any(1).all():
         return False
     first, end = mask.argmax(1), mask.shape[1] - mask[:, ::-1].argmax(1)
     return bool((first[1:] <= end[:-1]).all() and (first[:-1] <= end[1:]).all())
 
 
-def test_random_masks() -> None:
-    """At least 20,000 tiles, in both loop directions."""
-    bounded, tested, exact, turned = Tally(), Tally(), Tally(), 0
+def follows(band: Band, env: Mapping[str, Any], block: int) -> bool:
+    """Whether tiles of so many columns repeat with the residue of a band, if it has one."""
+    return band.residue is None or int(values(band.residue.period, env)) % block == 0
 
-    @settings(max_examples=160, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-    @given(cases())
-    def check(case: Case) -> None:
-        nonlocal bounded, tested, exact, turned
+
+def test_random_masks() -> None:
+    """100,000 tiles and more, in both loop directions."""
+    bounded, classed, tested, exact, seed = Tally(), Tally(), Tally(), Tally(), 0
+    while bounded.tiles + classed.tiles + tested.tiles < 100_000:
+        case = random_case(Seeded(Random(seed := seed + 1)))
         mask = cells(case.mask, case.env)
-        found = bands(case.mask.e, Q, K, SORTED)
-        assert len(found) <= MOST
+        for rows, columns, here, size_q, size_k in (
+            (Q, K, mask, case.block_q, case.block_k),
+            (K, Q, mask.T, case.block_k, case.block_q),
+        ):
+            found = bands(case.mask.e, rows, columns, SORTED)
+            assert len(found) <= MOST
+            together = np.zeros(mask.shape, bool)
+            for band in found:
+                together |= held(band, case.env)
+            assert (together == mask).all(), seed
+            result = tally(found, here, case.env, size_q, size_k)
+            if len(found) == 1 and found[0].exact:
+                assert result.found_full == result.full, f"full tiles of one band are exact: {seed}"
+            if len(found) == 1 and connected(found[0], here):
+                assert result.visited == result.live, f"a connected band is exact: {seed}"
+                exact += result
+            classes = [band for band in found if band.residue]
+            loose = len(classes) > 1 or not all(follows(b, case.env, size_k) for b in classes)
+            if loose or any(band.rest for band in found):
+                tested += result
+            elif classes:
+                classed += result
+            else:
+                bounded += result
+    print(f"\n{seed} masks; bounds: {bounded}\nwith one residue: {classed}\nconnected: {exact}")
+    print(f"with element tests, several residues, or tiles across them: {tested}")
+    assert bounded.visited - bounded.live <= 0.01 * bounded.tiles
+    assert classed.visited - classed.live <= 0.01 * classed.tiles
+    assert bounded.found_full >= 0.98 * bounded.full
+    assert exact.tiles >= 10_000 and classed.tiles >= 2_000, "too few of the masks say anything"
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(cases())
+def test_drawn_masks(case: Case) -> None:
+    """Others every time, and the smallest that fails."""
+    mask = cells(case.mask, case.env)
+    for rows, columns, here, size_q, size_k in (
+        (Q, K, mask, case.block_q, case.block_k),
+        (K, Q, mask.T, case.block_k, case.block_q),
+    ):
+        found = bands(case.mask.e, rows, columns, SORTED)
         together = np.zeros(mask.shape, bool)
         for band in found:
             together |= held(band, case.env)
         assert (together == mask).all()
-        flipped = [transpose(band) for band in found]
-        for band, other in zip(found, flipped, strict=True):
-            assert other is None or (held(other, case.env) == held(band, case.env)).all()
-        result = tally(found, mask, case.env, case.block_q, case.block_k)
-        if len(found) == 1 and not found[0].rest:
-            assert result.found_full == result.full, "full tiles of one band are exact"
-        if len(found) == 1 and connected(found[0], mask):
-            assert result.visited == result.live, "a connected band is exact"
-            exact += result
-        if all(flipped):
-            turned += 1
-            across = tuple(band for band in flipped if band)
-            result += tally(across, mask.T, case.env, case.block_k, case.block_q)
-        if any(band.rest for band in found):
-            tested += result
-        else:
-            bounded += result
-
-    check()
-    print(
-        f"\nbounds: {bounded}\nwith element tests: {tested}\nconnected: {exact}\ntransposed: {turned} masks"
-    )
-    assert bounded.tiles + tested.tiles >= 20_000
-    assert bounded.visited - bounded.live <= 0.02 * bounded.tiles
-    assert bounded.found_full >= 0.98 * bounded.full
-    assert exact.tiles >= 2_000 and turned >= 50, "too few of the masks say anything"
+        tally(found, here, case.env, size_q, size_k)
 
 
 def test_unions_ordered_at_run_time() -> None:

@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 
 from attncc.masks.bands import bands
 from attncc.masks.counts import TileCounts, count
-from attncc.masks.ranges import segments
 from tests.masks.pairs import FALSE, TRUE, K, Pair, Q, aligned, cells, k, q, scalar
 from tests.masks.strategies import SORTED, Case, cases
+from tests.masks.tiles import tiles_of
 
 causal = k <= aligned
 
@@ -24,12 +24,12 @@ def test_random_masks(case: Case) -> None:
     rows, columns = mask.shape
     found = bands(case.mask.e, Q, K, SORTED)
     counted = count(found, case.mask.e, case.env, rows, columns, case.block_q, case.block_k)
-    ends = [
-        ends
+    visited = [
+        segment
         for first in range(0, rows, case.block_q)
-        for ends in segments(found, first, first + case.block_q - 1, case.block_k, case.env)
+        for segment in tiles_of(found, first, first + case.block_q - 1, case.block_k, case.env)
     ]
-    live, full = sum(hi - lo for lo, hi, _, _ in ends), sum(hi - lo for _, _, lo, hi in ends)
+    live, full = sum(len(v.live) for v in visited), sum(len(v.full) for v in visited)
     tiles = -(-rows // case.block_q) * -(-columns // case.block_k)
     assert counted == TileCounts(live, full, live - full, tiles - live, int(mask.sum()))
 

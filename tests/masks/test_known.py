@@ -9,9 +9,8 @@ import pytest
 
 from attncc.ir.cascade import Apply, Choose, Expr, Index, Literal, Read, Reduce, Tensor
 from attncc.masks.band import MOST
-from attncc.masks.bands import Band, bands, transpose
-from attncc.masks.integers import at
-from attncc.masks.ranges import ordered, rows_of, segments, tile_range, union, visit
+from attncc.masks.bands import Band, bands
+from attncc.masks.ranges import Visited, ordered, union, visit
 from tests.masks.pairs import (
     FALSE,
     TRUE,
@@ -31,6 +30,7 @@ from tests.masks.pairs import (
     size,
     table,
 )
+from tests.masks.tiles import tiles_of
 
 w, s, block = scalar("w"), scalar("s"), scalar("block", static=True)
 causal = k <= aligned
@@ -65,12 +65,12 @@ def show(e: Expr) -> str:
 
 def said(band: Band) -> str:
     """A band as its conditions, `^` a bound that rises with the row, `v` one that falls."""
-    marks = {"up": "^", "down": "v", "flat": ""}
+    marks = {"up": "^", "down": "v", "flat": "", "free": "~"}
     lows = [f"{show(b.value)}{marks[b.direction]} <= {band.columns.name}" for b in band.lows]
     highs = [f"{band.columns.name} <= {show(b.value)}{marks[b.direction]}" for b in band.highs]
-    return "; ".join(
-        [*lows, *highs, *(f"once {show(e)}" for e in band.guards), *(f"test {show(e)}" for e in band.rest)]
-    )
+    residue = [f"of {show(band.residue.test)}"] if band.residue else []
+    once, tests = (f"once {show(e)}" for e in band.guards), (f"test {show(e)}" for e in band.rest)
+    return "; ".join([*lows, *highs, *residue, *once, *tests])
 
 
 @pytest.mark.parametrize(
@@ -113,12 +113,19 @@ def said(band: Band) -> str:
         ),
         (q - k < table("span", H, h), ["((q - span[h]) + 1)^ <= k"]),
         ((k <= q) & ((q - k) % 3).equals(0), ["k <= q^; test (((q - k) % 3) == 0)"]),
-        ((k % 4).equals(0), ["test ((k % 4) == 0)"]),
+        ((k % 4).equals(0), ["of ((k % 4) == 0)"]),
+        ((k % 4).equals(w), ["of ((k % 4) == w); once (0 <= w); once (w < 4)"]),
+        (
+            ((k + 3) // 8 % 4 + h).equals(2),
+            ["of (((((k + 3) // 8) % 4) + h) == 2); once (0 <= (2 - h))"],
+        ),
+        ((k % 4).equals(1) & (k % 6).equals(3), ["of ((k % 4) == 1); test ((k % 6) == 3)"]),
+        (((q % 4).equals(1)), ["k <= (if ((q % 4) == 1) then (|k| - 1) else -1)~"]),
         (k < table("start", Q, q), ["k <= (start[q] - 1)^"]),
         (table("doc", K, k).equals(table("doc", Q, q)), ["test (doc[k] == doc[q])"]),
-        (k < table("other", Q, q), ["test (k < other[q])"]),
+        (k < table("other", Q, q), ["k <= (other[q] - 1)~"]),
         (k <= least(w, 0) * q + 9, ["k <= ((q * min(w, 0)) + 9)v"]),
-        (k <= w * q, ["test (k <= (w * q))"]),
+        (k <= w * q, ["k <= (q * w)~"]),
         # ends that work against each other make no one band
         ((k <= q) | (k <= w - q), ["k <= q^", "k <= (w - q)v"]),
         ((k <= q) & (k <= w - q), ["k <= q^; k <= (w - q)v"]),
@@ -148,18 +155,17 @@ def test_bands(mask: Pair, expected: list[str]) -> None:
             "((k // block) * block)^ <= q; q <= ((((k // block) * block) + block) - 1)^",
         ),
         (k // block < q // block, "(((k // block) * block) + block)^ <= q"),
-        (k < s, "q <= (if ((s - 1) >= k) then (|q| - 1) else -1)v"),
-        ((k <= q) | (k < s), "min((if ((k + 1) <= s) then 0 else |q|), k)^ <= q"),
+        (k < s, "q <= (if (k < s) then (|q| - 1) else -1)v"),
+        ((k <= q) | (k < s), "min((if (k < s) then 0 else |q|), k)^ <= q"),
         ((q < s) & (k <= q), "k^ <= q; q <= (s - 1)"),
-        ((k <= q) & (k % 4).equals(0), "k^ <= q; test ((k % 4) == 0)"),
+        ((k <= q) & (k % 4).equals(0), "k^ <= q; q <= (if ((k % 4) == 0) then (|q| - 1) else -1)~"),
         (k < table("start", Q, q), "sum(q where (start[q] <= k)) 1^ <= q"),
-        (k <= least(w, 0) * q + 9, None),
+        (k <= least(w, 0) * q + 9, "test (k <= ((min(w, 0) * q) + 9))"),
     ],
 )
-def test_transpose(mask: Pair, expected: str | None) -> None:
-    (band,) = bands(mask.e, Q, K, frozenset({"start"}))
-    across = transpose(band)
-    assert (across and said(across)) == expected
+def test_transposed(mask: Pair, expected: str) -> None:
+    """Rows that a tile of columns sees, by the same predicate."""
+    assert [said(b) for b in bands(mask.e, K, Q, frozenset({"start"}))] == [expected]
 
 
 def test_sorted_tables_are_searched() -> None:
@@ -183,7 +189,7 @@ def test_a_read_out_of_range_fails_alone() -> None:
     mask = table("doc", K, k + 1).equals(0) | (k <= q)
     env: dict[str, Any] = {"|q|": 4, "|k|": 4, "doc": np.zeros(4, int)}
     found = bands(mask.e, Q, K)
-    assert max(hi for _, hi, _, _ in segments(found, 0, 3, 1, env)) == 4
+    assert max(v.live[-1] for v in tiles_of(found, 0, 3, 1, env)) == 3
 
 
 def test_a_condition_out_of_range_is_false() -> None:
@@ -192,7 +198,7 @@ def test_a_condition_out_of_range_is_false() -> None:
     number = choose(table("doc", K, k + 1).equals(0), const(0), const(1)) > 0
     env: dict[str, Any] = {"|q|": 4, "|k|": 4, "doc": np.zeros(4, int)}
     for found in (bands(mask.e, Q, K), bands(number.e, Q, K)):
-        assert any(lo <= 3 < hi for lo, hi, _, _ in segments(found, 0, 3, 1, env))
+        assert any(3 in v.live for v in tiles_of(found, 0, 3, 1, env))
 
 
 def test_too_many_bands_become_a_test() -> None:
@@ -217,7 +223,8 @@ def tiles(
     mask: Pair, q0: int, q1: int, size_k: int, rows: int, columns: int, **env: Any
 ) -> list[tuple[int, ...]]:
     found = bands(mask.e, Q, K)
-    return [*map(tuple, segments(found, q0, q1, size_k, {"|q|": rows, "|k|": columns, **env}))]
+    visited = tiles_of(found, q0, q1, size_k, {"|q|": rows, "|k|": columns, **env})
+    return [(v.lo, v.hi, v.full_lo, v.full_hi) for v in visited]
 
 
 def test_tiles_of_causal() -> None:
@@ -263,15 +270,13 @@ def test_order_is_proved_where_it_can_be() -> None:
 
 def test_scalar_code_of_a_window() -> None:
     """What a kernel computes once for a tile of rows."""
-    tile, block_q, block_k = (scalar(n).e for n in ("tile", "BLOCK_Q", "BLOCK_K"))
-    first, last = rows_of(tile, block_q, Q)
-    assert (show(first), show(last)) == ("(tile * BLOCK_Q)", "(min(((tile * BLOCK_Q) + BLOCK_Q), |q|) - 1)")
+    block_k = scalar("BLOCK_K").e
     ranges = union(bands(((k <= q) & (q - k < w)).e, Q, K), scalar("first").e, scalar("last").e, block_k)
     assert [f"{step.tensor.name} = {show(step.body)}" for step in ranges.steps] == [
         "begin = max(0, ((first - w) + 1))",
         "end = min(|k|, (last + 1))",
         "lo = (begin // BLOCK_K)",
-        "hi = (if (begin < end) then (((BLOCK_K + end) - 1) // BLOCK_K) else lo)",
+        "hi = max(lo, (((BLOCK_K + end) - 1) // BLOCK_K))",
         "inner_begin = max(0, ((last - w) + 1))",
         "inner_end = min(|k|, (first + 1))",
         "full_lo = min((((BLOCK_K + inner_begin) - 1) // BLOCK_K), hi)",
@@ -280,16 +285,9 @@ def test_scalar_code_of_a_window() -> None:
     assert [*map(show, ranges.segments[0].ends)] == ["lo", "hi", "full_lo", "full_hi"]
 
 
-def test_one_range_without_steps() -> None:
-    (band,) = bands(window.e, Q, K)
-    found = tile_range(band, *(scalar(n).e for n in ("first", "last", "size")))
-    env = {"|q|": 200, "|k|": 200, "w": 100, "first": 128, "last": 159, "size": 16}
-    assert [at(e, env) for e in found.ends] == [1, 10, 4, 8]
-
-
 def test_a_false_guard_leaves_nothing() -> None:
     found = bands(((h < 2) & causal).e, Q, K)
     ranges = union(found, scalar("first").e, scalar("last").e, scalar("size").e)
     env = {"|q|": 64, "|k|": 64, "first": 0, "last": 63, "size": 16}
-    assert visit(ranges, {**env, "h": 1}) == [(0, 4, 0, 0)]
+    assert visit(ranges, {**env, "h": 1}) == [Visited(0, 4, 0, 0)]
     assert visit(ranges, {**env, "h": 2}) == []
