@@ -73,10 +73,13 @@ class Loop:
 
     @property
     def narrow(self) -> bool:
-        """Whether no row sees more columns for being later: a band ends at a fixed column, or moves along."""
+        """Whether small tiles fit what rows see: as many columns for every row, for a band ends at a fixed
+        column or moves along; or classes of columns, of which a small tile can be a part.
+        """
         fixed = [any(b.direction == "flat" for b in band.highs) for band in self.bands]
         moving = [any(b.direction == "up" for b in band.lows) for band in self.bands]
-        return all(f or m for f, m in zip(fixed, moving, strict=True))
+        classes = [band.residue is not None for band in self.bands]
+        return all(map(any, zip(fixed, moving, classes, strict=True)))
 
 
 @dataclass(frozen=True)
