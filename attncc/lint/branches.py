@@ -37,11 +37,14 @@ from attncc.lint.seen import DEEPEST, written
 from attncc.masks.bands import bands
 from attncc.masks.normal import total
 from attncc.masks.relations import never
+from attncc.ops import REDUCTIONS
 from attncc.source import Span
 from attncc.syntax import ast
 
 LONGEST = 400
 """A conjunction of more nodes is not tried."""
+
+KEEPS = frozenset(name for name, row in REDUCTIONS.items() if row.keeps)
 
 Said = Mapping[str, ast.Expr]
 """What every equation says, as written."""
@@ -49,7 +52,11 @@ Said = Mapping[str, ast.Expr]
 Verdicts = dict[tuple[Span, str], bool]
 """For every part of a predicate, and what may be wrong with it, whether it is so wherever it is used."""
 
-NEVER, NOTHING, ALWAYS = "never holds", "adds nothing to what is said before", "always holds where it is asked"
+NEVER, NOTHING, ALWAYS = (
+    "never holds",
+    "adds nothing to what is said before",
+    "always holds where it is asked",
+)
 
 
 def unused(cascade: Cascade, said: Said) -> Iterator[Diagnostic]:
@@ -176,13 +183,16 @@ class _Asked:
 
 def void(cells: Expr, rows: Index, columns: Index) -> bool:
     """Whether a predicate provably holds in no cell, for any lengths and numbers that have a meaning."""
-    if any(isinstance(x, Reduce) for x in walk(cells)) or sum(1 for _ in walk(cells)) > LONGEST:
+    if sum(1 for _ in walk(cells)) > LONGEST:
         return False
-    if any(r.tensor.kind == "float" for r in reads(cells)):
-        return False
-    if rows.space == columns.space:
+    if rows.space == columns.space and not any(isinstance(x, Reduce) and x.op in KEEPS for x in walk(cells)):
         distance = Apply("-", (extent(columns), extent(rows)))
         moved = substitute(cells, {rows: Apply("-", (rows, distance))})  # rows are positions of the columns
         if never(moved, rows, columns, q=(float("-inf"), float("inf"))):
             return True
-    return never(cells, rows, columns) or not bands(total(cells), rows, columns)
+    if never(cells, rows, columns):
+        return True
+    data = any(isinstance(x, Reduce) for x in walk(cells)) or any(
+        r.tensor.kind == "float" for r in reads(cells)
+    )
+    return not data and not bands(total(cells), rows, columns)

@@ -1,4 +1,4 @@
-"""Masks and trials → warnings: each says what was seen, in which row, of which key, in which head and call."""
+"""Masks and trials → warnings: each says what was seen, in which row, of which key, head and call."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import numpy as np
 
 from attncc.diagnostics import Diagnostic, Label
 from attncc.ir.said import listed
-from attncc.lint.sampled import Array, Trial, cells, place
+from attncc.lint.sampled import Array, Trial, cells, place, tried
 from attncc.lint.seen import Mask, groups
 
 Masks = tuple[Mask, ...]
 Trials = tuple[Trial, ...]
 
-ROWS = 16
+ROWS = 8
 """So many rows of a long sequence are asked about all columns."""
 
-WIDE = 1 << 16
+WIDE = 1 << 15
 """A longer sequence is not asked about all columns."""
 
 FEW = 4
@@ -65,7 +65,9 @@ def empty_rows(found: Masks, trials: Trials) -> Iterator[Diagnostic]:
     """Rows to which no reduction over positions leaves a term."""
     for rows in dict.fromkeys(m.rows for m in found):
         group = tuple(m for m in found if m.rows == rows)
-        cell = next((c for t in trials if (c := _blind(group, t))), None) if decided(group) else None
+        if not decided(group):
+            continue
+        cell = next((c for t in tried(group, trials) if (c := _blind(group, t))), None)
         if cell is not None:
             columns = listed(dict.fromkeys(i.name for m in group for i in m.columns))
             message = f"row {cell.where} sees no {columns}: {cell.call}"
@@ -99,14 +101,14 @@ def leaks(found: Masks, trials: Trials) -> Iterator[Diagnostic]:
     as much of the future as of the past. Neither is reported, unless other heads or reductions are causal.
     """
     for group in groups(tuple(m for m in found if m.aligned and m.known and not m.tables)):
-        views = [(mask, _Future(mask, trials)) for mask in group]
+        views = [(mask, _Future(mask, tried(group, trials))) for mask in group]
         causal = [mask for mask, view in views if view.leak is None]
         reported = False
         for mask, view in views:
             if view.leak is None or reported:
                 continue
             if cell := view.odd:
-                why = "the mask is causal but for such cells, and that key does not see the row"
+                why = "most of what it shows is earlier, and that later key does not see the row"
             elif cell := view.minority:
                 why = "most heads see no later key"
             elif causal and (cell := view.leak):
@@ -133,15 +135,15 @@ class _Future:
             later = seen & (at[None, :] > at[:, None])
             earlier = seen & (at[None, :] < at[:, None])
             some = later.any(axis=(1, 2))
-            self.leak = self.leak or _first(mask, trial, later)
+            self.leak = self.leak or first(mask, trial, later)
             few = later.sum(axis=(1, 2)) * FEW <= earlier.sum(axis=(1, 2))
             one_way = later & ~np.swapaxes(seen, 1, 2) & few[:, None, None]
-            self.odd = self.odd or _first(mask, trial, one_way)
+            self.odd = self.odd or first(mask, trial, one_way)
             if 0 < some.sum() * 2 < some.size:
-                self.minority = self.minority or _first(mask, trial, later)
+                self.minority = self.minority or first(mask, trial, later)
 
 
-def _first(mask: Mask, trial: Trial, found: Array) -> Cell | None:
+def first(mask: Mask, trial: Trial, found: Array) -> Cell | None:
     """The first cell that is true of (heads, rows, columns), if any is."""
     if not found.any():
         return None
@@ -150,13 +152,13 @@ def _first(mask: Mask, trial: Trial, found: Array) -> Cell | None:
 
 
 def unsafe(found: Masks, trials: Trials) -> Iterator[Diagnostic]:
-    """Columns that a row of a causal mask no longer sees, and a later one does: a cache would have lost them."""
+    """Columns that a row of a causal mask no longer sees, and a later one does: lost to a cache by then."""
     for group in groups(tuple(m for m in found if m.aligned)):
         mask = max(group, key=lambda m: len(m.heads))
         if not decided(group) or any(m.heads not in ((), mask.heads) for m in group):
             continue
         returned: tuple[Cell, int] | None = None
-        for trial in trials:
+        for trial in tried(group, trials):
             at = trial.places
             seen = np.logical_or.reduce(np.broadcast_arrays(*(cells(m, trial, at, at) for m in group)))
             if (seen & (at[None, :] > at[:, None])).any():
@@ -165,10 +167,13 @@ def unsafe(found: Masks, trials: Trials) -> Iterator[Diagnostic]:
             returned = returned or _returned(mask, trial, seen)
         if returned is not None:
             cell, dropped = returned
-            q, k = mask.rows.name, cell.key
-            message = f"{k} is dropped and used again: row `{q}` = {dropped} does not see it, nor need a cache "
-            message = f"{k} is dropped and seen again: not by row `{q}` = {dropped}, but by {cell.where}"
-            help = "decoding has to keep every key; what stays at the same keys, as `k % step == 0`, can be kept"
+            message = (
+                f"{cell.key} is dropped and seen again: not by row `{mask.rows.name}` = {dropped}, "
+                f"but by {cell.where}"
+            )
+            help = (
+                "decoding has to keep every key; what stays at the same keys, as `k % step == 0`, can be kept"
+            )
             yield warning("cache-unsafe", f"{message}: {cell.call}", mask, "seen here", help)
 
 
@@ -176,7 +181,7 @@ def _returned(mask: Mask, trial: Trial, seen: Array) -> tuple[Cell, int] | None:
     """A column that is seen, then not, then again, and the row that does not see it."""
     before = np.logical_or.accumulate(seen, axis=1)
     gone = np.logical_or.accumulate(before & ~seen, axis=1)
-    cell = _first(mask, trial, seen & gone)
+    cell = first(mask, trial, seen & gone)
     if cell is None:
         return None
     column, row = (int(np.searchsorted(trial.places, n)) for n in (cell.column, cell.row))
@@ -189,10 +194,12 @@ def alike(found: Masks, trials: Trials, many: Trials) -> Iterator[Diagnostic]:
     for mask in found:
         if not mask.known or mask.tables or not mask.heads or len(mask.columns) > 1:
             continue
-        if all(_same(mask, t) for t in (*trials, *many)) and trials:
-            names, longest = listed(i.name for i in mask.heads), max(t.length for t in trials)
-            tried = f"{trials[-1].env[f'|{mask.heads[0].name}|']} and {many[-1].env[f'|{mask.heads[0].name}|']}"
-            message = f"the mask reads {names}, and all heads see the same: {tried} heads, lengths to {longest:,}"
+        some = tried((mask,), (*trials, *many))
+        if some and all(_same(mask, t) for t in some):
+            names = listed(i.name for i in mask.heads)
+            counts = sorted({t.env[f"|{mask.heads[0].name}|"] for t in some})
+            tries = f"{' and '.join(map(str, counts))} heads, lengths to {max(t.length for t in some):,}"
+            message = f"the mask reads {names}, and all heads see the same: {tries}"
             help = "leave the head out, or look at the arithmetic that should tell heads apart"
             yield warning("same-heads", message, mask, "the same for every head that was tried", help)
             return
@@ -211,7 +218,7 @@ def unseen(found: Masks, many: Trials) -> Iterator[Diagnostic]:
         mask = next((m for m in group if m.heads), None)
         if mask is None or not decided(group):
             continue
-        for trial in many:
+        for trial in tried(group, many):
             if not 32 < trial.length <= 1 << 13:
                 continue
             early = trial.places[trial.places < trial.length // 2]

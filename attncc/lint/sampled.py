@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from attncc.calls import extents
+from attncc.calls import divisors, extents
 from attncc.ir.cascade import Cascade, Index, reads
 from attncc.lint.seen import Mask
 from attncc.masks.integers import at, values
@@ -43,6 +44,10 @@ FEATURES = 16
 
 UNSAID = (3, 16)
 """What a number without a default is taken to be, in turn."""
+
+
+MEANINGLESS = (KeyError, ValueError, ZeroDivisionError, IndexError, OverflowError, TypeError)
+"""What numbers raise that make no sense together."""
 
 
 @dataclass(frozen=True)
@@ -77,11 +82,13 @@ def trials(cascade: Cascade, count: int = HEADS) -> tuple[Trial, ...]:
     found = []
     for value in UNSAID if unsaid else UNSAID[:1]:
         numbers = {**defaults, **dict.fromkeys(unsaid, value)}
+        if any(numbers.get(name, 1) < 1 for name in divisors(cascade)):
+            continue
         long = _long(tuple(numbers.values()))
         for length in (*SHORT, long):
             try:
                 env = _environment(cascade, length, count, {**numbers, **truths})
-            except (KeyError, ValueError, ZeroDivisionError, IndexError):
+            except MEANINGLESS:
                 continue
             places = np.arange(length) if length < long else _places(length, tuple(numbers.values()))
             found.append(Trial(length, places, env, tuple(numbers.items())))
@@ -91,7 +98,7 @@ def trials(cascade: Cascade, count: int = HEADS) -> tuple[Trial, ...]:
 def _long(numbers: tuple[int, ...]) -> int:
     """A length that is longer than what any number, or two of them as blocks of blocks, is about."""
     most = sorted((abs(n) for n in numbers), reverse=True)[:2]
-    return max(LONG, min(LONGEST, 4 * max(most, default=1) + 3), min(LONGEST, 2 * int(np.prod(most or [1]))))
+    return max(LONG, min(LONGEST, 4 * max(most, default=1) + 3), min(LONGEST, 2 * prod(most)))
 
 
 def _places(length: int, numbers: tuple[int, ...]) -> Array:
@@ -128,13 +135,30 @@ def cells(mask: Mask, trial: Trial, rows: Array, columns: Array | None = None) -
     """
     shape = tuple(trial.env[f"|{i.name}|"] for i in mask.heads)
     counts = tuple(trial.env[f"|{i.name}|"] for i in mask.columns)
-    places = np.unravel_index(np.arange(int(np.prod(counts))) if columns is None else columns, counts)
+    places = np.unravel_index(np.arange(prod(counts)) if columns is None else columns, counts)
     env = {**trial.env, mask.rows.name: rows[:, None]}
     env |= {i.name: at[None, :] for i, at in zip(mask.columns, places, strict=True)}
-    ways = np.unravel_index(np.arange(int(np.prod(shape))), shape) if shape else ()
+    ways = np.unravel_index(np.arange(prod(shape)), shape) if shape else ()
     env |= {i.name: at[:, None, None] for i, at in zip(mask.heads, ways, strict=True)}
     seen = np.asarray(values(total(mask.where), env), dtype=bool)
-    return np.broadcast_to(seen, (int(np.prod(shape)), rows.size, places[0].size))
+    return np.broadcast_to(seen, (prod(shape), rows.size, places[0].size))
+
+
+def tried(group: tuple[Mask, ...], some: tuple[Trial, ...]) -> tuple[Trial, ...]:
+    """The calls in which some masks have a meaning, and no more heads than can be looked at."""
+    return tuple(t for t in some if all(_fits(mask, t) for mask in group))
+
+
+def _fits(mask: Mask, trial: Trial) -> bool:
+    if prod(trial.env[f"|{i.name}|"] for i in mask.heads) > MANY:
+        return False
+    if prod(trial.env[f"|{i.name}|"] for i in mask.columns) < 1:
+        return False
+    try:
+        cells(mask, trial, trial.places[:1], trial.places[:1])
+    except MEANINGLESS:
+        return False
+    return True
 
 
 def place(mask: Mask, trial: Trial, head: int) -> dict[str, int]:

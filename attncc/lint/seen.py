@@ -48,6 +48,7 @@ class Mask:
     """What the rows of one reduction see: the `columns` where `where` holds; `heads` tell masks apart."""
 
     equation: str
+    op: str
     rows: Index
     columns: tuple[Index, ...]
     where: Expr
@@ -79,14 +80,14 @@ class Mask:
 def masks(cascade: Cascade) -> tuple[Mask, ...]:
     """The masks of every reduction of one row, each once, in order."""
     equations = {e.tensor.name: e for e in cascade.equations}
-    found: dict[tuple[str, Index, tuple[Index, ...], Expr], Mask] = {}
+    found: dict[tuple[object, ...], Mask] = {}
     for equation in cascade.equations:
         for reduce in walk(equation.body):
             if not isinstance(reduce, Reduce) or REDUCTIONS[reduce.op].keeps:
                 continue
             mask = _mask(equation, reduce, equations)
             if mask is not None:
-                found.setdefault((mask.equation, mask.rows, mask.columns, mask.where), mask)
+                found.setdefault((mask.equation, mask.op, mask.rows, mask.columns, mask.where), mask)
     return tuple(found.values())
 
 
@@ -101,11 +102,11 @@ def _mask(equation: Equation, reduce: Reduce, equations: Equations) -> Mask | No
     where = written(reduce.where, equations)
     if reduce.op == "sum":
         where = conjoin((where, nonzero(reduce.body, equations)))
-    return Mask(equation.tensor.name, rows[0], reduce.over, where, reduce.span)
+    return Mask(equation.tensor.name, reduce.op, rows[0], reduce.over, where, reduce.span)
 
 
 def written(e: Expr, equations: Equations, depth: int = DEEPEST) -> Expr:
-    """A predicate with the integers and predicates that equations name written out, unless data makes them."""
+    """A predicate with the integers and predicates that equations name written out, but for data's."""
     if isinstance(e, Reduce):
         return e
     e = rebuild(e, tuple(written(part, equations, depth) for part in children(e)))

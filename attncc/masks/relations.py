@@ -1,6 +1,6 @@
 """Comparisons of a row and a column → whether any cell meets all of them: bounds of q, k, q - k and q + k.
 
-    q = k + d = (s + d) / 2        k = q - d = (s - d) / 2        d = 2q - s = s - 2k        s = 2q - d = 2k + d
+    q = k + d = (s + d) / 2      k = q - d = (s - d) / 2      d = 2q - s = s - 2k      s = 2q - d = 2k + d
 
 Four intervals, each tightened by the others until none moves, decide a box of cells and comparisons whose
 coefficients are 1 or -1 (theory B.1, layer B). Whatever else is asked is left out, or judged by intervals
