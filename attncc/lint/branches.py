@@ -44,6 +44,9 @@ from attncc.syntax import ast
 LONGEST = 400
 """A conjunction of more nodes is not tried."""
 
+LONG = 120
+"""One of more nodes is not solved for its bands, which may be many before they are few."""
+
 KEEPS = frozenset(name for name, row in REDUCTIONS.items() if row.keeps)
 
 Said = Mapping[str, ast.Expr]
@@ -183,7 +186,8 @@ class _Asked:
 
 def void(cells: Expr, rows: Index, columns: Index) -> bool:
     """Whether a predicate provably holds in no cell, for any lengths and numbers that have a meaning."""
-    if sum(1 for _ in walk(cells)) > LONGEST:
+    size = sum(1 for _ in walk(cells))
+    if size > LONGEST:
         return False
     if rows.space == columns.space and not any(isinstance(x, Reduce) and x.op in KEEPS for x in walk(cells)):
         distance = Apply("-", (extent(columns), extent(rows)))
@@ -195,4 +199,4 @@ def void(cells: Expr, rows: Index, columns: Index) -> bool:
     data = any(isinstance(x, Reduce) for x in walk(cells)) or any(
         r.tensor.kind == "float" for r in reads(cells)
     )
-    return not data and not bands(total(cells), rows, columns)
+    return not data and size <= LONG and not bands(total(cells), rows, columns)

@@ -143,7 +143,7 @@ def _kept(cascade: Cascade, demand: Demand, group: tuple[Mask, ...]) -> Diagnost
     bound = show_expr(demand.value)
     labels = (Label(demand.span, "required here"), Label(group[0].span, "seen here"))
     for trial in tried(group, trials(cascade)) if decided(group) else ():
-        most = int(values(demand.value, trial.env))
+        most = max(0, int(values(demand.value, trial.env)))
         found = _most_kept(group, trial)
         if found is not None and found[2] > most:
             head, row, count = found

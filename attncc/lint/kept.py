@@ -41,8 +41,8 @@ def kept_at_most(bound: Expr, group: tuple[Mask, ...]) -> bool:
 
 
 def _sums_at_most(counts: tuple[Expr, ...], bound: Expr, facts: Facts) -> bool:
-    """Whether counts, those below 0 taken for 0, add up to at most a bound."""
-    some = [list(c) for size in range(len(counts) + 1) for c in combinations(counts, size)]
+    """Whether counts add up to at most a bound, those below 0 taken for 0, and so the bound."""
+    some = [list(c) for size in range(1, len(counts) + 1) for c in combinations(counts, size)]
     return all(at_most(_sum(each), bound, facts) for each in some)
 
 
