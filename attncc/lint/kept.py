@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import combinations, product
 
-from attncc.ir.cascade import ONE, ZERO, Apply, Expr, Index, extent, reads, substitute
+from attncc.ir.cascade import ONE, ZERO, Apply, Expr, Index, extent, reads, substitute, walk
+from attncc.lint.branches import LONG
 from attncc.lint.seen import Mask
 from attncc.masks.band import Band, joined
 from attncc.masks.bands import bands
@@ -28,6 +29,8 @@ def kept_at_most(bound: Expr, group: tuple[Mask, ...]) -> bool:
     if at_most(Apply("+", (position(rows, columns), ONE)), bound):
         return True
     wheres = dict.fromkeys(total(m.where) for m in group)
+    if any(sum(1 for _ in walk(where)) > LONG for where in wheres):
+        return False
     found = [band for where in wheres for band in bands(where, rows, columns)]
     positive = frozenset[Expr]().union(*(band.plane.positive for band in found))
     together = tuple(dict.fromkeys(found))
