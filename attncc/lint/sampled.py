@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any, TypeAlias
+from typing import Literal as OneOf
 
 import numpy as np
 
@@ -20,6 +21,9 @@ from attncc.masks.integers import at, values
 from attncc.masks.normal import total
 
 Array: TypeAlias = np.ndarray[Any, Any]
+
+Errors: TypeAlias = OneOf["ignore", "raise"]
+"""What becomes of a division by 0, and the like."""
 
 SHORT = (1, 2, 3, 5, 8, 16, 33, 64)
 """Lengths that are looked at whole."""
@@ -46,7 +50,7 @@ UNSAID = (3, 16)
 """What a number without a default is taken to be, in turn."""
 
 
-MEANINGLESS = (KeyError, ValueError, ZeroDivisionError, IndexError, OverflowError, TypeError)
+MEANINGLESS = (KeyError, ValueError, ZeroDivisionError, IndexError, ArithmeticError, TypeError)
 """What numbers raise that make no sense together."""
 
 
@@ -128,7 +132,9 @@ def _environment(cascade: Cascade, length: int, heads: int, numbers: Mapping[str
     return env
 
 
-def cells(mask: Mask, trial: Trial, rows: Array, columns: Array | None = None) -> Array:
+def cells(
+    mask: Mask, trial: Trial, rows: Array, columns: Array | None = None, errors: Errors = "ignore"
+) -> Array:
     """Which columns some rows see, as an array (heads, rows, columns); all columns where none are given.
 
     The heads are all places of `mask.heads`, in the order of `place`.
@@ -140,7 +146,8 @@ def cells(mask: Mask, trial: Trial, rows: Array, columns: Array | None = None) -
     env |= {i.name: at[None, :] for i, at in zip(mask.columns, places, strict=True)}
     ways = np.unravel_index(np.arange(prod(shape)), shape) if shape else ()
     env |= {i.name: at[:, None, None] for i, at in zip(mask.heads, ways, strict=True)}
-    seen = np.asarray(values(total(mask.where), env), dtype=bool)
+    with np.errstate(all=errors):
+        seen = np.asarray(values(total(mask.where), env), dtype=bool)
     return np.broadcast_to(seen, (prod(shape), rows.size, places[0].size))
 
 
@@ -155,7 +162,8 @@ def _fits(mask: Mask, trial: Trial) -> bool:
     if prod(trial.env[f"|{i.name}|"] for i in mask.columns) < 1:
         return False
     try:
-        cells(mask, trial, trial.places[:1], trial.places[:1])
+        few = trial.places[:: 1 if len(mask.columns) == 1 else trial.length]
+        cells(mask, trial, trial.places, few, errors="raise")
     except MEANINGLESS:
         return False
     return True

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from hypothesis import given, settings
 
 from attncc import cli
 from attncc.diagnostics import PatternError, render
@@ -19,6 +20,8 @@ from attncc.lint import lints
 from attncc.pipeline import demanded, meaning, planned
 from attncc.source import Source
 from attncc.syntax.parser import parse
+from attncc.syntax.printer import show
+from tests.strategies import Drawn, patterns
 
 ROOT = Path(__file__).parents[2]
 LINTS = sorted((ROOT / "tests" / "errors" / "lint").glob("*.attn"))
@@ -127,3 +130,13 @@ def test_a_predicate_used_elsewhere_is_left_alone() -> None:
     assert used != text
     source = Source("used", used)
     assert lints(meaning(source), source) == ()
+
+
+@settings(max_examples=60)
+@given(patterns())
+def test_any_pattern(drawn: Drawn) -> None:
+    """Of any pattern something can be said, at a place in its text."""
+    source = Source("any", show(drawn.file))
+    for found in lints(meaning(source), source):
+        assert found.severity == "warning" and found.code in CODES
+        assert all(0 < label.span.end <= len(source.text) for label in found.labels)

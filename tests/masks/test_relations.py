@@ -12,7 +12,7 @@ from attncc.ir.cascade import Expr, Index
 from attncc.masks.integers import values
 from attncc.masks.relations import never
 from tests.masks.pairs import K, Pair, Q, const, k, q
-from tests.masks.strategies import cases
+from tests.masks.strategies import Case, cases
 
 OPS = ("<", "<=", ">", ">=", "==")
 
@@ -46,8 +46,8 @@ def test_exact_for_unit_coefficients(case: tuple[Pair, tuple[int, int, int, int]
 
 @settings(max_examples=300)
 @given(cases(largest=40))
-def test_sound_for_any_predicate(case: object) -> None:
-    mask, env = case.mask, case.env  # type: ignore[attr-defined]
+def test_sound_for_any_predicate(case: Case) -> None:
+    mask, env = case.mask, case.env
     rows, columns = np.arange(env["|q|"])[:, None], np.arange(env["|k|"])[None, :]
     if never(mask.e, Q, K, (0, env["|q|"] - 1), (0, env["|k|"] - 1)):
         value, present = mask.meaning({**env, "q": rows, "k": columns})
