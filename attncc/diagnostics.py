@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from typing import Literal as OneOf
 
 from attncc.source import Source, Span
 
@@ -19,12 +20,16 @@ class Label:
 
 @dataclass(frozen=True)
 class Diagnostic:
-    """One mistake: `code` names its kind, `message` is one lower-case phrase, `help` says what to do."""
+    """One mistake: `code` names its kind, `message` is one lower-case phrase, `help` says what to do.
+
+    A warning is no mistake, but what its author may not have meant.
+    """
 
     code: str
     message: str
     labels: tuple[Label, ...]
     help: str = ""
+    severity: OneOf["error", "warning"] = "error"
 
 
 class PatternError(Exception):
@@ -32,11 +37,12 @@ class PatternError(Exception):
 
     def __init__(self, source: Source, diagnostics: Sequence[Diagnostic]):
         self.source = source
-        self.diagnostics = tuple(sorted(diagnostics, key=_place))
+        self.diagnostics = tuple(sorted(diagnostics, key=place))
         super().__init__(render(source, self.diagnostics))
 
 
-def _place(diagnostic: Diagnostic) -> int:
+def place(diagnostic: Diagnostic) -> int:
+    """Where in the source a diagnostic begins."""
     return diagnostic.labels[0].span.start if diagnostic.labels else 0
 
 
@@ -46,7 +52,7 @@ def render(source: Source, diagnostics: Sequence[Diagnostic]) -> str:
 
 
 def _render_one(source: Source, diagnostic: Diagnostic) -> str:
-    lines = [f"error[{diagnostic.code}]: {diagnostic.message}"]
+    lines = [f"{diagnostic.severity}[{diagnostic.code}]: {diagnostic.message}"]
     places = [(source.position(label.span.start), label) for label in diagnostic.labels]
     width = max((len(str(line)) for (line, _), _ in places), default=1)
     for rank, ((line, column), label) in enumerate(places):
@@ -68,6 +74,7 @@ def as_json(source: Source, diagnostics: Sequence[Diagnostic]) -> list[dict[str,
     """All diagnostics as plain data with stable keys."""
     return [
         {
+            "severity": d.severity,
             "code": d.code,
             "message": d.message,
             "file": source.name,

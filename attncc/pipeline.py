@@ -11,6 +11,7 @@ from attncc.diagnostics import Diagnostic, PatternError
 from attncc.ir.cascade import Cascade
 from attncc.ir.check import check
 from attncc.ir.verify import verified
+from attncc.lint.demands import leaking, unmet, witnessed
 from attncc.passes import PASSES
 from attncc.passes.share import pruned
 from attncc.schedule.plan import Plan, Refused, partition
@@ -50,31 +51,32 @@ def planned(cascade: Cascade, source: Source) -> Plan:
     """The kernels of a cascade; PatternError names the rule by which it has none, or what it was required to
     be and is not.
     """
-    plan, unmet = _judged(cascade)
+    plan, found = _judged(cascade)
     if isinstance(plan, Refused):
-        raise PatternError(source, [*unmet, plan.diagnostic])
-    if unmet:
-        raise PatternError(source, unmet)
+        raise PatternError(source, [*found, plan.diagnostic])
+    if found:
+        raise PatternError(source, found)
     return plan
 
 
 def demanded(cascade: Cascade, source: Source) -> None:
     """PatternError where a pattern is not what it requires itself to be, where that can be told."""
-    if any(d.name in ("passes", "causal") for d in cascade.demands):
-        _, unmet = _judged(cascade)
-        if unmet:
-            raise PatternError(source, unmet)
+    if any(d.name in ("passes", "causal", "covers", "cache") for d in cascade.demands):
+        _, found = _judged(cascade)
+        if found:
+            raise PatternError(source, found)
 
 
 def _judged(cascade: Cascade) -> tuple[Plan | Refused, list[Diagnostic]]:
     """The kernels of a cascade, or the rule by which it has none; the demands that it does not meet."""
     run = streamed(cascade)
-    unmet = list(too_many_passes(run))
+    found = list(too_many_passes(run))
+    masked = list(unmet(cascade))
     try:
         plan = partition(run)
     except Refused as refused:
-        return refused, unmet
-    return plan, [*unmet, *not_causal(plan)]
+        return refused, [*found, *(witnessed(d, cascade) for d in leaking(cascade)), *masked]
+    return plan, [*found, *(witnessed(d, cascade) for d in not_causal(plan)), *masked]
 
 
 def generate(cascade: Cascade, source: Source, spec: Specialisation) -> str:

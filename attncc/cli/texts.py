@@ -10,7 +10,7 @@ import click
 
 from attncc.cli import options
 from attncc.cli.files import BadFile, read, report_difference, status, write
-from attncc.diagnostics import PatternError, as_json
+from attncc.diagnostics import Diagnostic, PatternError, as_json, render
 from attncc.source import Source
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
@@ -20,18 +20,30 @@ NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @click.option("--json", "form", flag_value="json", help="The same as `--format json`.")
+@click.option("--strict", is_flag=True, help="Exit with 1 after warnings, too.")
 @click.pass_context
-def check(ctx: click.Context, files: tuple[str, ...], form: str) -> None:
-    """Report every mistake in FILE..."""
-    errors = [error for name in files if (error := refusal(name)) is not None]
+def check(ctx: click.Context, files: tuple[str, ...], form: str, strict: bool) -> None:
+    """Report every mistake in FILE..., and what may not be meant."""
+    errors: list[PatternError] = []
+    found: list[tuple[Source, tuple[Diagnostic, ...]]] = []
+    for name in files:
+        try:
+            source = read(name)
+            found.append((source, judged(source)))
+        except PatternError as error:
+            errors.append(error)
+            found.append((error.source, error.diagnostics))
+    said = [(source, diagnostics) for source, diagnostics in found if diagnostics]
+    warnings = sum(d.severity == "warning" for _, diagnostics in said for d in diagnostics)
     if form == "json":
-        found = [entry for error in errors for entry in as_json(error.source, error.diagnostics)]
-        click.echo(json.dumps(found, indent=2))
-    elif errors:
-        click.echo("\n\n".join(map(str, errors)), err=True)
-    else:
-        click.echo(f"{len(files)} file{'s' * (len(files) > 1)}, no mistakes")
-    ctx.exit(status(errors))
+        entries = [entry for source, diagnostics in said for entry in as_json(source, diagnostics)]
+        click.echo(json.dumps(entries, indent=2))
+    elif said:
+        click.echo("\n\n".join(render(*one) for one in said), err=True)
+    if form != "json" and not errors:
+        also = f", {warnings} warning{'s' * (warnings > 1)}" if warnings else ""
+        click.echo(f"{len(files)} file{'s' * (len(files) > 1)}, no mistakes{also}")
+    ctx.exit(max(status(errors), int(strict and warnings > 0)))
 
 
 @click.command()
@@ -91,27 +103,28 @@ def new(name: str, output: str | None, as_data: bool) -> None:
     click.echo(json.dumps({"pattern": name, "file": file}, indent=2) if as_data else said)
 
 
-def refusal(name: str) -> PatternError | None:
-    """What is wrong with a file, None if nothing is."""
-    try:
-        return mistake(read(name))
-    except PatternError as error:
-        return error
-
-
 def mistake(source: Source) -> PatternError | None:
     """What is wrong with a text, None if nothing is."""
-    from attncc.ir.check import check
-    from attncc.pipeline import demanded
-    from attncc.syntax.parser import parse
-
     try:
-        file = parse(source)
-        if file.pattern is not None:
-            demanded(check(file, source), source)
+        judged(source)
     except PatternError as error:
         return error
     return None
+
+
+def judged(source: Source) -> tuple[Diagnostic, ...]:
+    """Warnings about a text; PatternError with every mistake in it."""
+    from attncc.ir.check import check
+    from attncc.lint import lints
+    from attncc.pipeline import demanded
+    from attncc.syntax.parser import parse
+
+    file = parse(source)
+    if file.pattern is None:
+        return ()
+    cascade = check(file, source)
+    demanded(cascade, source)
+    return lints(cascade, source)
 
 
 def canonical(source: Source) -> str:

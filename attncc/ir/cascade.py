@@ -117,15 +117,17 @@ class Equation:
 class Demand:
     """`require causal`, `require passes(k) <= 1`, `assume g in [-5, 0]`, `assume sorted doc`, as data.
 
-    name: "causal" (no more), "passes" (subject: index, bound), "range" (subject: tensor, low, high), "sorted"
-    (subject).
+    name: "causal" (no more), "covers" (value: what excuses from it), "cache" (value: how many keys), "passes"
+    (subject: index, bound), "range" (subject: tensor, low, high), "sorted" (subject). A value is made of
+    numbers and extents.
     """
 
-    name: OneOf["causal", "passes", "range", "sorted"]
+    name: OneOf["causal", "covers", "cache", "passes", "range", "sorted"]
     subject: str = ""
     low: float = 0
     high: float = 0
     span: Span = field(default=NOWHERE, compare=False, repr=False)
+    value: Expr = Literal(False, "bool")
 
 
 @dataclass(frozen=True)

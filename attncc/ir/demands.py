@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from attncc.ir.cascade import Demand, Tensor
+from attncc.ir.cascade import Apply, Demand, Expr, Index, Reduce, Tensor, children, kind, reads
+from attncc.ir.kinds import check_kinds, kinds_of
+from attncc.ir.lower import lower
+from attncc.ir.positions import Here, Seen
 from attncc.ir.said import Mistakes, near
 from attncc.ir.scope import Scope
+from attncc.ops import Kind
 from attncc.syntax import ast
 
-DEMANDS = "`require causal`, `require passes(k) <= 1`"
+DEMANDS = "`require causal`, `require covers`, `require cache <= 128`, `require passes(k) <= 1`"
 
 
 def demands(
@@ -19,7 +23,7 @@ def demands(
     for statement in pattern.statements:
         match statement:
             case ast.Require():
-                found = _required(statement, scope, mistakes)
+                found = _required(statement, scope, tensors, mistakes)
             case ast.AssumeRange():
                 found = _range(statement, tensors, mistakes)
             case ast.AssumeSorted():
@@ -30,10 +34,20 @@ def demands(
             yield found
 
 
-def _required(statement: ast.Require, scope: Scope, mistakes: Mistakes) -> Demand | None:
+def _required(
+    statement: ast.Require, scope: Scope, tensors: Mapping[str, Tensor], mistakes: Mistakes
+) -> Demand | None:
     match statement.demand:
         case ast.Name("causal"):
             return Demand("causal", span=statement.span)
+        case ast.Name("covers"):
+            return Demand("covers", span=statement.span)
+        case ast.Binary("or", ast.Name("covers"), excuse):
+            value = _value(excuse, "bool", scope, tensors, mistakes)
+            return None if value is None else Demand("covers", value=value, span=statement.span)
+        case ast.Binary("<=", ast.Name("cache"), bound):
+            value = _value(bound, "int", scope, tensors, mistakes)
+            return None if value is None else Demand("cache", value=value, span=statement.span)
         case ast.Binary("<=", ast.Call("passes", (ast.Name(name, span),)), ast.Number(bound)):
             if name not in scope.indices:
                 message, help = f"`{name}` is no index", near(name, scope.indices)
@@ -43,6 +57,36 @@ def _required(statement: ast.Require, scope: Scope, mistakes: Mistakes) -> Deman
                 return Demand("passes", name, high=bound, span=statement.span)
     mistakes.add("bad-demand", "this cannot be required", statement.demand.span, "", f"write {DEMANDS}")
     return None
+
+
+def _value(
+    e: ast.Expr, wants: Kind, scope: Scope, tensors: Mapping[str, Tensor], mistakes: Mistakes
+) -> Expr | None:
+    """What a demand says of numbers and extents, of the kind it wants."""
+    here = Here(scope, tensors, frozenset(), frozenset(), Seen(mistakes))
+    known = len(mistakes.found)
+    check_kinds(e, kinds_of(scope), mistakes)
+    value = lower(e, here)
+    if value is None or len(mistakes.found) > known:
+        return None
+    if any(isinstance(x, Index | Reduce) for x in _read(value)) or any(
+        r.tensor.indices for r in reads(value)
+    ):
+        message = "a demand is made of the pattern's numbers and of extents"
+        mistakes.add("bad-demand", message, e.span, "", "as in `require cache <= window + sinks`")
+        return None
+    if kind(value) != wants:
+        what = "a predicate" if wants == "bool" else "an integer"
+        mistakes.add("bad-demand", f"this is to be {what}", e.span, "", f"write {DEMANDS}")
+        return None
+    return value
+
+
+def _read(e: Expr) -> Iterator[Expr]:
+    """An expression and everything in it, but for the indices whose extents it asks for."""
+    yield e
+    for part in () if isinstance(e, Apply) and e.op == "extent" else children(e):
+        yield from _read(part)
 
 
 def _range(statement: ast.AssumeRange, tensors: Mapping[str, Tensor], mistakes: Mistakes) -> Demand | None:

@@ -9,6 +9,7 @@ import math
 from typing import assert_never
 
 from attncc.ir.cascade import (
+    FALSE,
     TRUE,
     Apply,
     Cascade,
@@ -71,6 +72,11 @@ def _demand(demand: Demand) -> str:
     match demand.name:
         case "causal":
             return "require causal"
+        case "covers":
+            excuse = "" if demand.value == FALSE else f" or {show_expr(demand.value)}"
+            return f"require covers{excuse}"
+        case "cache":
+            return f"require cache <= {show_expr(demand.value)}"
         case "passes":
             return f"require passes({demand.subject}) <= {demand.high:g}"
         case "range":

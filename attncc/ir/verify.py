@@ -236,8 +236,10 @@ def _ends(cascade: Cascade) -> Iterator[str]:
             yield f"the default of `{name}` is of no scalar"
     names = {*inputs, *written, *(i.name for i in _indices(cascade))}
     for demand in cascade.demands:
-        if demand.subject not in names and demand.name != "causal":
-            yield f"`{demand.subject}` is demanded something, but is not there"
+        read = [r.tensor.name for r in reads(demand.value)]
+        for subject in (demand.subject, *read) if demand.subject else read:
+            if subject not in names:
+                yield f"`{subject}` is demanded something, but is not there"
 
 
 def _listed(names: Iterable[str]) -> str:

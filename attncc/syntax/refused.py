@@ -21,7 +21,7 @@ FORMS = {
     "align": "`align q to k` or `align q to k at start[b]`",
     "split": "`split k into n, i by block`",
     "index": "`index c: (|k| - l) // stride + 1`",
-    "require": "`require causal` or `require passes(k) <= 1`",
+    "require": "`require causal`, `require covers`, `require cache <= 128` or `require passes(k) <= 1`",
     "assume": "`assume g in [-5, 0]` or `assume sorted doc`",
 }
 """The words that begin a line, and what such a line looks like."""

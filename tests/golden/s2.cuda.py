@@ -1,8 +1,8 @@
 """S2-Attention: local blocks, and columns of blocks that each key head takes in turn (arXiv 2407.17678).
 
 dkernel's causal layout with offset 0; Phi-3-small, vLLM and ONNX Runtime add 1 to the block before the
-remainder. `local` and `stride` count blocks. The heads together see every block when
-`|g| * max(1, stride // |g|) >= stride`.
+remainder. `local` and `stride` count blocks. The key heads together see every block when
+`|g| >= stride`, and not with fewer.
 
 (1) near[q,k] = q // block - k // block < local
 (2) shard[k] = (k // block + g * max(1, stride // |g|)) % stride == 0

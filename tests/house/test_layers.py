@@ -27,6 +27,7 @@ LAYERS = (
     {
         "pipeline",
         "explain",
+        "lint",
         "viz",
         "attention",
         "decorator",

@@ -8,6 +8,7 @@ import pytest
 
 from attncc.ir.cascade import (
     TRUE,
+    Apply,
     Cascade,
     Choose,
     Demand,
@@ -128,6 +129,9 @@ def test_a_whole_cascade() -> None:
     fixed = Tensor("w", (c.d,), "float", "table")
     demands = (
         Demand("causal"),
+        Demand("covers"),
+        Demand("covers", value=Apply("<", (extent(c.k), number(8)))),
+        Demand("cache", value=number(128)),
         Demand("passes", "k", high=1),
         Demand("range", "X", low=-5, high=0),
         Demand("sorted", "doc"),
@@ -147,6 +151,9 @@ def test_a_whole_cascade() -> None:
             "    |i| = block",
             "    M[n,d] = mean(i) X[n * block + i, d]",
             "    require causal",
+            "    require covers",
+            "    require covers or |k| < 8",
+            "    require cache <= 128",
             "    require passes(k) <= 1",
             "    assume X in [-5, 0]",
             "    assume sorted doc",
