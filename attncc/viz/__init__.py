@@ -1,0 +1,5 @@
+"""A pattern's mask as a picture: SVG, PNG, a page, and what a notebook shows."""
+
+from attncc.viz.mask import Drawn, Unseen, draw, fitting, picture
+
+__all__ = ["Drawn", "Unseen", "draw", "fitting", "picture"]
