@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 
 import click
@@ -77,11 +78,41 @@ def _heads(_: click.Context, __: click.Parameter, value: str | None) -> int | No
     return int(value)
 
 
+SUFFIXES = {".svg": "svg", ".png": "png", ".html": "html", ".htm": "html"}
+
+
+def _form(output: str, form: str | None) -> str:
+    """What is written to a file: as asked for, or by how its name ends; SVG where it has no ending."""
+    suffix = os.path.splitext(output)[1].lower()
+    if form is None and suffix and suffix not in SUFFIXES:
+        raise click.UsageError(
+            f"`{output}` ends in none of {', '.join(SUFFIXES)}: name it so, or say `--format svg`"
+        )
+    return form or SUFFIXES.get(suffix, "svg")
+
+
 @click.command()
 @click.argument("file", metavar="FILE")
-@click.option("-o", "--output", required=True, metavar="OUT", help="An SVG file, `-` for standard output.")
-@click.option("--length", type=options.SIZE, default=96, show_default=True, help="Of a sequence.")
-@click.option("--tile", type=options.SIZE, help="Side of a tile; by default what can be seen.")
+@click.option(
+    "-o",
+    "--output",
+    metavar="OUT",
+    help="A picture, OUT.svg or OUT.png, or a page, OUT.html; `-` for standard output.",
+)
+@click.option(
+    "--format", "form", type=click.Choice(["svg", "png", "html"]), help="By default as the name ends."
+)
+@click.option("--html", "page", metavar="OUT", help="The same as `-o OUT --format html`.")
+@click.option(
+    "--length",
+    type=options.SIZE,
+    help="Of a sequence: 96 for a picture and 8192 for a page by default, 1048576 is fine.",
+)
+@click.option(
+    "--tile",
+    type=options.SIZE,
+    help="Side of a tile; by default what can be seen, and for a page's numbers the kernel's own.",
+)
 @click.option(
     "--head",
     "--heads",
@@ -95,8 +126,10 @@ def _heads(_: click.Context, __: click.Parameter, value: str | None) -> int | No
 @options.data
 def viz(
     file: str,
-    output: str,
-    length: int,
+    output: str | None,
+    form: str | None,
+    page: str | None,
+    length: int | None,
     tile: int | None,
     head: int | None,
     extents: dict[str, int],
@@ -106,22 +139,33 @@ def viz(
     """Draw the mask of FILE: who sees whom, and which tiles are visited."""
     from attncc.calls import given
     from attncc.pipeline import meaning, planned
-    from attncc.viz import Unseen, draw
+    from attncc.viz import LEGEND, Unseen, draw
+    from attncc.viz.report import report
 
+    if (output is None) == (page is None):
+        raise click.UsageError("say where to draw, once: `-o mask.svg`, `-o mask.png` or `--html mask.html`")
+    out = output or page or ""
+    form = _form(out, "html" if page else form)
     source = read(file)
-    keep(output, file)
+    keep(out, file)
     cascade = meaning(source)
     plan = planned(cascade, source)
+    length = length or (8192 if form == "html" else 96)
     with options.Asked(), options.Progress() as tell:
+        asked = (tile, given(cascade, numbers), head, extents, tell)
         try:
-            drawn = draw(cascade, plan, length, tile, given(cascade, numbers), head, extents, tell)
+            drawn = draw(cascade, plan, length, *asked)
+            made: str | bytes = drawn.png if form == "png" else drawn.svg
+            if form == "html":
+                made = report(drawn, cascade, plan, *asked)
         except Unseen as unseen:
             raise click.ClickException(str(unseen)) from None
-    deliver(output, drawn.svg)
-    if as_data and output != "-":
+    deliver(out, made)
+    if as_data and out != "-":
         click.echo(json.dumps(drawn.data(), indent=2))
-    elif output != "-":
-        click.echo("\n".join((*drawn.caption, f"drawn in {output}")))
+    elif out != "-":
+        said = (LEGEND,) if form == "png" else ()
+        click.echo("\n".join((*drawn.caption, *said, f"drawn in {out}")))
 
 
 def compiled(source: Source, target: str, extents: dict[str, int], dtype: str | None) -> str:

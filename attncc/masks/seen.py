@@ -70,29 +70,32 @@ class Stretches:
     @property
     def exact(self) -> bool:
         """Whether no cell is left out."""
-        return self._counted or int(np.diff(self.edges).max(initial=0)) <= self.drawn
+        return self.counted or int(np.diff(self.edges).max(initial=0)) <= self.drawn
 
     @property
-    def _counted(self) -> bool:
+    def counted(self) -> bool:
+        """Whether cells are counted from the ends of bands, none of them looked at row by row."""
         return self.test is not None or not any(band.rest for band in self.bands)
 
     def of(self, rows: Array) -> Array:
         """An array (rows, stretches)."""
         if not self.bands:
             return np.zeros((len(rows), len(self.edges) - 1))
-        return self._count(rows) if self._counted else self._draw(rows)
+        return self._count(rows) if self.counted else self._draw(rows)
 
     def _count(self, rows: Array) -> Array:
         """|A or B and test| = |A| + |B and test| - |A and B and test|, A and B unions of intervals."""
         plain = self._intervals([b for b in self.bands if not b.rest], rows)
         tested = self._intervals([b for b in self.bands if b.rest], rows)
-        found = sum((self._within(*a, None) for a in plain), np.zeros((len(rows), len(self.edges) - 1)))
+        found: Array = np.zeros((len(rows), len(self.edges) - 1))
+        for start, stop in plain:
+            found += self._within(start, stop, None)
         for start, stop in tested:
             found += self._within(start, stop, self.test)
             for begin, end in plain:
                 low = np.maximum(start, begin)
                 found -= self._within(low, np.maximum(np.minimum(stop, end), low), self.test)
-        return np.asarray(found)
+        return found
 
     def _within(self, start: Array, stop: Array, below: Array | None) -> Array:
         """The columns of one interval a row in every stretch; `below` counts those that pass before each."""
@@ -107,7 +110,8 @@ class Stretches:
         starts, stops = (np.array(side) for side in zip(*ends, strict=True))
         order = np.argsort(starts, axis=0)
         starts, stops = np.take_along_axis(starts, order, 0), np.take_along_axis(stops, order, 0)
-        found, reached = [], np.zeros(len(rows), int)
+        found: list[tuple[Array, Array]] = []
+        reached: Array = np.zeros(len(rows), int)
         for start, stop in zip(starts, stops, strict=True):
             low = np.maximum(start, reached)
             reached = np.maximum(stop, low)
@@ -119,24 +123,27 @@ class Stretches:
         where = total(self.predicate)
         q, k = self.bands[0].rows.name, self.bands[0].columns.name
         width = np.diff(self.edges)
-        each = min(int(width.max()), self.drawn)
-        found = np.zeros((len(rows), len(width)))
+        each = min(int(width.max(initial=1)), self.drawn)
+        found: Array = np.zeros((len(rows), len(width)))
         chance = np.random.default_rng(0)
-        some = max(CHUNK // each, 1)
-        for row, out in zip(rows, found, strict=True):
-            ends = [_ends(band, {**self.env, q: np.array([row])}, 1) for band in self.bands]
-            low, high = min(int(a[0]) for a, b in ends), max(int(b[0]) for a, b in ends)
-            live = np.flatnonzero((self.edges[1:] > low) & (self.edges[:-1] < high))
-            for here in np.split(live, range(some, len(live), some)):
-                wide = width[here, None]
-                places = np.arange(each)
-                if each < width.max():
-                    places = (places + chance.random(each)) * wide / each
-                inside = places < wide
-                columns = self.edges[here, None] + np.where(inside, places, 0).astype(int)
-                seen = values(where, {**self.env, q: row, k: columns}) & inside
-                out[here] = seen.sum(1) * (1 if each == width.max() else wide[:, 0] / each)
+        for n, stretch in self._live(rows, max(CHUNK // each, 1)):
+            wide = width[stretch, None]
+            places: Array = np.arange(each)[None, :]
+            if each < width.max():
+                places = ((places + chance.random((len(stretch), each))) * wide / each).astype(int)
+            inside = places < wide
+            columns = self.edges[stretch, None] + np.where(inside, places, 0)
+            seen = values(where, {**self.env, q: rows[n, None], k: columns}) & inside
+            found[n, stretch] = seen.sum(1) * (wide[:, 0] / np.minimum(wide[:, 0], each))
         return found
+
+    def _live(self, rows: Array, together: int) -> Iterator[tuple[Array, Array]]:
+        """The stretches that a band reaches, of every row, as places of both in parts of that many."""
+        ends = [_ends(band, {**self.env, band.rows.name: rows}, len(rows)) for band in self.bands]
+        low, high = np.min([a for a, _ in ends], 0), np.max([b for _, b in ends], 0)
+        n, stretch = np.nonzero((self.edges[1:] > low[:, None]) & (self.edges[:-1] < high[:, None]))
+        for start in range(0, len(n), together):
+            yield n[start : start + together], stretch[start : start + together]
 
 
 def stretches(

@@ -21,6 +21,8 @@ DARK_DEEP = {"full": "#56b0ee", "partial": "#f3a83b", "skipped": "#ffffff"}
 
 WORDS = {"full": "visited, seen whole", "partial": "visited, tested", "skipped": "skipped"}
 
+LEGEND = "blue: tiles seen whole; orange: tiles on an edge, tested; pale: not seen; grey: skipped"
+
 FAINTEST = 0.3
 """The depth of a pixel in which a single cell is seen."""
 

@@ -162,7 +162,7 @@ def known(
     # a table of positions is as long as they are: no more of it than is drawn
     heads = {heads_of(kernel, loop) for kernel in plan.kernels for loop in kernel.loops}
     alone = {f"|{i.name}|": 1 for i in indices(cascade) if i.role == "batch" and i not in heads}
-    example = {}
+    example: dict[str, Any] = {}
     for t in cascade.inputs:
         if t in shown and t.indices:
             long = any(i.role == "sequence" for i in t.indices)
@@ -228,15 +228,10 @@ def alike(found: Sequence[tuple[int, Panel]], name: str) -> list[Panel]:
     groups: dict[tuple[Any, ...], list[tuple[int, Panel]]] = {}
     for n, panel in found:
         groups.setdefault(panel.same, []).append((n, panel))
-    few = len(found) > 1
     return [
-        replace(group[0][1], title=f"{name} = {listed([n for n, _ in group])}" + (few and _same(group) or ""))
-        for group in groups.values()
+        replace(panel, title=f"{name} = {listed(heads)}{' (identical)' * (len(heads) > 1)}")
+        for heads, panel in (([n for n, _ in group], group[0][1]) for group in groups.values())
     ]
-
-
-def _same(group: Sequence[object]) -> str:
-    return "" if len(group) == 1 else ", the same"
 
 
 def listed(numbers: Sequence[int]) -> str:
@@ -296,12 +291,12 @@ def _caption(
 ) -> Iterator[str]:
     numbers = [f"{t.name} = {env[t.name]}" for t in cascade.inputs if not t.indices and t.name in env]
     tile, step = panels[0].tile, max(panel.step for panel in panels)
-    yield ", ".join([f"{cascade.name}: {length:,} positions, tiles of {tile} by {tile}", *numbers])
+    yield ", ".join([f"{cascade.name}: {length:,} positions, tiles of {tile:,} by {tile:,}", *numbers])
     yield from (f"an example of {name}: {said_of(table)}" for name, table in example.items())
     if not any(panel.title for panel in panels) and any(i.role == "batch" for i in indices(cascade)):
         yield "every head has the same mask"
     if step == 1:
-        yield "a pixel is a cell"
+        yield "a point is a cell"
     else:
         rows = f"{ROWS} of its rows" if step > ROWS else "its rows"
-        yield f"a pixel is {step:,} by {step:,} cells, the deeper the more of them are seen, by {rows}"
+        yield f"a point is {step:,} by {step:,} cells, the deeper the more of them are seen, by {rows}"

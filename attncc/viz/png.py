@@ -1,4 +1,4 @@
-"""Panels → a picture of them as PNG: one square of pixels for every pixel of a panel, nothing written on it."""
+"""Panels → a picture of them as PNG: a square for every pixel of a panel, nothing written on it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def png(panels: Sequence[Panel], caption: Sequence[str], side: int = 640, across
     none has less than a pixel for each of its own. The caption is the description inside the file.
     """
     across = min(across, len(panels))
-    wanted = side if across == 1 else max(2 * side // across, 1)
+    wanted = side if across == 1 else max(2 * side // max(across, 3), 1)
     most = max(chain.from_iterable(panel.pixels for panel in panels))
     drawn = [_drawn(panel, max(min(wanted // most, 8), 1)) for panel in panels]
     high, wide = (max(d.shape[axis] for d in drawn) + MARGIN for axis in (0, 1))
@@ -43,7 +43,8 @@ def _drawn(panel: Panel, scale: int) -> np.ndarray[tuple[int, ...], np.dtype[np.
     """A panel's pixels in colour, each `scale` wide, in a thin frame."""
     colours = np.array([row for _, row in sorted(palette().items())], np.uint8)
     kinds, shades = (
-        np.frombuffer(b"".join(rows), np.uint8).reshape(panel.pixels) for rows in (panel.kinds(), panel.shades)
+        np.frombuffer(b"".join(rows), np.uint8).reshape(panel.pixels)
+        for rows in (panel.kinds(), panel.shades)
     )
     inside = colours[kinds, shades].repeat(scale, 0).repeat(scale, 1)
     tile = scale * panel.tile // panel.step

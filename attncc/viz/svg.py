@@ -19,7 +19,7 @@ LINED = 40
 LEVELS = 8
 """So many depths are told apart."""
 
-MARGIN, TOP, LEFT, LINE = 26, 40, 58, 19
+MARGIN, TOP, GAP, LINE = 26, 40, 40, 19
 LETTER = 7.2
 
 PAPER, INK = ("#ffffff", "#14171b"), ("#1c2128", "#e4e8ec")
@@ -28,24 +28,25 @@ PAPER, INK = ("#ffffff", "#14171b"), ("#1c2128", "#e4e8ec")
 def svg(panels: Sequence[Panel], caption: Sequence[str], side: int = 620, across: int = 4) -> str:
     """Panels side by side, `across` in a line, the caption and a legend under them."""
     across = min(across, len(panels))
-    room = side if across == 1 else 2 * side // across
+    room = side if across == 1 else 2 * side // max(across, 3)
     most = max(chain.from_iterable(panel.pixels for panel in panels))
     scale = min(SIDE, room / most)
     high, wide = (max(panel.pixels[axis] for panel in panels) * scale for axis in (0, 1))
+    gap = max(GAP, *(LETTER * len(f"{panel.size[0]:,}") + 12 for panel in panels))
     words = LETTER * max(len(line) for line in caption) + 2 * MARGIN
-    width = max(across * (wide + LEFT) + MARGIN, words, 470)
+    width = max(across * (wide + gap) + MARGIN, words, 470)
     foot = ceil(len(panels) / across) * (high + TOP + MARGIN)
     height = foot + LINE * len(caption) + 2 * MARGIN
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" class="attncc" width="{_px(width)}" '
         f'height="{_px(height)}" viewBox="0 0 {_px(width)} {_px(height)}" role="img" '
-        f'font-family="system-ui, sans-serif" font-size="13" fill="{INK[0]}">',
+        f'font-family="system-ui, DejaVu Sans, sans-serif" font-size="13" fill="{INK[0]}">',
         f"<title>{escape(caption[0])}</title>",
         f"<style>{_dark()}</style>",
         f'<rect class="paper" width="100%" height="100%" fill="{PAPER[0]}"/>',
     ]
     for n, panel in enumerate(panels):
-        left, top = LEFT + n % across * (wide + LEFT), TOP + n // across * (high + TOP + MARGIN)
+        left, top = gap + n % across * (wide + gap), TOP + n // across * (high + TOP + MARGIN)
         lines += _panel(panel, left, top, scale)
     for n, line in enumerate(caption):
         lines.append(f'<text x="{MARGIN}" y="{_px(foot + LINE * (n + 1))}">{escape(line)}</text>')
@@ -82,7 +83,7 @@ def _panel(panel: Panel, left: float, top: float, scale: float) -> Iterator[str]
     yield f'<text {at} y="{_px(top + high)}" {small}>{last_row}</text>'
     yield f'<g transform="translate({_px(left)},{_px(top)}) scale({scale:.6g})" shape-rendering="crispEdges">'
     yield from _paths(panel)
-    yield from _lines(panel)
+    yield from _lines(panel, scale)
     yield "</g>"
     yield (
         f'<rect x="{_px(left)}" y="{_px(top)}" width="{_px(wide)}" height="{_px(high)}" fill="none" '
@@ -118,21 +119,21 @@ def _runs(keys: list[tuple[int, int]]) -> Iterator[tuple[tuple[int, int], int, i
         yield keys[start], start, stop
 
 
-def _lines(panel: Panel) -> Iterator[str]:
+def _lines(panel: Panel, scale: float) -> Iterator[str]:
     """Between tiles, while they are few."""
     (high, wide), per = panel.pixels, panel.tile // panel.step
     if max(high, wide) <= LINED * per:
         path = [f"M0 {y}h{wide}" for y in range(per, high, per)]
         path += [f"M{x} 0v{high}" for x in range(per, wide, per)]
-        stroke = 'stroke="#808892" stroke-opacity="0.35" vector-effect="non-scaling-stroke"'
-        yield f'<path fill="none" {stroke} d="{"".join(path)}"/>'
+        stroke = 'stroke="#808892" stroke-opacity="0.35"'
+        yield f'<path fill="none" {stroke} stroke-width="{1 / scale:.4g}" d="{"".join(path)}"/>'
 
 
 def _legend(x: float, y: float) -> Iterator[str]:
-    """Of every class its colours, where nothing and where all is seen."""
+    """Of every class the colours that it has: where nothing and where all is seen."""
     for kind, word in WORDS.items():
-        swatches = ((0, PALE[kind]), *(((1, DEEP[kind]),) if kind != "skipped" else ()))
-        for n, colour in swatches:
+        swatches = ((0, PALE[kind]), (1, DEEP[kind]))
+        for n, colour in {"full": swatches[1:], "skipped": swatches[:1]}.get(kind, swatches):
             yield (
                 f'<rect class="{kind}-{n}" x="{_px(x)}" y="{_px(y)}" width="12" height="12" fill="{colour}" '
                 'stroke="#808892"/>'
