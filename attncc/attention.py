@@ -114,9 +114,13 @@ class Attention:
         """
         from attncc.pipeline import planned
         from attncc.viz import draw
+        from attncc.viz.notebook import in_python
 
         plan = planned(self.cascade, self.source)
-        return draw(self.cascade, plan, length, tile, numbers, head, extents)
+        try:
+            return draw(self.cascade, plan, length, tile, numbers, head, extents)
+        except ValueError as wrong:
+            raise type(wrong)(in_python(str(wrong))) from None
 
     def __reduce__(self) -> tuple[Any, ...]:
         said = {name: vars(self)[name] for name in functools.WRAPPER_ASSIGNMENTS if name in vars(self)}

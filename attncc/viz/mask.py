@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from attncc.calls import BadNumber, Number, indices, numbered, sized
+from attncc.calls import BadNumber, Number, indices, numbered, scalars, sized
 from attncc.example import said_of, tables
 from attncc.explain.costs import environment
 from attncc.ir.cascade import Cascade, Index, Tensor, free, reads
@@ -39,8 +39,8 @@ ROWS = 4
 TOGETHER = 64
 """Rows of pixels that are counted together."""
 
-CELLS = 1 << 22
-"""Cells of a panel that are looked at, where they cannot be counted by the ends of bands."""
+CELLS = 1 << 24
+"""Cells of a picture that are looked at, where they cannot be counted by the ends of bands."""
 
 
 class Unseen(ValueError):
@@ -111,6 +111,8 @@ def draw(
     Tables that the mask reads are examples. Unseen where the mask depends on real numbers, and for a head or
     a tile that cannot be drawn; BadNumber for a number without a value and an extent that is none to choose.
     """
+    if length < 1 or (tile is not None and tile < 1):
+        raise Unseen("a sequence and a tile hold at least one position")
     tile = tile or fitting(length)
     if -(-length // tile) > PIXELS:
         raise Unseen(
@@ -121,11 +123,12 @@ def draw(
         raise Unseen(f"the mask of {cascade.name} is the same for every head: leave out `--head`")
     env, example = known(cascade, plan, length, numbers or {}, extents or {})
     panels = []
+    share = sum(1 for walk in walks for _ in places(*walk, env, head))
     for kernel, loop in walks:
         found = []
         for n, place in places(kernel, loop, env, head):
             tell(f"drawing head {n}" if place else "drawing")
-            found.append((n, _panel(kernel, loop, {**env, **place}, tile)))
+            found.append((n, _panel(kernel, loop, {**env, **place}, tile, CELLS // share)))
         heads = heads_of(kernel, loop)
         panels += alike(found, heads.name) if heads else [panel for _, panel in found]
     if len(walks) > 1:
@@ -152,7 +155,7 @@ def known(
     cascade: Cascade, plan: Plan, length: int, numbers: Mapping[str, Number], extents: Mapping[str, int]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """What the masks of a plan read, at a length, and the example tables among it. BadNumber as `draw`."""
-    _chosen(cascade, extents)
+    _chosen(cascade, numbers, extents)
     loops = [loop for kernel in plan.kernels for loop in kernel.loops]
     shown = set(cascade.inputs) & {read.tensor for loop in loops for read in reads(loop.reach)}
     batch = {i.name: HEADS for kernel in plan.kernels for i in kernel.batch}
@@ -193,8 +196,18 @@ def _known(cascade: Cascade, given: Mapping[str, Number], shown: set[Tensor]) ->
     return {name: x for name, x in numbered(cascade, {**rest, **given}).items() if name in wanted}
 
 
-def _chosen(cascade: Cascade, extents: Mapping[str, int]) -> None:
-    """BadNumber where an extent is given for no index, or for a sequence: the length is that of them all."""
+def _chosen(cascade: Cascade, numbers: Mapping[str, Number], extents: Mapping[str, int]) -> None:
+    """BadNumber where a number or an extent is given for nothing, is none, or is that of a sequence: the
+    length is that of them all.
+    """
+    names = [t.name for t in scalars(cascade)]
+    for name, value in numbers.items():
+        if name not in names:
+            raise BadNumber(
+                f"{cascade.name} has no number `{name}`; its numbers: {', '.join(names) or 'none'}"
+            )
+        if not isinstance(value, int | float):
+            raise BadNumber(f"`{name}` is a number, not {value!r}")
     sized(cascade, extents)
     for index in indices(cascade):
         if index.role == "sequence" and index.name in extents:
@@ -245,17 +258,19 @@ def listed(numbers: Sequence[int]) -> str:
     return ", ".join(f"{r[0]} to {r[-1]}" if len(r) > 2 else ", ".join(map(str, r)) for r in runs)
 
 
-def _panel(kernel: Kernel, loop: Loop, env: dict[str, Any], tile: int) -> Panel:
+def _panel(kernel: Kernel, loop: Loop, env: dict[str, Any], tile: int, most: int) -> Panel:
     rows, columns = (int(env[f"|{i.name}|"]) for i in (kernel.rows, loop.index))
     step = pixel(max(rows, columns, 1), tile)
     here = {**env, kernel.rows.name: 0, loop.index.name: 0}
     kinds = tiles_of(loop, here, rows, columns, tile, tile)
     edges = np.minimum(np.arange(0, columns + step, step), columns)
-    each = max(CELLS // max(-(-rows // step) * min(ROWS, step) * (len(edges) - 1), 1), 1)
+    each = max(most // max(-(-rows // step) * min(ROWS, step) * (len(edges) - 1), 1), 1)
     counted = stretches(loop.bands, loop.reach, here, edges, each)
     tiles = tuple(row.tobytes() for row in kinds)
     shades = tuple(_shades(counted, rows, step))
-    return Panel("", kernel.rows.name, loop.index.name, (rows, columns), tile, step, tiles, shades)
+    return Panel(
+        "", kernel.rows.name, loop.index.name, (rows, columns), tile, step, counted.exact, tiles, shades
+    )
 
 
 def tiles_of(
@@ -299,4 +314,5 @@ def _caption(
         yield "a point is a cell"
     else:
         rows = f"{ROWS} of its rows" if step > ROWS else "its rows"
+        rows += "" if all(panel.exact for panel in panels) else " and some cells of each"
         yield f"a point is {step:,} by {step:,} cells, the deeper the more of them are seen, by {rows}"

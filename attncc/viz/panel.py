@@ -19,7 +19,8 @@ WHOLE = 255
 @dataclass(frozen=True)
 class Panel:
     """A mask of `size` rows and columns: `tiles` and `shades` hold a byte for every tile and every pixel, row
-    by row. `tile` is the side of a tile, `step` that of a pixel, which divides it.
+    by row. `tile` is the side of a tile, `step` that of a pixel, which divides it; `exact` is false where
+    shades are an estimate even for the rows that are looked at.
     """
 
     title: str
@@ -28,6 +29,7 @@ class Panel:
     size: tuple[int, int]
     tile: int
     step: int
+    exact: bool
     tiles: tuple[bytes, ...]
     shades: tuple[bytes, ...]
 
