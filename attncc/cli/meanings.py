@@ -1,10 +1,8 @@
-"""Commands that ask what a pattern means and costs: compile, explain and viz."""
+"""Commands that ask what a pattern means and costs: compile and explain."""
 
 from __future__ import annotations
 
 import json
-import os
-import re
 
 import click
 
@@ -13,8 +11,6 @@ from attncc.cli.files import deliver, keep, read
 from attncc.schedule.spec import KINDS, SHORT
 from attncc.schedule.tiles import PEAKS
 from attncc.source import Source
-
-HEAD = re.compile(r"[0-9]{1,9}")
 
 
 @click.command("compile")
@@ -68,104 +64,6 @@ def explain(
         click.echo(said.text())
     elif output != "-":
         click.echo(f"explained in {output}")
-
-
-def _heads(_: click.Context, __: click.Parameter, value: str | None) -> int | None:
-    if value is None or value == "all":
-        return None
-    if not HEAD.fullmatch(value):
-        raise click.BadParameter(f"`{value}` is neither a head nor `all`")
-    return int(value)
-
-
-SUFFIXES = {".svg": "svg", ".png": "png", ".html": "html", ".htm": "html"}
-
-
-def _form(output: str, form: str | None) -> str:
-    """What is written to a file: as asked for, or by how its name ends; SVG where it has no ending."""
-    suffix = os.path.splitext(output)[1].lower()
-    if form is None and suffix and suffix not in SUFFIXES:
-        raise click.UsageError(
-            f"`{output}` ends in none of {', '.join(SUFFIXES)}: name it so, or say `--format svg`"
-        )
-    return form or SUFFIXES.get(suffix, "svg")
-
-
-@click.command()
-@click.argument("file", metavar="FILE")
-@click.option(
-    "-o",
-    "--output",
-    metavar="OUT",
-    help="A picture, OUT.svg or OUT.png, or a page, OUT.html; `-` for standard output.",
-)
-@click.option(
-    "--format", "form", type=click.Choice(["svg", "png", "html"]), help="By default as the name ends."
-)
-@click.option("--html", "page", metavar="OUT", help="The same as `-o OUT --format html`.")
-@click.option(
-    "--length",
-    type=options.SIZE,
-    help="Of a sequence: 96 for a picture and 8192 for a page by default, 1048576 is fine.",
-)
-@click.option(
-    "--tile",
-    type=options.SIZE,
-    help="Side of a tile; by default what can be seen, and for a page's numbers the kernel's own.",
-)
-@click.option(
-    "--head",
-    "--heads",
-    "head",
-    callback=_heads,
-    metavar="N|all",
-    help="One head; by default all, where the mask differs between them.",
-)
-@options.extents("Heads, as `h=8`; 4 by default.")
-@options.numbers
-@options.data
-def viz(
-    file: str,
-    output: str | None,
-    form: str | None,
-    page: str | None,
-    length: int | None,
-    tile: int | None,
-    head: int | None,
-    extents: dict[str, int],
-    numbers: dict[str, str],
-    as_data: bool,
-) -> None:
-    """Draw the mask of FILE: who sees whom, and which tiles are visited."""
-    from attncc.calls import given
-    from attncc.pipeline import meaning, planned
-    from attncc.viz import LEGEND, Unseen, draw
-    from attncc.viz.report import report
-
-    if (output is None) == (page is None):
-        raise click.UsageError("say where to draw, once: `-o mask.svg`, `-o mask.png` or `--html mask.html`")
-    out = output or page or ""
-    form = _form(out, "html" if page else form)
-    source = read(file)
-    keep(out, file)
-    cascade = meaning(source)
-    plan = planned(cascade, source)
-    length = length or (8192 if form == "html" else 96)
-    with options.Asked(), options.Progress() as tell:
-        asked = (tile, given(cascade, numbers), head, extents, tell)
-        try:
-            drawn = draw(cascade, plan, length, *asked)
-            made: str | bytes = drawn.png if form == "png" else drawn.svg
-            if form == "html":
-                made = report(drawn, cascade, plan, *asked)
-        except Unseen as unseen:
-            raise click.ClickException(str(unseen)) from None
-    deliver(out, made)
-    if as_data and out != "-":
-        click.echo(json.dumps(drawn.data(), indent=2))
-    elif out != "-":
-        said = (LEGEND,) if form == "png" else ()
-        click.echo("\n".join((*drawn.caption, *said, f"drawn in {out}")))
 
 
 def compiled(source: Source, target: str, extents: dict[str, int], dtype: str | None) -> str:

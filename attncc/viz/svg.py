@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import chain, groupby, pairwise
 from math import ceil
-from xml.sax.saxutils import escape
+from xml.sax.saxutils import escape, quoteattr
 
 from attncc.viz.colours import DARK_DEEP, DARK_PALE, DEEP, PALE, WORDS, depth
 from attncc.viz.panel import KINDS, WHOLE, Panel
@@ -40,8 +40,8 @@ def svg(panels: Sequence[Panel], caption: Sequence[str], side: int = 620, across
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" class="attncc" width="{_px(width)}" '
         f'height="{_px(height)}" viewBox="0 0 {_px(width)} {_px(height)}" role="img" '
+        f"aria-label={quoteattr(caption[0])} "
         f'font-family="system-ui, DejaVu Sans, sans-serif" font-size="13" fill="{INK[0]}">',
-        f"<title>{escape(caption[0])}</title>",
         f"<style>{_dark()}</style>",
         f'<rect class="paper" width="100%" height="100%" fill="{PAPER[0]}"/>',
     ]

@@ -33,7 +33,6 @@ LAYERS = (
         "docstrings",
         "calls",
         "example",
-        "svg",
         "starter",
         "verify",
         "bench",
@@ -156,6 +155,7 @@ print(json.dumps(sorted(loaded)))
 MORE = {
     "explain --html": ["explain", "-", "--html", "-"],
     "viz": ["viz", "-", "-o", "-"],
+    "viz --html": ["viz", "-", "--html", "-"],
     "new": ["new", "mine", "-o", "-"],
 }
 
@@ -168,6 +168,7 @@ MORE = {
         ("explain", {"torch", "triton"}),
         ("explain --html", {"torch", "triton"}),
         ("viz", {"torch", "triton"}),
+        ("viz --html", {"torch", "triton"}),
         ("new", {"torch", "triton", "sympy"}),
     ],
 )
