@@ -356,7 +356,7 @@ def page(root: Path, name: str, length: int, tile: int | None = None, **numbers:
 
 
 def test_a_page_counts_what_the_mask_holds(root: Path) -> None:
-    """Tiles of 32 and cells of a window of 100 at 1000 positions, by hand; it holds nothing that is fetched."""
+    """Tiles of 32 and cells of a window of 100 at 1000 positions, by hand; nothing is fetched."""
     found = page(root, "window", 1000, 32, window=100)
     assert {"svg", "table", "figure"} <= set(found.seen)
     cells = sum(min(q + 1, 100) for q in range(1000))
@@ -381,7 +381,18 @@ def test_a_page_of_heads_and_tables(root: Path) -> None:
     for head, count in enumerate(cells):
         assert re.search(rf"h = {head}[\d,]+{count:,}{count / 2**22:.4%}", found.text)
     assert "those of the kernel on an H100" in found.text
-    assert "h = 0 to 3" in page(root, "s2", 1 << 20).text
+
+
+def test_a_page_at_a_million_positions(root: Path) -> None:
+    """Blocks of 64, the last 16 and one in eight of the others, from the one that the head begins with."""
+    found = page(root, "s2", 1 << 20)
+    q = np.arange(1 << 20)
+    start = np.maximum(q // 64 - 15, 0)
+    for head in range(4):
+        ahead = -2 * head % 8
+        far = 64 * ((start - ahead + 7) // 8).clip(0)
+        cells = int((q + 1 - 64 * start + far).sum())
+        assert re.search(rf"h = {head}[\d,]+{cells:,}{cells / 2**40:.4%}", found.text)
 
 
 def test_a_page_says_what_it_estimates() -> None:
