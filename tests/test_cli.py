@@ -468,9 +468,9 @@ def test_viz_keeps_the_pattern(file: Path) -> None:
         (["causal", "--extent", "zz=7"], 2, "no index `zz`; its arguments show b, h, q, d, g, k, e"),
         (["causal", "--extent", "k=7"], 2, "`k` is a sequence: `--length` is that of every sequence"),
         (
-            ["causal", "--length", "8192", "--tile", "8"],
+            ["causal", "--length", "1000000", "--tile", "8"],
             1,
-            "1,024 tiles a side are too many to see: draw --tile 128",
+            "125,000 tiles a side are too many to classify: draw --tile 123",
         ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

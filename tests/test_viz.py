@@ -19,7 +19,7 @@ from attncc.calls import BadNumber
 from attncc.ir.check import check
 from attncc.masks.integers import values
 from attncc.masks.normal import total
-from attncc.masks.seen import FULL, SKIPPED, stretches
+from attncc.masks.seen import FULL, PARTIAL, SKIPPED, stretches
 from attncc.pipeline import planned, streamed
 from attncc.schedule.plan import Refused, partition
 from attncc.source import Source
@@ -151,7 +151,7 @@ def test_long_sequences_are_drawn_coarsely(root: Path) -> None:
     whole = check(parse(source), source)
     length = 20_000
     found = draw(whole, planned(whole, source), length, numbers={"window": 3000})
-    assert found.tile == fitting(length) == 512
+    assert found.tile == fitting(length) == 128
     (panel,) = found.panels
     assert (panel.step, panel.pixels, panel.exact) == (128, (157, 157), True)
     assert "a point is 128 by 128 cells" in found.caption[-1]
@@ -169,12 +169,12 @@ def test_long_sequences_are_drawn_coarsely(root: Path) -> None:
             else:
                 assert 0 < shade < WHOLE
     expected = []
-    for top in range(0, length, 512):
-        bottom = min(top + 512, length) - 1
+    for top in range(0, length, 128):
+        bottom = min(top + 128, length) - 1
         row = []
-        for left in range(0, length, 512):
-            live = left <= bottom and left + 511 > top - 3000
-            full = left + 511 <= top and left > bottom - 3000 and left + 512 <= length
+        for left in range(0, length, 128):
+            live = left <= bottom and left + 127 > top - 3000
+            full = left + 127 <= top and left > bottom - 3000 and left + 128 <= length
             row.append("full" if live and full else "partial" if live else "skipped")
         expected.append(row)
     assert kinds(panel) == expected
@@ -256,6 +256,25 @@ def test_a_million_positions(name: str, root: Path) -> None:
         assert all(row[n] for n, row in enumerate(panel.shades))  # everybody sees somebody
 
 
+def test_many_tiles_in_a_pixel() -> None:
+    """Tiles of 2 at 1100 positions, a window of 40: 3 by 3 of them in a pixel, each counted by hand."""
+    found = drawn(text("k <= q and q - k < 40"), 1100, 2)
+    (panel,) = found.panels
+    assert (panel.step, panel.pixels) == (6, (184, 184))
+    assert found.caption[-2].startswith("a point holds 3 by 3 tiles")
+    here = np.arange(1100)
+    seen = (here <= here[:, None]) & (here[:, None] - here < 40)
+    tiles = seen.reshape(550, 2, 550, 2)
+    whole, some = tiles.all((1, 3)), tiles.any((1, 3))
+    assert panel.counts == ((~some).sum(), (some & ~whole).sum(), whole.sum())
+    for row, (kinds, high) in enumerate(zip(panel.kinds(), range(0, 550, 3), strict=True)):
+        assert row * 3 == high
+        for kind, wide in zip(kinds, range(0, 550, 3), strict=True):
+            part = (slice(high, high + 3), slice(wide, wide + 3))
+            expected = FULL if whole[part].all() else PARTIAL if some[part].any() else SKIPPED
+            assert kind == expected
+
+
 def test_stretches_far_away(root: Path) -> None:
     """The blocks of one head at a million positions, by hand."""
     whole = cascade(root, "s2")
@@ -295,6 +314,7 @@ def test_pixels_divide_tiles() -> None:
         step = pixel(length, tile)
         assert tile % step == 0 and -(-length // step) <= 256
     assert [pixel(256, 7), pixel(257, 16), pixel(5000, 60), pixel(5000, 97)] == [1, 2, 20, 97]
+    assert [pixel(5000, 7), pixel(1 << 20, 128)] == [21, 4096]
 
 
 def unpacked(png: bytes) -> tuple[Any, str]:

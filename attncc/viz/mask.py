@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from attncc.calls import BadNumber, Number, indices, numbered, scalars, sized
 from attncc.example import said_of, tables
 from attncc.explain.costs import environment
 from attncc.ir.cascade import Cascade, Index, Tensor, free, reads
-from attncc.masks.seen import Stretches, classes, stretches
+from attncc.masks.seen import FULL, PARTIAL, Stretches, classes, stretches
 from attncc.pipeline import streamed
 from attncc.schedule.plan import Kernel, Loop, Plan, partition
 from attncc.viz.panel import WHOLE, Panel
@@ -27,11 +28,17 @@ from attncc.viz.svg import svg
 HEADS = 4
 """Heads that are drawn where the mask differs between them and no extent is given."""
 
+WIDEST = 128
+"""The side of a kernel's tile."""
+
 MOST = 64
 """Heads that are drawn at all."""
 
 PIXELS = 256
-"""Pixels and tiles a side that are drawn at most; up to this length a pixel is a cell."""
+"""Pixels a side that are drawn at most; up to this length a pixel is a cell."""
+
+TILES = 1 << 13
+"""Tiles a side that are classified at most."""
 
 ROWS = 4
 """Rows that are looked at for a row of pixels that stands for more of them."""
@@ -114,9 +121,9 @@ def draw(
     if length < 1 or (tile is not None and tile < 1):
         raise Unseen("a sequence and a tile hold at least one position")
     tile = tile or fitting(length)
-    if -(-length // tile) > PIXELS:
+    if -(-length // tile) > TILES:
         raise Unseen(
-            f"{-(-length // tile):,} tiles a side are too many to see: draw --tile {fitting(length)}"
+            f"{-(-length // tile):,} tiles a side are too many to classify: draw --tile {-(-length // TILES)}"
         )
     walks = walked(cascade, plan)
     if head is not None and not any(heads_of(*walk) for walk in walks):
@@ -174,16 +181,20 @@ def known(
 
 
 def fitting(length: int) -> int:
-    """The side of a tile that can be seen: 16, or the power of two that makes 32 to 64 of them a side."""
+    """The side of a tile: 16, or the power of two that makes 32 to 64 of them a side, where that is no more
+    than a kernel's.
+    """
     tile = 16
-    while -(-length // tile) > 64:
+    while (-(-length // tile) > 64 and tile < WIDEST) or -(-length // tile) > TILES:
         tile *= 2
     return tile
 
 
 def pixel(length: int, tile: int) -> int:
-    """The side of a pixel: a cell where all can be drawn, otherwise what divides a tile."""
+    """The side of a pixel: a cell where all can be drawn, what divides a tile, or several tiles."""
     enough = -(-length // PIXELS)
+    if enough > tile:
+        return -(-enough // tile) * tile
     return next(n for n in range(enough, tile + 1) if tile % n == 0)
 
 
@@ -262,15 +273,14 @@ def _panel(kernel: Kernel, loop: Loop, env: dict[str, Any], tile: int, most: int
     rows, columns = (int(env[f"|{i.name}|"]) for i in (kernel.rows, loop.index))
     step = pixel(max(rows, columns, 1), tile)
     here = {**env, kernel.rows.name: 0, loop.index.name: 0}
-    kinds = tiles_of(loop, here, rows, columns, tile, tile)
     edges = np.minimum(np.arange(0, columns + step, step), columns)
     each = max(most // max(-(-rows // step) * min(ROWS, step) * (len(edges) - 1), 1), 1)
     counted = stretches(loop.bands, loop.reach, here, edges, each)
-    tiles = tuple(row.tobytes() for row in kinds)
+    kinds = tiles_of(loop, here, rows, columns, tile, tile)
+    counts, tiles = _classes(kinds, -(-columns // tile), max(step // tile, 1))
     shades = tuple(_shades(counted, rows, step))
-    return Panel(
-        "", kernel.rows.name, loop.index.name, (rows, columns), tile, step, counted.exact, tiles, shades
-    )
+    size, names = (rows, columns), (kernel.rows.name, loop.index.name)
+    return Panel("", *names, size, tile, step, counted.exact, counts, tiles, shades)
 
 
 def tiles_of(
@@ -279,6 +289,23 @@ def tiles_of(
     """The classes of the tiles of a walk, row by row; none is seen whole where sums differ in their terms."""
     for row in classes(loop.bands, env, rows, columns, block_q, block_k):
         yield row if loop.uniform else np.minimum(row, 1)
+
+
+def _classes(
+    rows: Iterator[np.ndarray[Any, Any]], columns: int, per: int
+) -> tuple[tuple[int, ...], tuple[bytes, ...]]:
+    """How many tiles there are of every class, and the class of all `per` by `per` that make one pixel."""
+    live = full = every = 0
+    found = []
+    starts = np.arange(0, columns, per)
+    while together := list(islice(rows, per)):
+        live += sum(map(np.count_nonzero, together))
+        full += sum(np.count_nonzero(row == FULL) for row in together)
+        every += len(together) * columns
+        whole = np.stack(together)
+        least, most = (f.reduceat(f.reduce(whole, 0), starts) for f in (np.minimum, np.maximum))
+        found.append(np.where(least == most, least, PARTIAL).astype(np.uint8).tobytes())
+    return (every - live, live - full, full), tuple(found)
 
 
 def _shades(counted: Stretches, rows: int, step: int) -> Iterator[bytes]:
@@ -310,6 +337,9 @@ def _caption(
     yield from (f"an example of {name}: {said_of(table)}" for name, table in example.items())
     if not any(panel.title for panel in panels) and any(i.role == "batch" for i in indices(cascade)):
         yield "every head has the same mask"
+    if step > tile:
+        per = step // tile
+        yield f"a point holds {per:,} by {per:,} tiles: grey if all are skipped, blue if all are seen whole"
     if step == 1:
         yield "a point is a cell"
     else:

@@ -18,9 +18,10 @@ WHOLE = 255
 
 @dataclass(frozen=True)
 class Panel:
-    """A mask of `size` rows and columns: `tiles` and `shades` hold a byte for every tile and every pixel, row
-    by row. `tile` is the side of a tile, `step` that of a pixel, which divides it; `exact` is false where
-    shades are an estimate even for the rows that are looked at.
+    """A mask of `size` rows and columns, `shades` a byte for every pixel, `tiles` one for every tile, or for
+    every pixel where that holds several: partial, unless all of them are of one class. Of `tile`, the side of
+    a tile, and `step`, that of a pixel, one divides the other. `counts` are the tiles of every class; `exact`
+    is false where shades are an estimate even for the rows that are looked at.
     """
 
     title: str
@@ -30,6 +31,7 @@ class Panel:
     tile: int
     step: int
     exact: bool
+    counts: tuple[int, ...]
     tiles: tuple[bytes, ...]
     shades: tuple[bytes, ...]
 
@@ -42,15 +44,15 @@ class Panel:
     @property
     def same(self) -> tuple[Any, ...]:
         """What two panels that look alike have in common: all but the title."""
-        return self.rows, self.columns, self.tiles, self.shades
+        return self.rows, self.columns, self.counts, self.tiles, self.shades
 
     def kinds(self) -> Iterator[bytes]:
         """The class of the tile of every pixel, row by row of pixels."""
-        per, (high, wide) = self.tile // self.step, self.pixels
+        per, (high, wide) = max(self.tile // self.step, 1), self.pixels
         for row in range(high):
             yield bytes(np.repeat(np.frombuffer(self.tiles[row // per], np.uint8), per)[:wide])
 
     def data(self) -> dict[str, Any]:
         """Plain data: how many tiles there are of each class."""
-        found = {kind: sum(row.count(n) for row in self.tiles) for kind, n in KINDS.items()}
+        found = {kind: self.counts[n] for kind, n in KINDS.items()}
         return {"title": self.title, "rows": self.rows, "columns": self.columns, "tiles": found}

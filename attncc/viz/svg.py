@@ -122,7 +122,7 @@ def _runs(keys: list[tuple[int, int]]) -> Iterator[tuple[tuple[int, int], int, i
 def _lines(panel: Panel, scale: float) -> Iterator[str]:
     """Between tiles, while they are few."""
     (high, wide), per = panel.pixels, panel.tile // panel.step
-    if max(high, wide) <= LINED * per:
+    if 0 < max(high, wide) <= LINED * per:
         path = [f"M0 {y}h{wide}" for y in range(per, high, per)]
         path += [f"M{x} 0v{high}" for x in range(per, wide, per)]
         stroke = 'stroke="#808892" stroke-opacity="0.35"'
