@@ -299,10 +299,10 @@ def _classes(
     found = []
     starts = np.arange(0, columns, per)
     while together := list(islice(rows, per)):
-        live += sum(map(np.count_nonzero, together))
-        full += sum(np.count_nonzero(row == FULL) for row in together)
-        every += len(together) * columns
         whole = np.stack(together)
+        every += whole.size
+        live += int(np.count_nonzero(whole))
+        full += int(np.count_nonzero(whole == FULL))
         least, most = (f.reduceat(f.reduce(whole, 0), starts) for f in (np.minimum, np.maximum))
         found.append(np.where(least == most, least, PARTIAL).astype(np.uint8).tobytes())
     return (every - live, live - full, full), tuple(found)
