@@ -14,6 +14,9 @@ from attncc.ir.brief import briefly
 from attncc.passes import PASSES
 from attncc.viz import Unseen, draw
 
+LONGEST = 1 << 20
+"""Positions that the mask is drawn at, at most."""
+
 WHAT = {"online": "Reductions follow others that still run."} | {
     rewrite.__name__: (rewrite.__doc__ or "").split("\n")[0] for rewrite in PASSES
 }
@@ -141,7 +144,7 @@ def _picture(said: Explanation) -> Markup:
     if said.plan is None:
         return element("p", "There is no kernel whose tiles could be drawn.")
     try:
-        drawn = draw(said.cascade, said.plan, said.length, None, said.numbers)
+        drawn = draw(said.cascade, said.plan, min(said.length, LONGEST), None, said.numbers)
     except (Unseen, BadNumber) as reason:
         return element("p", f"No picture: {reason}.")
     return element("figure", Markup(drawn.svg))

@@ -16,7 +16,7 @@ from attncc.explain.parts import document, equations, figures, opening, section,
 from attncc.ir.brief import briefly
 from attncc.ir.cascade import Cascade
 from attncc.masks.seen import CHUNK, FULL, PARTIAL, stretches
-from attncc.schedule.plan import Kernel, Loop, Plan
+from attncc.schedule.plan import Kernel, Loop, Plan, Refused
 from attncc.schedule.tiles import GPUS
 from attncc.viz.mask import Drawn, heads_of, known, listed, places, tiles_of, walked
 
@@ -63,16 +63,19 @@ def report(
     inputs; `tile` is the side of the tiles that are counted, if not the kernel's own.
     """
     env, example = known(cascade, plan, drawn.length, numbers or {}, extents or {})
-    block = _block(plan, tile)
+    block = _block(plan, tile, drawn.tile)
     found = list(_counted(cascade, plan, env, head, block, tell))
     parts = _parts(cascade, drawn, found, block, env, example)
     return document(f"{cascade.name}: who sees whom, and which tiles are visited", parts)
 
 
-def _block(plan: Plan, tile: int | None) -> Block:
+def _block(plan: Plan, tile: int | None, drawn: int) -> Block:
     if tile is not None:
         return Block(tile, tile, "as asked for")
-    own = tile_of(plan, GPUS[GPU])
+    try:
+        own = tile_of(plan, GPUS[GPU])
+    except Refused:  # a plan may have a picture where there is no kernel for a GPU
+        return Block(drawn, drawn, "as drawn")
     return Block(own.rows, own.columns, f"those of the kernel on an {GPU}")
 
 
