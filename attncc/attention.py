@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from keyword import iskeyword
 from pathlib import Path
 from threading import RLock
@@ -24,6 +24,7 @@ from attncc.syntax.parser import parse
 
 if TYPE_CHECKING:
     from attncc.runtime.tune import Report
+    from attncc.viz import Drawn
 
 _Function: TypeAlias = tuple[Callable[..., Any], dict[str, str]]
 """A function, and its parameters by what they are called in the pattern."""
@@ -87,6 +88,39 @@ class Attention:
 
     def __repr__(self) -> str:
         return f"<attncc {self.__name__}{self.__signature__} from {self.source.name}>"
+
+    def _repr_html_(self) -> str | None:
+        """What a notebook shows; None, and so the text, where that fails: nobody asked for a picture."""
+        try:
+            from attncc.viz.notebook import shown
+
+            return shown(self.cascade, str(self.__signature__))
+        except Exception:
+            return None
+
+    def viz(
+        self,
+        /,
+        length: int = 96,
+        *,
+        tile: int | None = None,
+        head: int | None = None,
+        numbers: Mapping[str, int | float | bool] | None = None,
+        extents: Mapping[str, int] | None = None,
+    ) -> Drawn:
+        """The mask at a length, of one head or all: `attend.viz(4096, numbers={"window": 512})`. A notebook
+        shows it, `.save("mask.png")` writes it, `.svg` and `.png` are the picture itself. ValueError says
+        what cannot be drawn, PatternError what has no kernel.
+        """
+        from attncc.pipeline import planned
+        from attncc.viz import draw
+        from attncc.viz.notebook import in_python
+
+        plan = planned(self.cascade, self.source)
+        try:
+            return draw(self.cascade, plan, length, tile, numbers, head, extents)
+        except ValueError as wrong:
+            raise type(wrong)(in_python(str(wrong))) from None
 
     def __reduce__(self) -> tuple[Any, ...]:
         said = {name: vars(self)[name] for name in functools.WRAPPER_ASSIGNMENTS if name in vars(self)}

@@ -17,6 +17,7 @@ from attncc.cli import meanings
 
 ROOT = Path(__file__).parents[1]
 STREAMING = str(ROOT / "patterns" / "streaming.attn")
+S2 = str(ROOT / "patterns" / "s2.attn")
 
 GOOD = '''\
 """Attention to the past."""
@@ -115,6 +116,7 @@ COMMANDS = [
     ["explain", "--html", "-"],
     ["compile", "-o", "-"],
     ["viz", "-o", "-"],
+    ["viz", "--html", "-"],
     ["verify", "--device", "cpu"],
     ["bench", "--device", "cpu"],
 ]
@@ -190,6 +192,10 @@ def test_an_unusable_file_in_json(tmp_path: Path) -> None:
         ["explain", "x.attn", "--set", "window"],
         ["explain", "x.attn", "--gpu", "B100"],
         ["viz", "x.attn"],
+        ["viz", "x.attn", "-o", "-", "--html", "-"],
+        ["viz", "x.attn", "-o", "-", "--format", "jpg"],
+        ["viz", "x.attn", "-o", "mask.jpg"],
+        ["viz", "x.attn", "--html", "-", "--format", "png"],
         ["viz", "x.attn", "-o", "-", "--head", "first"],
         ["viz", "x.attn", "-o", "-", "--set", "n=1", "--set", "n=2"],
         ["verify", "x.attn", "--examples", "0"],
@@ -408,6 +414,42 @@ def test_viz_as_data(tmp_path: Path) -> None:
     assert data["panels"][0]["tiles"] == {"full": 0, "partial": 18, "skipped": 18}
 
 
+@pytest.mark.parametrize("arguments", [["-o", "{}.png"], ["-o", "{}.x", "--format", "png"]], ids=" ".join)
+def test_viz_writes_pixels(arguments: list[str], tmp_path: Path) -> None:
+    told = [argument.format(tmp_path / "mask") for argument in arguments]
+    result = run("viz", S2, *told, "--length", str(1 << 20))
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "a point is 4,096 by 4,096 cells" in result.stdout
+    assert "blue: tiles seen whole; orange: tiles on an edge" in result.stdout
+    assert Path(told[1]).read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+
+
+def test_viz_writes_pixels_to_standard_output() -> None:
+    assert run("viz", S2, "-o", "-", "--format", "png").stdout_bytes.startswith(b"\x89PNG")
+
+
+def test_viz_of_one_head(tmp_path: Path) -> None:
+    out = str(tmp_path / "mask.svg")
+    some = {
+        head: json.loads(run("viz", S2, "-o", out, "--head", head, "--length", "2048", "--json").stdout)
+        for head in ("3", "all")
+    }
+    assert [panel["title"] for panel in some["3"]["panels"]] == ["h = 3"]
+    assert [panel["title"] for panel in some["all"]["panels"]] == [f"h = {n}" for n in range(4)]
+    alike = run("viz", S2, "-o", out, "--extent", "h=8", "--set", "stride=2", "--length", "2048", "--json")
+    titles = [panel["title"] for panel in json.loads(alike.stdout)["panels"]]
+    assert titles == ["h = 0, 1, 4, 5 (identical)", "h = 2, 3, 6, 7 (identical)"]
+
+
+@pytest.mark.parametrize("arguments", [["--html", "{}.html"], ["-o", "{}.html"]], ids=" ".join)
+def test_viz_writes_a_page(arguments: list[str], tmp_path: Path) -> None:
+    told = [argument.format(tmp_path / "mask") for argument in arguments]
+    result = run("viz", STREAMING, *told, "--set", "window=2048")
+    assert result.stdout.endswith(f"drawn in {told[1]}\n")
+    assert result.stdout.startswith("streaming: 8,192 positions")
+    assert Path(told[1]).read_text().startswith("<!DOCTYPE html>")
+
+
 def test_viz_keeps_the_pattern(file: Path) -> None:
     result = run("viz", str(file), "-o", str(file))
     assert result.exit_code == 2
@@ -426,9 +468,9 @@ def test_viz_keeps_the_pattern(file: Path) -> None:
         (["causal", "--extent", "zz=7"], 2, "no index `zz`; its arguments show b, h, q, d, g, k, e"),
         (["causal", "--extent", "k=7"], 2, "`k` is a sequence: `--length` is that of every sequence"),
         (
-            ["causal", "--length", "8192", "--tile", "8"],
+            ["causal", "--length", "1000000", "--tile", "8"],
             1,
-            "1,024 tiles a side are too many to see: draw --tile 128",
+            "125,000 tiles a side are too many to classify: draw --tile 123",
         ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from attncc.cli import meanings, texts, trials
+from attncc.cli import meanings, pictures, texts, trials
 from attncc.cli.files import status
 from attncc.diagnostics import PatternError
 
@@ -70,7 +70,7 @@ for command in (
     texts.check,
     texts.fmt,
     meanings.explain,
-    meanings.viz,
+    pictures.viz,
     meanings.compile_,
     trials.verify,
     trials.bench,

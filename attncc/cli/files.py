@@ -56,17 +56,18 @@ def _standard_input() -> bytes:
         raise click.ClickException(f"standard input cannot be read: {error.strerror or error}") from None
 
 
-def write(name: str, text: str) -> None:
-    """Puts a text in a file, whole or not at all: a full disk leaves what was there. Raises BadFile."""
+def write(name: str, text: str | bytes) -> None:
+    """Writes a file, whole or not at all: a full disk leaves what was there. Raises BadFile."""
+    data = text if isinstance(text, bytes) else text.encode()
     try:
         path = Path(os.path.realpath(name))  # a link stays a link
         if path.exists() and not path.is_file():
-            path.write_bytes(text.encode())  # a device is written to, not replaced
+            path.write_bytes(data)  # a device is written to, not replaced
             return
         fresh = path.with_name(f".{path.name}.{os.getpid()}")
         try:
             with fresh.open("xb") as out:
-                out.write(text.encode())
+                out.write(data)
                 out.flush()
                 os.fsync(out.fileno())
             if path.exists():
@@ -99,9 +100,9 @@ def keep(output: str, file: str) -> None:
         raise click.UsageError(f"`{output}` is the pattern itself; name another file to write to")
 
 
-def deliver(output: str, text: str) -> None:
-    """Puts a text in a file, or on standard output for `-`. Raises BadFile."""
+def deliver(output: str, text: str | bytes) -> None:
+    """Puts a text or bytes in a file, or on standard output for `-`. Raises BadFile."""
     if output == "-":
-        click.echo(text.encode(), nl=False)
+        click.echo(text if isinstance(text, bytes) else text.encode(), nl=False)
     else:
         write(output, text)

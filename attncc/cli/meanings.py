@@ -1,9 +1,8 @@
-"""Commands that ask what a pattern means and costs: compile, explain and viz."""
+"""Commands that ask what a pattern means and costs: compile and explain."""
 
 from __future__ import annotations
 
 import json
-import re
 
 import click
 
@@ -12,8 +11,6 @@ from attncc.cli.files import deliver, keep, read
 from attncc.schedule.spec import KINDS, SHORT
 from attncc.schedule.tiles import PEAKS
 from attncc.source import Source
-
-HEAD = re.compile(r"[0-9]{1,9}")
 
 
 @click.command("compile")
@@ -67,61 +64,6 @@ def explain(
         click.echo(said.text())
     elif output != "-":
         click.echo(f"explained in {output}")
-
-
-def _heads(_: click.Context, __: click.Parameter, value: str | None) -> int | None:
-    if value is None or value == "all":
-        return None
-    if not HEAD.fullmatch(value):
-        raise click.BadParameter(f"`{value}` is neither a head nor `all`")
-    return int(value)
-
-
-@click.command()
-@click.argument("file", metavar="FILE")
-@click.option("-o", "--output", required=True, metavar="OUT", help="An SVG file, `-` for standard output.")
-@click.option("--length", type=options.SIZE, default=96, show_default=True, help="Of a sequence.")
-@click.option("--tile", type=options.SIZE, help="Side of a tile; by default what can be seen.")
-@click.option(
-    "--head",
-    "--heads",
-    "head",
-    callback=_heads,
-    metavar="N|all",
-    help="One head; by default all, where the mask differs between them.",
-)
-@options.extents("Heads, as `h=8`; 4 by default.")
-@options.numbers
-@options.data
-def viz(
-    file: str,
-    output: str,
-    length: int,
-    tile: int | None,
-    head: int | None,
-    extents: dict[str, int],
-    numbers: dict[str, str],
-    as_data: bool,
-) -> None:
-    """Draw the mask of FILE: who sees whom, and which tiles are visited."""
-    from attncc.calls import given
-    from attncc.pipeline import meaning, planned
-    from attncc.viz import Unseen, draw
-
-    source = read(file)
-    keep(output, file)
-    cascade = meaning(source)
-    plan = planned(cascade, source)
-    with options.Asked(), options.Progress() as tell:
-        try:
-            drawn = draw(cascade, plan, length, tile, given(cascade, numbers), head, extents, tell)
-        except Unseen as unseen:
-            raise click.ClickException(str(unseen)) from None
-    deliver(output, drawn.svg)
-    if as_data and output != "-":
-        click.echo(json.dumps(drawn.data(), indent=2))
-    elif output != "-":
-        click.echo("\n".join((*drawn.caption, f"drawn in {output}")))
 
 
 def compiled(source: Source, target: str, extents: dict[str, int], dtype: str | None) -> str:

@@ -75,7 +75,7 @@ def costs(
     moved = traffic(cascade, sizes, BYTES)
     if plan is None:
         return Costs(gpu, None, None, "", None, moved)
-    tile = _tile(plan, GPUS[gpu])
+    tile = tile_of(plan, GPUS[gpu])
     known = dict(cascade.defaults) | dict(numbers)
     read = [*(loop.reach for k in plan.kernels for loop in k.loops), *(size for _, size in cascade.lengths)]
     loops = [loop for k in plan.kernels for loop in k.loops]
@@ -87,7 +87,7 @@ def costs(
     return Costs(gpu, tile, tiles, "", flops, moved)
 
 
-def _tile(plan: Plan, target: str) -> Tile:
+def tile_of(plan: Plan, target: str) -> Tile:
     """The tile that the last kernel gets."""
     kernel = plan.kernels[-1]
     program = lower(kernel)
@@ -120,11 +120,11 @@ def work(plan: Plan, env: Mapping[str, Any], tile: Tile) -> tuple[TileCounts, in
                 if not loop.uniform:  # no tile goes untested
                     one = replace(one, full=0, partial=one.live)
                 total = TileCounts(*(getattr(total, f) + alike * getattr(one, f) for f in COUNTS))
-                flops += alike * one.cells * _products(loop, env)
+                flops += alike * one.cells * products(loop, env)
     return total, flops
 
 
-def _products(loop: Loop, env: Mapping[str, Any]) -> int:
+def products(loop: Loop, env: Mapping[str, Any]) -> int:
     """Operations of the matrix products at one cell of a loop."""
 
     def features(indices: tuple[Index, ...]) -> int:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from attncc.calls import BadNumber
 from attncc.explain import words
 from attncc.explain.costs import BYTES, FEATURES
 from attncc.explain.found import Explanation, Rewrite
-from attncc.explain.markup import Markup, element, joined
-from attncc.explain.style import STYLE
+from attncc.explain.markup import Markup, element
+from attncc.explain.parts import document, equations, figures, opening, section, table
 from attncc.ir.brief import briefly
-from attncc.ops import REDUCTIONS
 from attncc.passes import PASSES
 from attncc.viz import Unseen, draw
 
-LONGEST = 8192
+LONGEST = 1 << 20
 """Positions that the mask is drawn at, at most."""
 
 WHAT = {"online": "Reductions follow others that still run."} | {
@@ -24,53 +22,27 @@ WHAT = {"online": "Reductions follow others that still run."} | {
 }
 """What every rewrite does, in its own words."""
 
-WORD = re.compile(r"([A-Za-z_]\w*)")
-KEYWORDS = {*REDUCTIONS, "where", "if", "then", "else", "and", "or", "not", "in", "tile"}
-
 
 def page(said: Explanation) -> str:
     """The whole page."""
     name = said.cascade.name
-    head = element(
-        "head",
-        Markup('<meta charset="utf-8">'),
-        Markup('<meta name="viewport" content="width=device-width, initial-scale=1">'),
-        element("title", f"{name}: what it becomes, and what it costs"),
-        element("style", Markup(STYLE)),
-    )
-    body = element("body", element("main", *_parts(said)))
-    return f'<!DOCTYPE html>\n<html lang="en">{head}\n{body}</html>\n'
+    return document(f"{name}: what it becomes, and what it costs", _parts(said))
 
 
 def _parts(said: Explanation) -> Iterator[Markup]:
-    paragraphs = re.split(r"\n\s*\n", said.cascade.doc.strip())
-    yield element("header", element("h1", said.cascade.name), *(element("p", p) for p in paragraphs if p))
+    yield opening(said.cascade)
     yield _figures(said)
     if said.plan is None:
         yield element("p", said.refused, class_="refused")
-    yield _section("As it is written", _equations(briefly(said.cascade)))
-    yield _section("As it runs", _equations(briefly(said.streamed)))
-    yield _section("Passes", *_passes(said))
+    yield section("As it is written", equations(briefly(said.cascade)))
+    yield section("As it runs", equations(briefly(said.streamed)))
+    yield section("Passes", *_passes(said))
     if said.operators:
-        yield _section("The running state of a row", *_operators(said))
+        yield section("The running state of a row", *_operators(said))
     if said.kernels:
-        yield _section("Kernels", _kernels(said))
-    yield _section("Tiles", *_tiles(said))
+        yield section("Kernels", _kernels(said))
+    yield section("Tiles", *_tiles(said))
     yield element("footer", element("p", *_terms(said)))
-
-
-def _section(title: str, *inside: Markup) -> Markup:
-    return element("section", element("h2", title), *inside)
-
-
-def _equations(lines: Iterable[str]) -> Markup:
-    return element("ol", *(element("li", element("code", _spoken(line))) for line in lines), class_="maths")
-
-
-def _spoken(line: str) -> Markup:
-    """An equation, its reductions and conditions set apart."""
-    parts = WORD.split(line)
-    return joined(element("i", part) if part in KEYWORDS else part for part in parts)
 
 
 def _figures(said: Explanation) -> Markup:
@@ -89,9 +61,7 @@ def _figures(said: Explanation) -> Markup:
     if cost.intensity is not None:
         shown.append((f"{cost.intensity:,.0f}", "FLOP a byte"))
         shown.append((f"{cost.floor_ms:,.4f}", f"ms at least on an {cost.gpu}, by its {cost.bound}"))
-    return element(
-        "ul", *(element("li", element("b", n), element("span", what)) for n, what in shown), class_="figures"
-    )
+    return figures(shown)
 
 
 def _passes(said: Explanation) -> Iterator[Markup]:
@@ -101,14 +71,14 @@ def _passes(said: Explanation) -> Iterator[Markup]:
         yield element("p", "No sequence is reduced over.")
         return
     titles = ("rewrite", *(f"over {index}" for index in indices), "what it does")
-    yield _table(titles, (_row(rewrite) for rewrite in said.rewrites))
+    yield table(titles, (_row(rewrite) for rewrite in said.rewrites))
     pairs = zip(said.written, said.derived, strict=True)
     sentences = [line for pair in pairs for line in words.waits(said, *pair)]
     sentences += [*words.followers(said.updaters), *words.exponents(said)]
     if sentences:
         yield element("ul", *(element("li", line) for line in sentences))
     if said.plan is None and said.updaters:
-        yield _equations(words.corrections(said))
+        yield equations(words.corrections(said))
 
 
 def _row(rewrite: Rewrite) -> tuple[str, ...]:
@@ -118,17 +88,12 @@ def _row(rewrite: Rewrite) -> tuple[str, ...]:
     return (rewrite.name, *cells, WHAT[rewrite.name])
 
 
-def _table(titles: Iterable[str], rows: Iterable[Iterable[str]]) -> Markup:
-    head = element("tr", *(element("th", title) for title in titles))
-    return element("table", head, *(element("tr", *(element("td", x) for x in row)) for row in rows))
-
-
 def _operators(said: Explanation) -> Iterator[Markup]:
     yield element("p", ", ".join(map(words.named, said.state)))
     for operator in said.operators:
-        for title, equations in words.stages(operator):
+        for title, lines in words.stages(operator):
             yield element("h3", title)
-            yield _equations(equations)
+            yield equations(lines)
     if words.guarded(said):
         yield element("p", words.FINITE.replace("`", ""), class_="note")
 
@@ -144,7 +109,7 @@ def _kernels(said: Explanation) -> Markup:
         )
         for kernel in said.kernels
     )
-    return _table(("kernel", "rows", "walks", "reads", "writes"), rows)
+    return table(("kernel", "rows", "walks", "reads", "writes"), rows)
 
 
 def _tiles(said: Explanation) -> Iterator[Markup]:
@@ -178,12 +143,11 @@ def _picture(said: Explanation) -> Markup:
     """The mask, or why there is no picture of it."""
     if said.plan is None:
         return element("p", "There is no kernel whose tiles could be drawn.")
-    length = min(said.length, LONGEST)
     try:
-        drawn = draw(said.cascade, said.plan, length, None, said.numbers)
+        drawn = draw(said.cascade, said.plan, min(said.length, LONGEST), None, said.numbers)
     except (Unseen, BadNumber) as reason:
         return element("p", f"No picture: {reason}.")
-    return element("figure", Markup(drawn.svg), class_="wide" if len(drawn.panels) > 1 else "single")
+    return element("figure", Markup(drawn.svg))
 
 
 def _terms(said: Explanation) -> Iterator[str]:

@@ -4,14 +4,13 @@ STYLE = """
 :root {
   color-scheme: light dark;
   --paper: #ffffff; --card: #f4f6f9; --line: #dfe4ea; --ink: #1c2128; --dim: #5b6572; --accent: #274c77;
-  --full: #8fb8de; --partial: #f0c987; --skipped: #e9ecf0;
+  --full: #0b63a8; --partial: #e08e00; --skipped: #e9ecf0;
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --paper: #14171b; --card: #1d2228; --line: #323942; --ink: #e4e8ec; --dim: #98a3b0; --accent: #8ab6e1;
-    --full: #47739c; --partial: #a87f3c; --skipped: #2a3037;
+    --full: #56b0ee; --partial: #f3a83b; --skipped: #2a3037;
   }
-  figure svg { filter: invert(0.92) hue-rotate(180deg); }
 }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.55 system-ui, sans-serif; }
@@ -42,7 +41,6 @@ td b { color: var(--accent); }
 .full { background: var(--full); } .partial { background: var(--partial); }
 .skipped { background: var(--skipped); }
 figure { margin: 1.25rem 0 0; }
-figure.single { max-width: 38rem; }
 figure svg { max-width: 100%; height: auto; border-radius: 6px; }
 .note, footer { color: var(--dim); font-size: 0.85rem; }
 footer { margin-top: 3rem; border-top: 1px solid var(--line); }

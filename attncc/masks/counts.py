@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from attncc.ir.cascade import Expr, Read, Tensor, number
+from attncc.ir.cascade import Expr
 from attncc.masks.band import Band
 from attncc.masks.integers import Env, at, values
 from attncc.masks.normal import total
-from attncc.masks.ranges import PRIVATE, Visited, union
-from attncc.masks.residues import Stride
+from attncc.masks.segments import segments
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -45,7 +44,7 @@ def count(
     known = {**env, f"|{q.name}|": rows, f"|{k.name}|": columns}
     first = np.arange(0, rows, block_q)
     last = np.minimum(first + block_q, rows) - 1
-    tiles_of = [_Segment(*ends) for ends in _visited(bands, block_k, known, first, last)]
+    tiles_of = segments(bands, block_k, known, first, last)
     live = sum(int((s.hi - s.lo).sum()) for s in tiles_of)
     full = sum(int((s.full_hi - s.full_lo).sum()) for s in tiles_of)
     if all(band.exact for band in bands):
@@ -56,49 +55,11 @@ def count(
         here = {
             **known,
             q.name: np.arange(top, bottom + 1)[:, None],
-            k.name: _columns([s.partial(n) for s in tiles_of], block_k, columns),
+            k.name: _columns([s.tiles(n).partial for s in tiles_of], block_k, columns),
         }
         cells += int(np.broadcast_to(values(element, here), (bottom + 1 - top, here[k.name].size)).sum())
         cells += sum(int((s.full_hi - s.full_lo)[n]) for s in tiles_of) * block_k * int(bottom + 1 - top)
     return TileCounts(live, full, live - full, tiles - live, cells)
-
-
-@dataclass(frozen=True)
-class _Segment:
-    """One segment for every tile of rows."""
-
-    lo: Array
-    hi: Array
-    full_lo: Array
-    full_hi: Array
-    stride: tuple[Array, Array, Array]
-
-    def partial(self, n: int) -> Array:
-        """The tiles of one tile of rows that are visited and not full."""
-        period, width, shift = (int(x[n]) for x in self.stride)
-        before, after = (self.lo, self.full_lo), (self.full_hi, self.hi)
-        return np.concatenate(
-            [Visited(lo[n], hi[n], 0, 0, (period, width, shift)).live for lo, hi in (before, after)]
-        )
-
-
-def _visited(
-    bands: Sequence[Band], block: int, env: Env, first: Array, last: Array
-) -> Iterator[tuple[Array, Array, Array, Array, tuple[Array, Array, Array]]]:
-    """The four ends and the stride of every segment for every tile of rows."""
-    top, bottom = (Read(Tensor(PRIVATE + name, (), "int", "scalar"), ()) for name in ("top", "bottom"))
-    ranges = union(bands, top, bottom, number(block), prefix=PRIVATE)
-    known = {**env, top.tensor.name: first, bottom.tensor.name: last}
-    for step in ranges.steps:
-        known[step.tensor.name] = values(step.body, known)
-
-    def every(e: Expr) -> Array:
-        return np.broadcast_to(values(e, known), first.shape)
-
-    for s in ranges.segments:
-        numbers = s.stride or Stride(number(1), number(1), number(0))
-        lo, hi, full_lo, full_hi = map(every, s.ends)
-        yield lo, hi, full_lo, full_hi, (every(numbers.period), every(numbers.width), every(numbers.shift))
 
 
 def _columns(tiles: list[Array], block: int, columns: int) -> Array:

@@ -214,6 +214,11 @@ class Visited:
         """The numbers of those that hold only cells of the mask."""
         return self._tiles(self.full_lo, self.full_hi)
 
+    @property
+    def partial(self) -> Array:
+        """The numbers of the others."""
+        return np.concatenate([self._tiles(self.lo, self.full_lo), self._tiles(self.full_hi, self.hi)])
+
     def _tiles(self, lo: int, hi: int) -> Array:
         period, width, shift = self.stride
         rank = np.arange(lo, hi)

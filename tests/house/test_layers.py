@@ -34,7 +34,6 @@ LAYERS = (
         "docstrings",
         "calls",
         "example",
-        "svg",
         "starter",
         "verify",
         "bench",
@@ -157,6 +156,7 @@ print(json.dumps(sorted(loaded)))
 MORE = {
     "explain --html": ["explain", "-", "--html", "-"],
     "viz": ["viz", "-", "-o", "-"],
+    "viz --html": ["viz", "-", "--html", "-"],
     "new": ["new", "mine", "-o", "-"],
 }
 
@@ -169,6 +169,7 @@ MORE = {
         ("explain", {"torch", "triton"}),
         ("explain --html", {"torch", "triton"}),
         ("viz", {"torch", "triton"}),
+        ("viz --html", {"torch", "triton"}),
         ("new", {"torch", "triton", "sympy"}),
     ],
 )
