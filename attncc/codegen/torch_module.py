@@ -41,7 +41,16 @@ def generate(said: Said, cascade: Cascade, plan: Plan, spec: Specialisation) -> 
     before = [*checks(cascade, words, "KINDS", body, positives), *tables(cascade, words, "long()")]
     common = "\n\n".join([ACCUMULATOR, *(helpers[name] for name in sorted(helpers))])
     parts = [table, common, host(cascade, words, before, body, "any device")]
-    return assemble(said, cascade, plan, words, ["import math", "", "import torch"], parts, '"cpu"', spec)
+    return assemble(
+        said,
+        cascade,
+        plan,
+        words,
+        ["import math", "import weakref", "", "import torch"],
+        parts,
+        '"cpu"',
+        spec,
+    )
 
 
 def _outputs(program: Program, first: str, words: Words) -> Iterator[str]:
