@@ -83,8 +83,8 @@ def check_sorted(name, index, table, axis):
         return
     row = table.movedim(axis, -1)
     falls = row[..., 1:] < row[..., :-1]
-    message = f"`{name}` is not sorted along `{index}`, as `assume sorted {name}` says: sort it, or take that "
-    message += "line out of the pattern, which then visits every tile"
+    message = f"`{name}` is not sorted along `{index}`, as `assume sorted {name}` says: sort it, "
+    message += "or take that line out of the pattern, which then visits every tile"
     if table.is_cuda and torch.cuda.is_current_stream_capturing():
         torch._assert_async(~falls.any(), message)
         return
