@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from attncc.codegen.words import Words
-from attncc.ir.cascade import Apply, Cascade, Expr, Index, Read, Tensor, walk
+from attncc.ir.cascade import Apply, Cascade, Expr, Index, Read, Reduce, Tensor, walk
 from attncc.schedule.loops import Program, Walk, expressions, statements
 
 
@@ -67,6 +67,8 @@ class Signature:
                 match x:
                     case Apply("extent", (Index() as index,)):
                         found.append(index)
+                    case Reduce(over=over):
+                        found += over
         return tuple(dict.fromkeys(found))
 
     @cached_property

@@ -13,9 +13,9 @@ from attncc.codegen.ranges import scalar
 from attncc.codegen.signature import Signature
 from attncc.codegen.spell import TORCH_HELPERS
 from attncc.codegen.torch_code import Body, code_of, real
+from attncc.codegen.torch_ranges import together
 from attncc.codegen.words import Words
-from attncc.ir.cascade import Expr, Index, Literal, Read, Tensor, free, reads
-from attncc.masks.bands import Band
+from attncc.ir.cascade import Expr, Index, Read, Tensor, free
 from attncc.masks.ranges import union as union_of_bands
 from attncc.schedule.loops import (
     Dot,
@@ -264,7 +264,8 @@ def _walk(s: Walk, k: Body) -> Iterator[str]:
         return
     first, last = w.start(k.program.rows), w.free("last")
     top, bottom, width = (scalar(name) for name in (first, last, w.block(s.index)))
-    ranges = union_of_bands([_together(band, k) for band in s.bands], top, bottom, width)
+    ends, bands = together(s.bands, first, last, k)
+    ranges = union_of_bands(bands, top, bottom, width)
     k.steps |= {step.tensor for step in ranges.steps}
     steps = [f"{w.value(step.tensor)} = {code_of(step.body, k).text}" for step in ranges.steps]
     tiles = ["tiles = ("]
@@ -274,7 +275,7 @@ def _walk(s: Walk, k: Body) -> Iterator[str]:
             if lo != hi:
                 tiles.append(f"{INDENT}(range({code_of(lo, k).text}, {code_of(hi, k).text}), {whole}),")
     yield f"# tiles of {s.index.name} that these rows see, and which of them whole"
-    yield from needed([f"{last} = {w.stop(k.program.rows)} - 1", *steps], tiles)
+    yield from needed([f"{last} = {w.stop(k.program.rows)} - 1", *ends, *steps], tiles)
     yield from tiles
     yield ")"
     start, stop = w.start(s.index), w.stop(s.index)
@@ -284,19 +285,3 @@ def _walk(s: Walk, k: Body) -> Iterator[str]:
     if said(w.position(s.index), body):
         yield f"{INDENT}{w.position(s.index)} = torch.arange({start}, {stop}, device=device)"
     yield from (f"{INDENT}{line}" for line in body)
-
-
-def _together(band: Band, k: Body) -> Band:
-    """The band as all heads see it: an end that differs between them, or that a table tells, is left to the
-    element test.
-    """
-
-    def plain(e: Expr) -> bool:
-        return not free(e) & set(k.program.batch) and all(not r.tensor.indices for r in reads(e))
-
-    lows = tuple(b for b in band.lows if plain(b.value))
-    highs = tuple(b for b in band.highs if plain(b.value))
-    guards = tuple(g for g in band.guards if plain(g))
-    same = (lows, highs, guards) == (band.lows, band.highs, band.guards)
-    rest = band.rest if same else (*band.rest, Literal(True, "bool"))
-    return replace(band, lows=lows, highs=highs, guards=guards, rest=rest)

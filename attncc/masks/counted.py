@@ -1,13 +1,18 @@
 """How many elements of a sorted table are at most a limit: what `table[k] <= limit` says of `k`.
 
 The count is a sum of ones, so that it means what every other expression means; a kernel finds it by search.
+What a count is compared with says in turn where its limit lies:
+
+    count(table <= x) <= c   -->   c >= |s| or x < table[c]         for c >= 0
+    count(table <= x) >= c   -->   c <= 0 or x >= table[c - 1]      for c <= |s|
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from attncc.ir.cascade import ONE, Apply, Expr, Index, Read, Reduce
+from attncc.ir.cascade import ONE, ZERO, Apply, Expr, Index, Read, Reduce, children, extent, free
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,41 @@ def count_of(e: Expr) -> Counted | None:
     """What an expression counts, if it is such a sum."""
     match e:
         case Reduce(op="sum", over=(axis,), where=Apply(op="<=", args=(Read() as row, limit)), body=body):
-            return Counted(row, axis, limit) if body == ONE and axis in row.at else None
+            once = row.at.count(axis) == 1 and axis not in free(limit)
+            return Counted(row, axis, limit) if body == ONE and once else None
         case _:
             return None
+
+
+def searched(e: Expr, sorted_tables: frozenset[str]) -> Counted | None:
+    """What an expression counts, where a search finds it: in a table that is sorted."""
+    count = count_of(e)
+    if count is None or count.row.tensor.name not in sorted_tables:
+        return None
+    along = dict(zip(count.row.at, count.row.tensor.indices, strict=True))[count.axis]
+    return count if along.role == "sequence" else None
+
+
+def parts(e: Expr) -> Iterator[Expr]:
+    """An expression and everything inside it, but for what is inside counts."""
+    yield e
+    for part in () if count_of(e) else children(e):
+        yield from parts(part)
+
+
+def below(count: Counted, c: Expr) -> tuple[Apply, Apply]:
+    """Where `count <= c`, for `c >= 0`: the two conditions of which one holds."""
+    size = extent(count.axis)
+    least = Apply("min", (c, Apply("-", (size, ONE))))
+    return Apply(">=", (c, size)), Apply("<", (count.limit, _element(count, least)))
+
+
+def above(count: Counted, c: Expr) -> tuple[Apply, Apply]:
+    """Where `count >= c`, for `c <= |s|`: the two conditions of which one holds."""
+    last = Apply("max", (Apply("-", (c, ONE)), ZERO))
+    return Apply("<=", (c, ZERO)), Apply(">=", (count.limit, _element(count, last)))
+
+
+def _element(count: Counted, place: Expr) -> Read:
+    at = tuple(place if i == count.axis else i for i in count.row.at)
+    return Read(count.row.tensor, at)

@@ -5,15 +5,30 @@
     abs(q - k) <= w     -->  q - w <= k <= q + w
     q < g               -->  k <= (if q < g then |k| - 1 else -1)
     doc[k] <= doc[q]    -->  k <= (sum(j where doc[j] <= doc[q]) 1) - 1, if doc never falls
+    count(cu <= k) <= c -->  c >= |s| or k < cu[c], if cu never falls, and c is not negative
 
 What is no bound on the column, like `k % s == r`, stays an element test.
 """
 
 from __future__ import annotations
 
-from attncc.ir.cascade import Apply, Choose, Expr, Index, Literal, Read, Reduce, free, kind, number, walk
+from attncc.ir.cascade import (
+    ZERO,
+    Apply,
+    Choose,
+    Expr,
+    Index,
+    Literal,
+    Read,
+    Reduce,
+    extent,
+    free,
+    kind,
+    number,
+    walk,
+)
 from attncc.masks.band import MOST, REVERSE, Band, Bound, Plane, direction, joined
-from attncc.masks.counted import counted
+from attncc.masks.counted import Counted, above, below, counted, searched
 from attncc.masks.intervals import truth, within
 from attncc.masks.normal import both, either, pushed
 from attncc.masks.sums import Sum, canonical, product, quotient, spelled, summed
@@ -37,7 +52,7 @@ def solved(e: Expr, plane: Plane) -> Bands:
         case Apply(op="or", args=(a, b)):
             found = joined(solved(a, plane) + solved(b, plane))
             return found if len(found) <= MOST else tested(e, plane)
-        case Apply(op="<" | "<=" | ">" | ">=" | "==" | "!=", args=(a, b)) if _bounds(e):
+        case Apply(op="<" | "<=" | ">" | ">=" | "==" | "!=", args=(a, b)) if _bounds(e, plane):
             return _compared(e, e.op, a, b, plane)
         case _:
             return tested(e, plane)
@@ -48,19 +63,20 @@ def tested(e: Expr, plane: Plane) -> Bands:
     must, may = truth(e, plane.facts)
     if must or not may:
         return (Band(plane),) if must else ()
-    once = not free(e) & {plane.rows, plane.columns} and _scalar(e)
+    once = not free(e) & {plane.rows, plane.columns} and _scalar(e, plane)
     return (Band(plane, guards=(e,)) if once else Band(plane, rest=(e,)),)
 
 
-def _bounds(e: Apply) -> bool:
+def _bounds(e: Apply, plane: Plane) -> bool:
     """Whether a comparison is one of integers that a kernel can compute outside its loop."""
-    return all(kind(a) == "int" for a in e.args) and _scalar(e)
+    return all(kind(a) == "int" for a in e.args) and _scalar(e, plane)
 
 
-def _scalar(e: Expr) -> bool:
-    """Whether nothing inside is the result of an equation or of a reduction."""
+def _scalar(e: Expr, plane: Plane) -> bool:
+    """Whether nothing inside is the result of an equation or of a reduction that no search finds."""
     results = (x for x in walk(e) if isinstance(x, Read) and x.tensor.origin == "equation")
-    return not any(results) and not any(isinstance(x, Reduce) for x in walk(e))
+    reductions = (x for x in walk(e) if isinstance(x, Reduce))
+    return not any(results) and all(searched(x, plane.sorted_tables) for x in reductions)
 
 
 def _compared(e: Expr, op: str, a: Expr, b: Expr, plane: Plane) -> Bands:
@@ -181,9 +197,24 @@ def _invert(rest: Sum, term: Expr, coefficient: int, e: Expr, plane: Plane) -> B
                 s = summed(at) - summed(counted(term, axis, spelled(limit))) + 1
             else:
                 s = summed(counted(term, axis, spelled(limit - 1))) - summed(at)
+        case Reduce() if (count := searched(term, plane.sorted_tables)) and _one_row(count, plane):
+            return _or_test(_inverted(count, limit, coefficient > 0, plane), e, plane)
         case _:
             return tested(e, plane)
     return _order(s, e, plane)
+
+
+def _one_row(count: Counted, plane: Plane) -> bool:
+    """Whether the same row of a table is searched in the whole plane."""
+    return not free(count.row) & {plane.rows, plane.columns}
+
+
+def _inverted(count: Counted, limit: Sum, upper: bool, plane: Plane) -> Bands:
+    """`count <= limit`, or `count >= limit`, solved for what the count's elements are at most."""
+    c = spelled(limit)
+    some, every = (Apply(">=", (c, ZERO)), below) if upper else (Apply("<=", (c, extent(count.axis))), above)
+    one, other = every(count, c)
+    return solved(both(pushed(some), either(one, other)), plane)
 
 
 def _moving(read: Read, plane: Plane) -> tuple[Index, Expr] | None:

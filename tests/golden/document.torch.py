@@ -107,6 +107,13 @@ def accumulator(tensor):
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
+def count_at_most(table, limits):
+    """How many elements of each sorted row of a table are at most each limit of that row."""
+    lead = torch.broadcast_shapes(table.shape[:-1], limits.shape[:-1])
+    rows, limits = (x.expand(*lead, x.shape[-1]).contiguous() for x in (table, limits))
+    return torch.searchsorted(rows, limits, right=True)
+
+
 def divide(a, b):
     """a / b, where 0 / 0 is 0: the mean of nothing, a softmax over nothing."""
     nothing = (a == 0) & (b == 0)
@@ -130,6 +137,11 @@ def gather(tensor, *at):
     return torch.where(
         inside, tensor[near], torch.zeros((), dtype=tensor.dtype, device=tensor.device)
     )
+
+
+def lowest(x):
+    """The least of a number over all heads."""
+    return int(x.min()) if x.numel() else 0
 
 
 def walk(tiles, block, end):
@@ -176,10 +188,17 @@ def document(Q, K, V, doc):
         doc_q = gather(doc, b[..., None], q + (NK - NQ))
         # tiles of k that these rows see, and which of them whole
         last = q1 - 1
+        doc_at0 = gather(doc, b, max(q0 + NK - NQ, 0))
+        doc_count0 = count_at_most(
+            gather(doc, b[..., None], torch.arange(NK, device=device)), (doc_at0 - 1)[..., None]
+        )[..., 0]
+        lowest0 = lowest(doc_count0)
+        begin = max(0, lowest0)
         end = max(0, min(NK + last - NQ + 1, NK if last + (NK - NQ) >= 0 else 0))
-        hi = (BLOCK_K + end - 1) // BLOCK_K
+        lo = begin // BLOCK_K
+        hi = (BLOCK_K + end - 1) // BLOCK_K if begin < end else lo
         tiles = (
-            (range(0, hi), False),
+            (range(lo, hi), False),
         )
         for k0, k1, whole in walk(tiles, BLOCK_K, NK):
             k = torch.arange(k0, k1, device=device)

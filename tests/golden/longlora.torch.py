@@ -108,6 +108,11 @@ def finite(m):
     return torch.where(m == -math.inf, 0.0, m)
 
 
+def lowest(x):
+    """The least of a number over all heads."""
+    return int(x.min()) if x.numel() else 0
+
+
 def walk(tiles, block, end):
     """(start, stop, seen whole) of every tile."""
     for steps, whole in tiles:
@@ -149,10 +154,16 @@ def longlora(Q, K, V, group=2048):
         Q_qd = Q[:, :, q0:q1].to(kind)
         # tiles of k that these rows see, and which of them whole
         last = q1 - 1
+        lowest0 = lowest(
+            (torch.where(h < NH // 2, 0, group // 2) + q0 + NK - NQ) // group * group
+            - torch.where(h < NH // 2, 0, group // 2)
+        )
+        begin = max(0, lowest0)
         end = max(0, NK + last - NQ + 1)
-        hi = (BLOCK_K + end - 1) // BLOCK_K
+        lo = begin // BLOCK_K
+        hi = (BLOCK_K + end - 1) // BLOCK_K if begin < end else lo
         tiles = (
-            (range(0, hi), False),
+            (range(lo, hi), False),
         )
         for k0, k1, whole in walk(tiles, BLOCK_K, NK):
             k = torch.arange(k0, k1, device=device)

@@ -92,6 +92,25 @@ def finite(m):
     return torch.where(m == -math.inf, 0.0, m)
 
 
+def gather(tensor, *at):
+    """`tensor[at]`, positions broadcast together; 0 where one lies outside."""
+    at = [torch.as_tensor(place, device=tensor.device) for place in at]
+    inside = torch.ones((), dtype=torch.bool, device=tensor.device)
+    for place, size in zip(at, tensor.shape):
+        inside = inside & (place >= 0) & (place < size)
+    if tensor.numel() == 0:
+        return torch.zeros(inside.shape, dtype=tensor.dtype, device=tensor.device)
+    near = tuple(place.clamp(0, size - 1) for place, size in zip(at, tensor.shape))
+    return torch.where(
+        inside, tensor[near], torch.zeros((), dtype=tensor.dtype, device=tensor.device)
+    )
+
+
+def highest(x):
+    """The greatest of a number over all heads."""
+    return int(x.max()) if x.numel() else 0
+
+
 def walk(tiles, block, end):
     """(start, stop, seen whole) of every tile."""
     for steps, whole in tiles:
@@ -120,6 +139,7 @@ def palm(Q, K, V, source):
     source = source.long()
     O = Q.new_empty((NB, NH, NQ, E))
     device, kind = Q.device, accumulator(Q)
+    b = torch.arange(NB, device=device)[:, None]
     h = torch.arange(NH, device=device)[None, :]
     for q0 in range(0, NQ, BLOCK_Q):
         q1 = min(q0 + BLOCK_Q, NQ)
@@ -132,7 +152,9 @@ def palm(Q, K, V, source):
         Q_qd = Q[:, :, q0:q1].to(kind)
         source_ = source[:, None, ...]
         # tiles of k that these rows see, and which of them whole
-        end = NK
+        source_at0 = gather(source, b)
+        highest0 = highest(source_at0 - 1)
+        end = max(0, min(NK, highest0 + 1))
         hi = (BLOCK_K + end - 1) // BLOCK_K
         tiles = (
             (range(0, hi), False),

@@ -91,6 +91,25 @@ def finite(m):
     return torch.where(m == -math.inf, 0.0, m)
 
 
+def gather(tensor, *at):
+    """`tensor[at]`, positions broadcast together; 0 where one lies outside."""
+    at = [torch.as_tensor(place, device=tensor.device) for place in at]
+    inside = torch.ones((), dtype=torch.bool, device=tensor.device)
+    for place, size in zip(at, tensor.shape):
+        inside = inside & (place >= 0) & (place < size)
+    if tensor.numel() == 0:
+        return torch.zeros(inside.shape, dtype=tensor.dtype, device=tensor.device)
+    near = tuple(place.clamp(0, size - 1) for place, size in zip(at, tensor.shape))
+    return torch.where(
+        inside, tensor[near], torch.zeros((), dtype=tensor.dtype, device=tensor.device)
+    )
+
+
+def lowest(x):
+    """The least of a number over all heads."""
+    return int(x.min()) if x.numel() else 0
+
+
 def walk(tiles, block, end):
     """(start, stop, seen whole) of every tile."""
     for steps, whole in tiles:
@@ -133,10 +152,14 @@ def per_head_window(Q, K, V, span):
         span_ = span[None, :, ...]
         # tiles of k that these rows see, and which of them whole
         last = q1 - 1
+        span_at0 = gather(span, h)
+        lowest0 = lowest(q0 + NK - span_at0 - NQ + 1)
+        begin = max(0, lowest0)
         end = max(0, NK + last - NQ + 1)
-        hi = (BLOCK_K + end - 1) // BLOCK_K
+        lo = begin // BLOCK_K
+        hi = (BLOCK_K + end - 1) // BLOCK_K if begin < end else lo
         tiles = (
-            (range(0, hi), False),
+            (range(lo, hi), False),
         )
         for k0, k1, whole in walk(tiles, BLOCK_K, NK):
             k = torch.arange(k0, k1, device=device)
