@@ -1,10 +1,6 @@
 """How many elements of a sorted table are at most a limit: what `table[k] <= limit` says of `k`.
 
 The count is a sum of ones, so that it means what every other expression means; a kernel finds it by search.
-What a count is compared with says in turn where its limit lies:
-
-    count(table <= x) <= c   -->   c >= |s| or x < table[c]         for c >= 0
-    count(table <= x) >= c   -->   c <= 0 or x >= table[c - 1]      for c <= |s|
 """
 
 from __future__ import annotations
@@ -12,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from attncc.ir.cascade import ONE, ZERO, Apply, Expr, Index, Read, Reduce, children, extent, free
+from attncc.ir.cascade import ONE, Apply, Expr, Index, Read, Reduce, children, free
 
 
 @dataclass(frozen=True)
@@ -55,21 +51,3 @@ def parts(e: Expr) -> Iterator[Expr]:
     yield e
     for part in () if count_of(e) else children(e):
         yield from parts(part)
-
-
-def below(count: Counted, c: Expr) -> tuple[Apply, Apply]:
-    """Where `count <= c`, for `c >= 0`: the two conditions of which one holds."""
-    size = extent(count.axis)
-    least = Apply("min", (c, Apply("-", (size, ONE))))
-    return Apply(">=", (c, size)), Apply("<", (count.limit, _element(count, least)))
-
-
-def above(count: Counted, c: Expr) -> tuple[Apply, Apply]:
-    """Where `count >= c`, for `c <= |s|`: the two conditions of which one holds."""
-    last = Apply("max", (Apply("-", (c, ONE)), ZERO))
-    return Apply("<=", (c, ZERO)), Apply(">=", (count.limit, _element(count, last)))
-
-
-def _element(count: Counted, place: Expr) -> Read:
-    at = tuple(place if i == count.axis else i for i in count.row.at)
-    return Read(count.row.tensor, at)

@@ -13,7 +13,6 @@ What is no bound on the column, like `k % s == r`, stays an element test.
 from __future__ import annotations
 
 from attncc.ir.cascade import (
-    ZERO,
     Apply,
     Choose,
     Expr,
@@ -21,14 +20,14 @@ from attncc.ir.cascade import (
     Literal,
     Read,
     Reduce,
-    extent,
     free,
     kind,
     number,
     walk,
 )
 from attncc.masks.band import MOST, REVERSE, Band, Bound, Plane, direction, joined
-from attncc.masks.counted import Counted, above, below, counted, searched
+from attncc.masks.counted import Counted, counted, searched
+from attncc.masks.hoisted import above, below
 from attncc.masks.intervals import truth, within
 from attncc.masks.normal import both, either, pushed
 from attncc.masks.sums import Sum, canonical, product, quotient, spelled, summed
@@ -211,10 +210,8 @@ def _one_row(count: Counted, plane: Plane) -> bool:
 
 def _inverted(count: Counted, limit: Sum, upper: bool, plane: Plane) -> Bands:
     """`count <= limit`, or `count >= limit`, solved for what the count's elements are at most."""
-    c = spelled(limit)
-    some, every = (Apply(">=", (c, ZERO)), below) if upper else (Apply("<=", (c, extent(count.axis))), above)
-    one, other = every(count, c)
-    return solved(both(pushed(some), either(one, other)), plane)
+    some, always, bound = (below if upper else above)(count, spelled(limit))
+    return solved(both(some, either(always, bound)), plane)
 
 
 def _moving(read: Read, plane: Plane) -> tuple[Index, Expr] | None:
