@@ -1,8 +1,8 @@
 """Sequences of many lengths packed one behind the other without padding, each causal by itself.
 
 `cu` holds where the sequences begin, in ascending order, and where the last one ends: FlashAttention's
-`cu_seqlens` (arXiv 2307.08691), whose layout this is too. What lies before the first or behind the last of them
-is a sequence like the others.
+`cu_seqlens` (arXiv 2307.08691), whose layout this is too. What lies before the first of them, or behind
+the last, is a sequence like the others.
 
 (1) own[k] = sum(s where cu[s] <= k) 1
 (2) S[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)

@@ -1,7 +1,7 @@
 """New tokens of a batch behind caches of many lengths: a decode step, or a chunk of a prefill.
 
-The keys of each sequence are those of its cache, with room behind them; the first query stands at `start`, and
-its own key has been written there.
+The keys of each sequence are those of its cache, with room behind them; the first query stands at
+`start`, and its own key has been written there.
 
 (1) S[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
 (2) P[q,k] = softmax(k where k <= q) S[q,k]

@@ -1,4 +1,4 @@
-"""Documents packed behind a prefix that all of them share: a prompt and its samples (Hydragen, arXiv 2402.05099).
+"""Documents packed behind a prefix that all of them share, as samples of a prompt (arXiv 2402.05099).
 
 `doc` numbers the documents in ascending order; the first `prefix` positions are seen by whoever comes later.
 
