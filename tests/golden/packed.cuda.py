@@ -211,7 +211,7 @@ def packed_kernel(
     P_total_q = tl.full([BLOCK_Q], 0.0, tl.float32)
     # state of O_total[q,e] = sum(k where seen) V[k,e] * exp(S[q,k] - finite(P_max[q]))
     O_total_qe = tl.full([BLOCK_Q, BLOCK_E], 0.0, tl.float32)
-    Q_qd = Q.load([q0, h, 0]).reshape([BLOCK_Q, BLOCK_D])
+    Q_qd = Q.load([h, q0, 0]).reshape([BLOCK_Q, BLOCK_D])
     cu_count_q = counts_at_most(cu, scu_s, NS, tl.maximum(q + (NK - NQ), 0))
     cu_q = tl.load(
         cu + (tl.minimum(cu_count_q, NS - 1)).to(tl.int64) * scu_s,
@@ -288,7 +288,7 @@ def packed_kernel(
         k0 = tl.where(step < k_steps0, k_full_lo + step, k_lo + step - k_steps0) * BLOCK_K
         k = k0 + k_in
         # S[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
-        K_kd = K.load([k0, h // (NH // NG), 0]).reshape([BLOCK_K, BLOCK_D])
+        K_kd = K.load([h // (NH // NG), k0, 0]).reshape([BLOCK_K, BLOCK_D])
         S_qk = tl.dot(Q_qd, tl.trans(K_kd), input_precision="ieee")
         # P_max[q] = max(k where seen) S[q,k]
         S_seen_qk = S_qk
@@ -321,7 +321,7 @@ def packed_kernel(
         P_total_tile_q = tl.sum(exp_S_seen_qk, 1)
         P_total_q = P_total_q * alpha_q + P_total_tile_q
         # O_total[q,e] = sum(k where seen) V[k,e] * exp(S[q,k] - finite(P_max[q]))
-        V_ke = V.load([k0, h // (NH // NG), 0]).reshape([BLOCK_K, BLOCK_E])
+        V_ke = V.load([h // (NH // NG), k0, 0]).reshape([BLOCK_K, BLOCK_E])
         O_total_qe = tl.dot(
             exp_S_seen_qk.to(V_ke.dtype),
             V_ke,
@@ -377,9 +377,9 @@ def packed(Q, K, V, cu):
     if grid:
         with torch.cuda.device(Q.device) if Q.is_cuda else contextlib.nullcontext():
             packed_kernel[(grid,)](
-                describe(Q, [tile["BLOCK_Q"], 1, tile["BLOCK_D"]]),
-                describe(K, [tile["BLOCK_K"], 1, tile["BLOCK_D"]]),
-                describe(V, [tile["BLOCK_K"], 1, tile["BLOCK_E"]]),
+                describe(Q.permute(1, 0, 2), [1, tile["BLOCK_Q"], tile["BLOCK_D"]]),
+                describe(K.permute(1, 0, 2), [1, tile["BLOCK_K"], tile["BLOCK_D"]]),
+                describe(V.permute(1, 0, 2), [1, tile["BLOCK_K"], tile["BLOCK_E"]]),
                 cu, O,
                 *cu.stride(), *O.stride(),
                 NQ, NK, NH, NS, NG,
