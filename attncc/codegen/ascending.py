@@ -38,13 +38,7 @@ def check_sorted(name, index, table, axis):
 
 def sorted_lines(cascade: Cascade, words: Words) -> Iterator[str]:
     """`check_sorted("doc", "k", doc, 1)`, for every table that the pattern assumes sorted."""
-    tables = {t.name: t for t in cascade.inputs}
-    for name in assumed_sorted(cascade):
-        for axis, index in enumerate(tables[name].indices):
-            if index.role == "sequence":
-                yield f'check_sorted("{name}", "{index.name}", {words.tensor(name)}, {axis})'
-
-
-def assumed_sorted(cascade: Cascade) -> tuple[str, ...]:
-    """The tables that a pattern assumes sorted."""
-    return tuple(dict.fromkeys(d.subject for d in cascade.demands if d.name == "sorted"))
+    for table in cascade.inputs:
+        for axis, index in enumerate(table.indices):
+            if table.name in cascade.sorted_tables and index.role == "sequence":
+                yield f'check_sorted("{table.name}", "{index.name}", {words.tensor(table.name)}, {axis})'

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 
-from attncc.codegen.ascending import SORTED, assumed_sorted
+from attncc.codegen.ascending import SORTED
 from attncc.codegen.host import EXTENTS, KINDS, NUMBERS, signature, spelled, statistic
 from attncc.codegen.lines import folded, hanging
 from attncc.codegen.reference import reference
@@ -132,7 +132,7 @@ def assemble(
         EXTENTS,
         KINDS,
         *([NUMBERS] if numbers else []),
-        *([SORTED] if assumed_sorted(cascade) else []),
+        *([SORTED] if cascade.sorted_tables else []),
         *map(folded, parts),
         *([dense.helpers] if dense.helpers else []),
         dense.function,

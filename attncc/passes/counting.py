@@ -35,7 +35,6 @@ from attncc.passes.share import pruned
 
 def counting(cascade: Cascade) -> Cascade:
     """Counts in sorted tables, put where they are read."""
-    tables = frozenset(d.subject for d in cascade.demands if d.name == "sorted")
     counts: dict[str, Equation] = {}
     equations = []
     for equation in cascade.equations:
@@ -43,7 +42,9 @@ def counting(cascade: Cascade) -> Cascade:
         if counts and any(r.tensor.name in counts for r in reads(body)):
             body = _read(body, counts)
         count = _said(body)
-        if searched(count, tables) and all(r.tensor.origin != "equation" for r in reads(count)):
+        if searched(count, cascade.sorted_tables) and all(
+            r.tensor.origin != "equation" for r in reads(count)
+        ):
             counts[equation.tensor.name] = replace(equation, body=count)
         equations.append(replace(equation, body=body))
     return pruned(replace(cascade, equations=tuple(equations))) if counts else cascade

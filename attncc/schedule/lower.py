@@ -32,6 +32,7 @@ from attncc.ir.cascade import (
 from attncc.ir.logic import conjoin, factors, is_literal, plus, product, quotient, times
 from attncc.ir.show import show_expr
 from attncc.masks.counted import parts
+from attncc.masks.hoisted import hoisted
 from attncc.passes.online import before
 from attncc.passes.operator import State
 from attncc.schedule.block import Block, let, name_of, positive, positive_scale, value_of, vanishes
@@ -52,7 +53,8 @@ def lower(kernel: Kernel) -> Program:
     for loop in kernel.loops:
         for equation in loop.rows:
             _define(equation, block, kernel)
-        _lower_loop(loop, block, kernel)
+        states = tuple(_hoisted(state, loop.index, cascade.sorted_tables) for state in loop.states)
+        _lower_loop(replace(loop, states=states), block, kernel)
     for equation in kernel.epilogue:
         _define(equation, block, kernel)
     stored = {t.name for loop in kernel.loops for t in loop.stored}
@@ -60,6 +62,12 @@ def lower(kernel: Kernel) -> Program:
     used = {r.tensor.name for e in cascade.equations for r in reads(e.body)}
     inputs = tuple(t for t in cascade.inputs if t.name in used and t.loaded)
     return Program(kernel.name, kernel.rows, kernel.batch, inputs, kernel.writes, tuple(block.statements))
+
+
+def _hoisted(state: State, index: Index, sorted_tables: frozenset[str]) -> State:
+    """A state whose element test asks of a row what a row alone tells."""
+    where = hoisted(state.reduce.where, index, sorted_tables)
+    return replace(state, equation=replace(state.equation, body=replace(state.reduce, where=where)))
 
 
 def _store(tensors: Iterable[Tensor], kernel: Kernel, block: Block) -> None:

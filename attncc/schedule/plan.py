@@ -30,7 +30,6 @@ from attncc.ir.cascade import (
 from attncc.ir.graph import recurrent
 from attncc.ir.show import show_expr
 from attncc.masks.bands import Band, bands
-from attncc.masks.hoisted import hoisted
 from attncc.ops import REDUCTIONS
 from attncc.passes.operator import Operator, State
 from attncc.passes.share import replace_reads
@@ -320,16 +319,10 @@ def _loop(stage: Stage, rows: Index, cascade: Cascade, outer: Index | None) -> L
     reach = predicates[0]
     for predicate in predicates[1:]:
         reach = _either(reach, predicate)
-    sorted_tables = frozenset(d.subject for d in cascade.demands if d.name == "sorted")
-    found = bands(reach, rows, stage.index, sorted_tables)
-    states = tuple(_hoisted(state, stage.index, sorted_tables) for state in stage.states)
-    return Loop(stage.index, stage.rows, reach, found, uniform, stage.tiles, stage.stored, states, outer)
-
-
-def _hoisted(state: State, index: Index, sorted_tables: frozenset[str]) -> State:
-    """A state whose element test asks of a row what a row alone tells."""
-    where = hoisted(state.reduce.where, index, sorted_tables)
-    return replace(state, equation=replace(state.equation, body=replace(state.reduce, where=where)))
+    found = bands(reach, rows, stage.index, cascade.sorted_tables)
+    return Loop(
+        stage.index, stage.rows, reach, found, uniform, stage.tiles, stage.stored, stage.states, outer
+    )
 
 
 def _either(a: Expr, b: Expr) -> Expr:

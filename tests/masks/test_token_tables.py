@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from attncc.ir.cascade import Cascade
+from attncc.masks.hoisted import hoisted
 from attncc.masks.integers import values
 from attncc.masks.normal import total
 from attncc.pipeline import meaning, streamed
@@ -79,7 +80,8 @@ def tried(loop: Loop, draw: Draw, rounds: int) -> Tally:
         for band in loop.bands:
             together |= held(band, env)
         assert (together == mask).all()
-        elements = (values(total(state.reduce.where), cells) for state in loop.states)
+        tests = (hoisted(s.reduce.where, loop.index, frozenset({"cu", "doc"})) for s in loop.states)
+        elements = (values(total(test), cells) for test in tests)
         assert (np.logical_or.reduce([np.broadcast_to(e, mask.shape) for e in elements]) == mask).all()
         size_q, size_k = (int(n) for n in source.choice([1, 2, 4, 8, 16], 2))
         result += tally(loop.bands, mask, env, size_q, size_k)
