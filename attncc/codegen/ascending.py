@@ -1,6 +1,6 @@
-"""Cascade → the host's check that a table is sorted where its pattern assumes it: a search of one that is not
-finds other tiles than those its mask leaves live.
+"""Cascade → the host's check that tables are sorted where the pattern assumes it.
 
+The search of one that is not finds other tiles than those its mask leaves live.
 A table on a GPU is waited for once, and again after every change in place that torch knows of. While a graph
 is captured nothing can be waited for: the device then stops at the table itself.
 """

@@ -12,16 +12,12 @@ the last, is a sequence like the others.
 
 As it runs:
 
-    seen1: k <= q + (|k| - |q|) and (q + (|k| - |q|) >= 0 and sum(s where cu[s] <= k) 1 == sum(s
+    seen: k <= q + (|k| - |q|) and (q + (|k| - |q|) >= 0 and sum(s where cu[s] <= k) 1 == sum(s
         where cu[s] <= max(q + (|k| - |q|), 0)) 1)
-    seen2: cu[s] <= max(q + (|k| - |q|), 0)
     S[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
-    P_max[q] = max(k where k <= q + (|k| - |q|) and (q + (|k| - |q|) >= 0 and sum(s where cu[s] <=
-        k) 1 == sum(s where seen2) 1)) S[q,k]
-    P_total[q] = sum(k where k <= q + (|k| - |q|) and (q + (|k| - |q|) >= 0 and sum(s where cu[s] <=
-        k) 1 == sum(s where seen2) 1)) exp(S[q,k] - finite(P_max[q]))
-    O_total[q,e] = sum(k where k <= q + (|k| - |q|) and (q + (|k| - |q|) >= 0 and sum(s where cu[s]
-        <= k) 1 == sum(s where seen2) 1)) V[k,e] * exp(S[q,k] - finite(P_max[q]))
+    P_max[q] = max(k where seen) S[q,k]
+    P_total[q] = sum(k where seen) exp(S[q,k] - finite(P_max[q]))
+    O_total[q,e] = sum(k where seen) V[k,e] * exp(S[q,k] - finite(P_max[q]))
     O[q,e] = O_total[q,e] / P_total[q]
 
 One pass over k for every tile of rows q,
