@@ -42,6 +42,11 @@ KERNELS = (
     "music",
     "pointer",
     "kronecker",
+    "padded",
+    "left_padded",
+    "ragged",
+    "shared_prefix",
+    "anchor",
 )
 """Patterns that must have kernels."""
 
@@ -50,6 +55,9 @@ MANY = KERNELS.index("lssa")
 
 MORE = ("s2", "lightning", "retnet", "based", "based_window")
 """References that have a kernel too, as their quadratic form is one."""
+
+PACKED = ("packed",)
+"""Those without a batch, whose heads stand behind positions."""
 
 FOLDED = ("music", "pointer", "kronecker")
 """Those that go through features, or through keys of a second kind, one after the other."""
@@ -61,8 +69,8 @@ UNBOUNDED = ("lssar",)
 """Kernels whose weights, powers here, pass what float16 holds: in other precisions only."""
 
 AHEAD = ("dense", "cross", "sigmoid", "neighborhood1d", "prefix_lm", "palm", "positional", "evoformer")
-AHEAD = (*AHEAD, "pointer", "kronecker")
-"""Those whose queries see later keys."""
+AHEAD = (*AHEAD, "pointer", "kronecker", "ragged")
+"""Those whose queries see later keys, or whose last one does not stand at the last key."""
 
 PAIRING = ("rope",)
 """Those that pair features: `|d|` is even."""
@@ -73,7 +81,7 @@ LENGTHS = (1, 15, 63, 65, 127, 129, 250, 296, 333, 1023, 1025)
 @dataclass(frozen=True)
 class Shape:
     """Batch, heads, key heads, queries, keys, and the two feature extents; numbers not at their defaults; how
-    many sequences an alignment has, rows a table of distances, and keys of a second kind.
+    many sequences an alignment has, rows a table of distances, keys of a second kind, starts of sequences.
     """
 
     b: int
@@ -87,6 +95,7 @@ class Shape:
     m: int = 2
     r: int = 21
     j: int = 5
+    s: int = 7
 
     def __str__(self) -> str:
         return f"b{self.b}h{self.h}g{self.g}q{self.q}k{self.k}d{self.d}e{self.e}"
@@ -125,8 +134,10 @@ def _table(name: str, x: torch.Tensor) -> torch.Tensor:
     match name:
         case "doc":
             return (3 * x).floor().sort(-1).values
-        case "span" | "source":
+        case "span" | "source" | "length" | "pad" | "start":
             return (20 * x.abs()).floor()
+        case "cu":
+            return (40 * x.abs()).floor().sort(-1).values
         case _:
             raise AssertionError(f"no table {name}")
 
@@ -150,6 +161,7 @@ def numbers(name: str) -> dict[str, int | float]:
         "s2": {"block": 16, "local": 2, "stride": 3},
         "based_window": {"window": 37},
         "prefix_lm": {"prefix": 21},
+        "shared_prefix": {"prefix": 21},
         "chunked": {"chunk": 37},
         "gemma2": {"window": 37, "scalar": 24.0},
         "qk_norm": {"eps": 1e-3},

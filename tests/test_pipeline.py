@@ -15,7 +15,7 @@ from attncc.diagnostics import PatternError
 from attncc.pipeline import Unfit, compile, meaning, planned, said, streamed
 from attncc.schedule.spec import KINDS, Points, Specialisation
 from attncc.source import Source
-from tests.shapes import KERNELS, MORE, UNBOUNDED
+from tests.shapes import KERNELS, MORE, PACKED, UNBOUNDED
 
 PATTERNS = Path(__file__).parents[1] / "patterns"
 NAMES = sorted(p.stem for p in PATTERNS.glob("*.attn") if p.stem != "std")
@@ -49,10 +49,10 @@ def compiled(name: str, target: str, *dtypes: str, extents: Points = ()) -> str:
 
 
 def test_every_pattern_has_kernels_or_a_reason() -> None:
-    assert sorted((*KERNELS, *MORE, *UNBOUNDED, *REFUSED)) == NAMES
+    assert sorted((*KERNELS, *MORE, *PACKED, *UNBOUNDED, *REFUSED)) == NAMES
 
 
-@pytest.mark.parametrize("name", [*KERNELS, *MORE])
+@pytest.mark.parametrize("name", [*KERNELS, *MORE, *PACKED])
 def test_kernels(name: str) -> None:
     """Of two passes each has a kernel, and the norms of keys have one before."""
     kernels = planned(meaning(source(name)), source(name)).kernels

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from attncc.codegen.ascending import sorted_lines
 from attncc.codegen.lines import said
 from attncc.codegen.words import Words
 from attncc.ir.cascade import Apply, Cascade, Expr, Index, Literal, Read, Tensor, walk
@@ -109,6 +110,7 @@ def checks(
         for kind in ("float", "int", "bool")
     )
     yield f"check_kinds([{floats}], [{integers}], [{booleans}], {dtypes})"
+    yield from sorted_lines(cascade, words)
     for tensor in cascade.inputs:
         if tensor.origin in ("scalar", "static"):
             yield f'check_number("{tensor.name}", {words.tensor(tensor.name)}, {tensor.kind})'

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 
+from attncc.codegen.ascending import SORTED
 from attncc.codegen.host import EXTENTS, KINDS, NUMBERS, signature, spelled, statistic
 from attncc.codegen.lines import folded, hanging
 from attncc.codegen.reference import reference
@@ -131,13 +132,15 @@ def assemble(
         EXTENTS,
         KINDS,
         *([NUMBERS] if numbers else []),
+        *([SORTED] if cascade.sorted_tables else []),
         *map(folded, parts),
         *([dense.helpers] if dense.helpers else []),
         dense.function,
         folded(main(cascade, words, device, spec)),
     ]
     text = "\n\n\n".join(piece.strip("\n") for piece in pieces if piece.strip()) + "\n"
-    wanted = [line for line in imports if line != "import math" or re.search(r"(?<!\.)\bmath\.", text)]
+    unused = [m for m in ("math", "weakref") if not re.search(rf"(?<!\.)\b{m}\.", text)]
+    wanted = [line for line in imports if line.removeprefix("import ") not in unused]
     head = "\n".join(wanted).strip("\n")
     return f"{docstring(said, plan)}\n{head}\n\n\n{text}"
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from attncc.codegen.words import Words
-from attncc.ir.cascade import Apply, Cascade, Expr, Index, Read, Tensor, walk
+from attncc.ir.cascade import Apply, Cascade, Expr, Index, Read, Reduce, Tensor, walk
 from attncc.schedule.loops import Program, Walk, expressions, statements
 
 
@@ -67,6 +67,8 @@ class Signature:
                 match x:
                     case Apply("extent", (Index() as index,)):
                         found.append(index)
+                    case Reduce(over=over):
+                        found += over
         return tuple(dict.fromkeys(found))
 
     @cached_property
@@ -139,7 +141,7 @@ class Signature:
         w = self.words
         for tensor in self.program.inputs:
             if tensor in self.described:
-                yield f"describe({w.tensor(tensor.name)}, {block(tensor, w)}),"
+                yield f"describe({w.tensor(tensor.name)}{_turned(tensor)}, {block(tensor, w)}),"
         plain = [t for t in self.tensors if t not in self.described]
         yield ", ".join(w.tensor(t.name) for t in plain) + ","
         yield ", ".join(f"*{w.tensor(t.name)}.stride()" for t in self.strided) + ","
@@ -158,5 +160,19 @@ class Signature:
 
 def block(tensor: Tensor, words: Words) -> str:
     """The shape of a tile of a tensor, as the host says it: `[1, 1, tile["BLOCK_Q"], tile["BLOCK_D"]]`."""
-    sides = ("1" if i.role == "batch" else f'tile["{words.block(i)}"]' for i in tensor.indices)
+    axes = (tensor.indices[n] for n in places_first(tensor))
+    sides = ("1" if i.role == "batch" else f'tile["{words.block(i)}"]' for i in axes)
     return f"[{', '.join(sides)}]"
+
+
+def places_first(tensor: Tensor) -> tuple[int, ...]:
+    """The axes of a tensor as its descriptor has them: a tile whose axes are the last ones stays in shared
+    memory, where any other one would be taken through registers.
+    """
+    return tuple(sorted(range(len(tensor.indices)), key=lambda n: tensor.indices[n].role != "batch"))
+
+
+def _turned(tensor: Tensor) -> str:
+    """`.permute(1, 0, 2)`, if the axes are in another order."""
+    axes = places_first(tensor)
+    return "" if axes == tuple(range(len(axes))) else f".permute({', '.join(map(str, axes))})"

@@ -64,6 +64,17 @@ def count_at_most(table, stride, size, limit):
         low = start
     return low
 ''',
+    "counts_at_most": '''@triton.jit
+def counts_at_most(table, stride, size, limits):
+    """How many elements of a sorted table are at most each limit: a binary search for all at once."""
+    found, width = limits * 0, size
+    while width > 0:
+        half = (width + 1) // 2
+        x = tl.load(table + (found + half - 1).to(tl.int64) * stride)
+        found = tl.where(x <= limits, found + half, found)
+        width -= half
+    return found
+''',
     "tanh": '''@triton.jit
 def tanh(x):
     """Hyperbolic tangent; near 0, where 1 - 2 / (1 + exp) cancels, a minimax polynomial (2e-7 of it)."""
@@ -257,12 +268,18 @@ TORCH_HELPERS = {
     near = tuple(place.clamp(0, size - 1) for place, size in zip(at, tensor.shape))
     return torch.where(inside, tensor[near], torch.zeros((), dtype=tensor.dtype, device=tensor.device))
 ''',
-    "smallest": '''def smallest(x):
-    """The least of some integers, 0 if there are none."""
+    "count_at_most": '''def count_at_most(table, limits):
+    """How many elements of each sorted row of a table are at most each limit of that row."""
+    lead = torch.broadcast_shapes(table.shape[:-1], limits.shape[:-1])
+    rows, limits = (x.expand(*lead, x.shape[-1]).contiguous() for x in (table, limits))
+    return torch.searchsorted(rows, limits, right=True)
+''',
+    "lowest": '''def lowest(x):
+    """The least of a number over all heads."""
     return int(x.min()) if x.numel() else 0
 ''',
-    "largest": '''def largest(x):
-    """The greatest of some integers, 0 if there are none."""
+    "highest": '''def highest(x):
+    """The greatest of a number over all heads."""
     return int(x.max()) if x.numel() else 0
 ''',
     "live_before": '''def live_before(n, turn, width):

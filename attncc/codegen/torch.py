@@ -13,9 +13,9 @@ from attncc.codegen.ranges import scalar
 from attncc.codegen.signature import Signature
 from attncc.codegen.spell import TORCH_HELPERS
 from attncc.codegen.torch_code import Body, code_of, real
+from attncc.codegen.torch_ranges import together
 from attncc.codegen.words import Words
-from attncc.ir.cascade import Equation, Expr, Index, Literal, Read, Reduce, Tensor, free, reads, walk
-from attncc.masks.bands import Band, Bound
+from attncc.ir.cascade import Equation, Expr, Index, Read, Tensor, free, reads
 from attncc.masks.ranges import union as union_of_bands
 from attncc.passes.share import replace_reads
 from attncc.schedule.loops import (
@@ -265,7 +265,8 @@ def _walk(s: Walk, k: Body) -> Iterator[str]:
         return
     first, last = w.start(k.program.rows), w.free("last")
     top, bottom, width = (scalar(name) for name in (first, last, w.block(s.index)))
-    ranges = union_of_bands([_together(band, k) for band in s.bands], top, bottom, width)
+    ends, bands = together(s.bands, first, last, k)
+    ranges = union_of_bands(bands, top, bottom, width)
     k.steps |= {step.tensor for step in ranges.steps}
     steps = [line for step in ranges.steps for line in _step(step, k)]
     tiles = ["tiles = ("]
@@ -279,7 +280,7 @@ def _walk(s: Walk, k: Body) -> Iterator[str]:
                     every = f"[{place} for rank in {every}]"
                 tiles.append(f"{INDENT}({every}, {whole}),")
     yield f"# tiles of {s.index.name} that these rows see, and which of them whole"
-    yield from needed([f"{last} = {w.stop(k.program.rows)} - 1", *steps], tiles)
+    yield from needed([f"{last} = {w.stop(k.program.rows)} - 1", *ends, *steps], tiles)
     yield from tiles
     yield ")"
     start, stop = w.start(s.index), w.stop(s.index)
@@ -302,24 +303,3 @@ def _step(step: Equation, k: Body) -> Iterator[str]:
             yield from _load(target, read, k)
             held[read] = Read(target, rows)
     yield f"{k.words.value(step.tensor)} = {code_of(replace_reads(step.body, held.get), k).text}"
-
-
-def _together(band: Band, k: Body) -> Band:
-    """The band as all heads see it: an end that differs between them, or that a table tells, is the outermost
-    of them; what else differs is left to the element test.
-    """
-
-    def plain(e: Expr) -> bool:
-        return not free(e) & set(k.program.batch) and all(not r.tensor.indices for r in reads(e))
-
-    def kept(bounds: tuple[Bound, ...]) -> tuple[Bound, ...]:
-        known = (b if plain(b.value) else replace(b, direction="free") for b in bounds)
-        return tuple(b for b in known if not any(isinstance(x, Reduce) for x in walk(b.value)))
-
-    if band.residue is not None and not all(map(plain, band.residue.parts)):
-        band = band.untested()
-    lows, highs = kept(band.lows), kept(band.highs)
-    guards = tuple(g for g in band.guards if plain(g))
-    dropped = len(lows + highs + guards) < len(band.lows + band.highs + band.guards)
-    rest = (*band.rest, Literal(True, "bool")) if dropped else band.rest
-    return replace(band, lows=lows, highs=highs, guards=guards, rest=rest)

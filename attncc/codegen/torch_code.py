@@ -10,6 +10,7 @@ from attncc.codegen.code import ATOM, LOOSE, UNARY, Code, binary, spread, union
 from attncc.codegen.spell import TORCH, TORCH_HELPERS
 from attncc.codegen.words import Words
 from attncc.ir.cascade import Apply, Choose, Expr, Index, Literal, Read, Reduce, Tensor, extent, kind
+from attncc.masks.counted import count_of
 from attncc.masks.folded import folded_of
 from attncc.ops import FUNCTIONS
 from attncc.schedule.block import divides, positive
@@ -49,15 +50,36 @@ def code_of(e: Expr, k: Body) -> Code:
             return _apply(op, args, k)
         case Choose():
             return _choose(e, k)
+        case Reduce() if count_of(e):
+            return counts(e, k)
         case Reduce() if fold := folded_of(e):
             code = code_of(fold.value, k)
-            word = {"min": "smallest", "max": "largest"}[fold.op]
+            word = {"min": "lowest", "max": "highest"}[fold.op]
             k.helpers[word] = None
             return Code(f"{word}({code.text})") if code.axes or code.lead else code
         case Reduce():
             raise AssertionError(f"a reduction reached the printer: {e}")
         case _:
             assert_never(e)
+
+
+def counts(e: Reduce, k: Body) -> Code:
+    """How many elements of a sorted table are at most a number, in every row of a tile if that has rows."""
+    count = count_of(e)
+    assert count is not None, f"no search finds {e}"
+    k.helpers |= {"count_at_most": None, "gather": None}
+    table, places = count.row.tensor, []
+    for at in count.row.at:
+        own = at == count.axis
+        code = Code(f"torch.arange({k.words.extent(count.axis)}, device=device)") if own else code_of(at, k)
+        places.append(f"{code.within(ATOM)}[..., None]" if code.lead else code.text)
+    name = k.words.tensor(table.name)
+    row = f"gather({name}, {', '.join(places)})" if len(places) > 1 else name
+    limit = code_of(count.limit, k)
+    if limit.axes:
+        return Code(f"count_at_most({row}, {limit.text})", ATOM, limit.axes, limit.lead or len(places) > 1)
+    one = f"{limit.within(ATOM)}[..., None]" if limit.lead else f"torch.tensor([{limit.text}], device=device)"
+    return Code(f"count_at_most({row}, {one})[..., 0]", ATOM, (), True)
 
 
 NUMBERS = {

@@ -42,7 +42,8 @@ def generate(said: Said, cascade: Cascade, plan: Plan, spec: Specialisation) -> 
     before = [*checks(cascade, words, "KINDS", body, positives, periods), *tables(cascade, words, "long()")]
     common = "\n\n".join([ACCUMULATOR, *(helpers[name] for name in sorted(helpers))])
     parts = [table, common, host(cascade, words, before, body, "any device")]
-    return assemble(said, cascade, plan, words, ["import math", "", "import torch"], parts, '"cpu"', spec)
+    imports = ["import math", "import weakref", "", "import torch"]
+    return assemble(said, cascade, plan, words, imports, parts, '"cpu"', spec)
 
 
 def _outputs(program: Program, first: str, words: Words) -> Iterator[str]:

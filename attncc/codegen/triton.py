@@ -8,7 +8,7 @@ from typing import assert_never
 from attncc.codegen.code import ATOM, PRODUCT, Code
 from attncc.codegen.lines import needed
 from attncc.codegen.ranges import WalkRanges, scalar, walk_ranges
-from attncc.codegen.signature import Signature
+from attncc.codegen.signature import Signature, places_first
 from attncc.codegen.spell import SHORT_HELPERS, TRITON_HELPERS
 from attncc.codegen.triton_code import Body, along, called, code_of, guard, placed, pointer
 from attncc.codegen.words import Words
@@ -172,7 +172,8 @@ def _block_load(
     """A tile by the tensor's descriptor: `Q.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_D])`."""
     w = k.words
     corner = [
-        ("0" if i.role == "feature" else w.start(i)) if i in axes else code_of(at, k).text for i, at in places
+        ("0" if i.role == "feature" else w.start(i)) if i in axes else code_of(at, k).text
+        for i, at in (places[n] for n in places_first(tensor))
     ]
     shape = ", ".join(w.block(i) for i in axes)
     return f"{w.tensor(tensor.name)}.load([{', '.join(corner)}]).reshape([{shape}])"

@@ -276,15 +276,18 @@ def _folded(fold: Folded, k: Body) -> Code:
 
 
 def _counted(count: Counted, k: Body) -> Code:
-    """How many elements of a sorted table are at most a number, for the ranges: searched before them."""
+    """How many elements of a sorted table are at most a number: for the ranges, searched before them, or for
+    every row of a tile.
+    """
     table = count.row.tensor
     (axis,) = (i for i, at in zip(table.indices, count.row.at, strict=True) if at == count.axis)
     places = tuple((i, at) for i, at in zip(table.indices, count.row.at, strict=True) if i != axis)
     place, _ = pointer(table, places, (), k)
-    limit = code_of(count.limit, k).text
-    text = f"count_at_most({place}, {k.words.stride(table, axis)}, {k.words.extent(axis)}, {limit})"
-    k.helpers["count_at_most"] = None
-    return _named(text, f"{table.name}_count", k)
+    limit = code_of(count.limit, k)
+    search = "counts_at_most" if limit.axes else "count_at_most"
+    text = f"{search}({place}, {k.words.stride(table, axis)}, {k.words.extent(axis)}, {limit.text})"
+    k.helpers[search] = None
+    return Code(text, ATOM, limit.axes) if limit.axes else _named(text, f"{table.name}_count", k)
 
 
 def _named(text: str, name: str, k: Body) -> Code:

@@ -75,6 +75,7 @@ def generate(said: Said, cascade: Cascade, plan: Plan, spec: Specialisation) -> 
     imports = [
         "import contextlib",
         "import math",
+        "import weakref",
         "",
         "import torch",
         "import triton",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
-from attncc.ir.cascade import TRUE, Cascade, Equation, Expr, Read, Reduce, Tensor, children, rebuild, walk
+from attncc.ir.cascade import TRUE, Cascade, Equation, Expr, Read, Reduce, Tensor, children, rebuild
 from attncc.ir.show import show_equation, show_expr
 
 LONG = 24
@@ -30,9 +31,19 @@ def predicates(cascade: Cascade) -> dict[Expr, str]:
     word = "seen"
     while any(name.startswith(word) for name in taken):
         word += "_"
-    wheres = [x.where for e in cascade.equations for x in walk(e.body) if isinstance(x, Reduce)]
+    wheres = [where for e in cascade.equations for where in _wheres(e.body)]
     long = [w for w in dict.fromkeys(wheres) if w != TRUE and len(show_expr(one_place(w))) > LONG]
     return {w: word if len(long) == 1 else f"{word}{n}" for n, w in enumerate(long, 1)}
+
+
+def _wheres(e: Expr) -> Iterator[Expr]:
+    """The predicates of reductions, but for those inside other predicates."""
+    if isinstance(e, Reduce):
+        yield e.where
+        yield from _wheres(e.body)
+        return
+    for part in children(e):
+        yield from _wheres(part)
 
 
 def one_place(e: Expr) -> Expr:
@@ -48,7 +59,7 @@ def _unbatched(tensor: Tensor) -> Tensor:
 
 
 def _called(e: Expr, names: dict[Expr, str]) -> Expr:
-    e = rebuild(e, tuple(_called(part, names) for part in children(e)))
     if isinstance(e, Reduce) and e.where in names:
-        return replace(e, where=Read(Tensor(names[e.where], (), "bool", "scalar"), ()))
-    return e
+        called = Read(Tensor(names[e.where], (), "bool", "scalar"), ())
+        return replace(e, where=called, body=_called(e.body, names))
+    return rebuild(e, tuple(_called(part, names) for part in children(e)))

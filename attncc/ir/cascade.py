@@ -153,6 +153,11 @@ class Cascade:
         return next(e for e in self.equations if e.tensor.name == name)
 
     @property
+    def sorted_tables(self) -> frozenset[str]:
+        """The tables that are assumed never to fall along their sequence."""
+        return frozenset(d.subject for d in self.demands if d.name == "sorted")
+
+    @property
     def batch(self) -> tuple[Index, ...]:
         """Every batched index, in order of appearance."""
         found = dict.fromkeys(

@@ -5,9 +5,10 @@ The count is a sum of ones, so that it means what every other expression means; 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from attncc.ir.cascade import ONE, Apply, Expr, Index, Read, Reduce
+from attncc.ir.cascade import ONE, Apply, Expr, Index, Read, Reduce, children, free
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,23 @@ def count_of(e: Expr) -> Counted | None:
     """What an expression counts, if it is such a sum."""
     match e:
         case Reduce(op="sum", over=(axis,), where=Apply(op="<=", args=(Read() as row, limit)), body=body):
-            return Counted(row, axis, limit) if body == ONE and axis in row.at else None
+            once = row.at.count(axis) == 1 and axis not in free(limit)
+            return Counted(row, axis, limit) if body == ONE and once else None
         case _:
             return None
+
+
+def searched(e: Expr, sorted_tables: frozenset[str]) -> Counted | None:
+    """What an expression counts, where a search finds it: in a table that is sorted."""
+    count = count_of(e)
+    if count is None or count.row.tensor.name not in sorted_tables:
+        return None
+    along = dict(zip(count.row.at, count.row.tensor.indices, strict=True))[count.axis]
+    return count if along.role == "sequence" else None
+
+
+def parts(e: Expr) -> Iterator[Expr]:
+    """An expression and everything inside it, but for what is inside counts."""
+    yield e
+    for part in () if count_of(e) else children(e):
+        yield from parts(part)

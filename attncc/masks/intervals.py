@@ -51,9 +51,13 @@ def within(s: Sum, leaf: Leaf) -> Interval:
 
 
 def least(s: Sum, leaf: Leaf) -> float:
-    """A lower bound of a sum; `|i| - i` is at least 1."""
+    """A lower bound of a sum; `|i| - i` is at least 1, and `|i|` at least as many as are counted along it."""
     found, constant = dict(s.terms), s.constant
     for term, coefficient in s.terms:
+        if coefficient < 0 and (count := count_of(term)):
+            paired = min(-coefficient, max(found.get(extent(count.axis), 0), 0))
+            found[term] += paired
+            found[extent(count.axis)] = found.get(extent(count.axis), 0) - paired
         if isinstance(term, Index) and coefficient < 0 and leaf(term) in (None, (0, inf), POSITION):
             paired = min(-coefficient, max(found.get(extent(term), 0), 0))
             found[term] += paired

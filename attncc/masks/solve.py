@@ -5,6 +5,7 @@
     abs(q - k) <= w     -->  q - w <= k <= q + w
     q < g               -->  k <= (if q < g then |k| - 1 else -1)
     doc[k] <= doc[q]    -->  k <= (sum(j where doc[j] <= doc[q]) 1) - 1, if doc never falls
+    count(cu <= k) <= c -->  c >= |s| or k < cu[c], if cu never falls, and c is not negative
 
 What is no bound on the column, like `k % s == r`, stays an element test.
 """
@@ -26,7 +27,8 @@ from attncc.ir.cascade import (
     walk,
 )
 from attncc.masks.band import MOST, REVERSE, Band, Bound, Direction, Plane, direction, joined
-from attncc.masks.counted import counted
+from attncc.masks.counted import Counted, counted, searched
+from attncc.masks.hoisted import above, below
 from attncc.masks.intervals import truth, within
 from attncc.masks.normal import both, either, pushed
 from attncc.masks.residues import Residue, residue_of
@@ -41,7 +43,7 @@ def solved(e: Expr, plane: Plane) -> Bands:
     A condition on the rows alone is one bound, if need be one that does as it likes.
     """
     found = _solved(e, plane)
-    if plane.columns in free(e) or plane.rows not in free(e) or not _scalar(e):
+    if plane.columns in free(e) or plane.rows not in free(e) or not _scalar(e, plane):
         return found
     free_ = any(bound.direction == "free" for band in found for bound in band.highs)
     return (passing(e, "free", plane),) if len(found) > 1 or free_ else found
@@ -62,7 +64,7 @@ def _solved(e: Expr, plane: Plane) -> Bands:
         case Apply(op="or", args=(a, b)):
             found = joined(solved(a, plane) + solved(b, plane))
             return found if len(found) <= MOST else tested(e, plane)
-        case Apply(op="<" | "<=" | ">" | ">=" | "==" | "!=", args=(a, b)) if _bounds(e):
+        case Apply(op="<" | "<=" | ">" | ">=" | "==" | "!=", args=(a, b)) if _bounds(e, plane):
             return _compared(e, e.op, a, b, plane)
         case _:
             return tested(e, plane)
@@ -73,7 +75,7 @@ def tested(e: Expr, plane: Plane) -> Bands:
     must, may = truth(e, plane.facts)
     if must or not may:
         return (Band(plane),) if must else ()
-    if plane.columns in free(e) or not _scalar(e):
+    if plane.columns in free(e) or not _scalar(e, plane):
         return (Band(plane, rest=(e,)),)
     return (passing(e, "free", plane) if plane.rows in free(e) else Band(plane, guards=(e,)),)
 
@@ -86,15 +88,16 @@ def passing(e: Expr, moves: Direction, plane: Plane) -> Band:
     return Band(plane, highs=(Bound(every, moves),))
 
 
-def _bounds(e: Apply) -> bool:
+def _bounds(e: Apply, plane: Plane) -> bool:
     """Whether a comparison is one of integers that a kernel can compute outside its loop."""
-    return all(kind(a) == "int" for a in e.args) and _scalar(e)
+    return all(kind(a) == "int" for a in e.args) and _scalar(e, plane)
 
 
-def _scalar(e: Expr) -> bool:
-    """Whether nothing inside is the result of an equation or of a reduction."""
+def _scalar(e: Expr, plane: Plane) -> bool:
+    """Whether nothing inside is the result of an equation or of a reduction that no search finds."""
     results = (x for x in walk(e) if isinstance(x, Read) and x.tensor.origin == "equation")
-    return not any(results) and not any(isinstance(x, Reduce) for x in walk(e))
+    reductions = (x for x in walk(e) if isinstance(x, Reduce))
+    return not any(results) and all(searched(x, plane.sorted_tables) for x in reductions)
 
 
 def _compared(e: Expr, op: str, a: Expr, b: Expr, plane: Plane) -> Bands:
@@ -231,9 +234,22 @@ def _invert(rest: Sum, term: Expr, coefficient: int, e: Expr, plane: Plane) -> B
                 s = summed(at) - summed(counted(term, axis, spelled(limit))) + 1
             else:
                 s = summed(counted(term, axis, spelled(limit - 1))) - summed(at)
+        case Reduce() if (count := searched(term, plane.sorted_tables)) and _one_row(count, plane):
+            return _or_test(_inverted(count, limit, coefficient > 0, plane), e, plane)
         case _:
             return tested(e, plane)
     return _order(s, e, plane)
+
+
+def _one_row(count: Counted, plane: Plane) -> bool:
+    """Whether the same row of a table is searched in the whole plane."""
+    return not free(count.row) & {plane.rows, plane.columns}
+
+
+def _inverted(count: Counted, limit: Sum, upper: bool, plane: Plane) -> Bands:
+    """`count <= limit`, or `count >= limit`, solved for what the count's elements are at most."""
+    some, always, bound = (below if upper else above)(count, spelled(limit))
+    return solved(both(some, either(always, bound)), plane)
 
 
 def _moving(read: Read, plane: Plane) -> tuple[Index, Expr] | None:

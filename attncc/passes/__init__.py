@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from attncc.ir.cascade import Cascade
 from attncc.passes.companions import accompany
+from attncc.passes.counting import counting
 from attncc.passes.distribute import distribute
 from attncc.passes.expand import expand
 from attncc.passes.share import inline, share
@@ -27,4 +28,5 @@ PASSES: tuple[Pass, ...] = (
     share,
     inline,
     accompany,
+    counting,
 )

@@ -30,6 +30,7 @@ from attncc.ir.cascade import (
     walk,
 )
 from attncc.ir.logic import factors, product, quotient, terms, times, total
+from attncc.masks.counted import count_of
 from attncc.schedule.loops import Let, Load, Statement
 
 LOG2E = log2(EULER)
@@ -137,6 +138,11 @@ def value_of(e: Expr, block: Block) -> Expr:
             return _named(e, whole, block) if op in COSTLY else whole
         case Choose(condition, then, other):
             return Choose(value_of(condition, block), value_of(then, block), value_of(other, block))
+        case Reduce() if count := count_of(e):
+            row = Read(count.row.tensor, tuple(value_of(s, block) for s in count.row.at))
+            found = replace(e, where=Apply("<=", (row, value_of(count.limit, block))))
+            target = block.local(f"{count.row.tensor.name}_count", found)
+            return _hold(e, Let(target, found), target, block)
         case Reduce():
             raise AssertionError(f"a reduction inside an expression: {e}")
         case _:

@@ -31,6 +31,8 @@ from attncc.ir.cascade import (
 )
 from attncc.ir.logic import conjoin, factors, is_literal, plus, product, quotient, times
 from attncc.ir.show import show_expr
+from attncc.masks.counted import parts
+from attncc.masks.hoisted import hoisted
 from attncc.passes.online import before
 from attncc.passes.operator import State
 from attncc.schedule.block import Block, let, name_of, positive, positive_scale, value_of, vanishes
@@ -51,7 +53,8 @@ def lower(kernel: Kernel) -> Program:
     for loop in kernel.loops:
         for equation in loop.rows:
             _define(equation, block, kernel)
-        _lower_loop(loop, block, kernel)
+        states = tuple(_hoisted(state, loop.index, cascade.sorted_tables) for state in loop.states)
+        _lower_loop(replace(loop, states=states), block, kernel)
     for equation in kernel.epilogue:
         _define(equation, block, kernel)
     stored = {t.name for loop in kernel.loops for t in loop.stored}
@@ -59,6 +62,12 @@ def lower(kernel: Kernel) -> Program:
     used = {r.tensor.name for e in cascade.equations for r in reads(e.body)}
     inputs = tuple(t for t in cascade.inputs if t.name in used and t.loaded)
     return Program(kernel.name, kernel.rows, kernel.batch, inputs, kernel.writes, tuple(block.statements))
+
+
+def _hoisted(state: State, index: Index, sorted_tables: frozenset[str]) -> State:
+    """A state whose element test asks of a row what a row alone tells."""
+    where = hoisted(state.reduce.where, index, sorted_tables)
+    return replace(state, equation=replace(state.equation, body=replace(state.reduce, where=where)))
 
 
 def _store(tensors: Iterable[Tensor], kernel: Kernel, block: Block) -> None:
@@ -112,15 +121,15 @@ def _lower_loop(loop: Loop, block: Block, kernel: Kernel) -> None:
         block.statements.append(Note(f"state of {note(state.equation)}"))
         block.statements.append(Fill(target, number(float(state.identity.value))))
         block.held[state.tensor] = Read(target, target.indices)
-    for read in _reads_outside(loop, block):
-        if loop.outer not in free(read):
-            value_of(read, block)
+    for e in _outside(loop, block):
+        if loop.outer not in free(e):
+            value_of(e, block)
     if loop.outer is None:
         _walk(loop, block, kernel)
         return
     here = Block(block.axes, block)
-    for read in _reads_outside(loop, here):
-        value_of(read, here)
+    for e in _outside(loop, here):
+        value_of(e, here)
     _walk(loop, here, kernel)
     place = loop.outer
     block.statements.append(Each(place, place, tuple(here.statements), ZERO, extent(place)))
@@ -139,13 +148,14 @@ def _walk(loop: Loop, block: Block, kernel: Kernel) -> None:
     block.statements.append(Walk(loop.index, loop.bands, loop.uniform, body))
 
 
-def _reads_outside(loop: Loop, block: Block) -> tuple[Read, ...]:
-    """Inputs that the loop does not read along its index: loaded once, before it."""
+def _outside(loop: Loop, block: Block) -> tuple[Expr, ...]:
+    """Inputs that the loop does not read along its index, and counts: found once, before it."""
     tiles = [e for e in loop.tiles if not (isinstance(e.body, Reduce) and at_cells(e, e.body, block))]
     bodies = [e.body for e in (*tiles, *(s.equation for s in loop.states))]
-    wheres = [x.where for x in bodies if isinstance(x, Reduce)]
-    found = dict.fromkeys(r for x in (*bodies, *wheres) for r in reads(x))
-    return tuple(r for r in found if r.tensor.loaded and loop.index not in free(r))
+    inside = (x for body in bodies for x in (children(body) if isinstance(body, Reduce) else (body,)))
+    found = dict.fromkeys(e for x in inside for e in parts(x) if isinstance(e, Read | Reduce))
+    loaded = (e for e in found if isinstance(e, Reduce) or e.tensor.loaded)
+    return tuple(e for e in loaded if loop.index not in free(e))
 
 
 def _before(equation: Equation, e: Reduce, loop: Loop, block: Block) -> None:

@@ -322,8 +322,7 @@ def _loop(stage: Stage, rows: Index, cascade: Cascade, outer: Index | None) -> L
     reach = predicates[0]
     for predicate in predicates[1:]:
         reach = _either(reach, predicate)
-    sorted_tables = frozenset(d.subject for d in cascade.demands if d.name == "sorted")
-    found = bands(reach, rows, stage.index, sorted_tables)
+    found = bands(reach, rows, stage.index, cascade.sorted_tables)
     return Loop(
         stage.index, stage.rows, reach, found, uniform, stage.tiles, stage.stored, stage.states, outer
     )

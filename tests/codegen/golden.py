@@ -7,14 +7,14 @@ from pathlib import Path
 from attncc.pipeline import compile
 from attncc.schedule.spec import KINDS, Specialisation
 from attncc.source import Source
-from tests.shapes import KERNELS, MORE
+from tests.shapes import KERNELS, MORE, PACKED
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "tests" / "golden"
 TARGETS = {"cuda": ("triton", "cuda:90"), "torch": ("torch", "cpu")}
 """Backend and target by the ending of a file's name."""
 
-FILES = tuple((name, ending) for name in (*KERNELS, *MORE) for ending in TARGETS)
+FILES = tuple((name, ending) for name in (*KERNELS, *MORE, *PACKED) for ending in TARGETS)
 
 
 def path(name: str, ending: str) -> Path:

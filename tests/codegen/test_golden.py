@@ -15,7 +15,15 @@ import pytest
 import attncc
 from tests.codegen.golden import FILES, FOLDER, ROOT, path, text
 
-ALLOWED = {"contextlib", "math", "torch", "triton", "triton.language", "triton.language.extra.cuda"}
+ALLOWED = {
+    "weakref",
+    "contextlib",
+    "math",
+    "torch",
+    "triton",
+    "triton.language",
+    "triton.language.extra.cuda",
+}
 ALLOWED |= {"triton.tools.tensor_descriptor"}
 
 ALONE = """

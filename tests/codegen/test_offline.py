@@ -16,7 +16,7 @@ from attncc.schedule.spec import Specialisation
 from attncc.schedule.tiles import TARGETS, Tile
 from attncc.source import Source
 from tests.codegen.offline import SHARED, WIDTHS, Report, compiled
-from tests.shapes import KERNELS, MORE, PLAIN
+from tests.shapes import KERNELS, MORE, PACKED, PLAIN
 
 PATTERNS = Path(__file__).parents[2] / "patterns"
 NO_STACK = ("cuda:90", "cuda:100")
@@ -69,7 +69,7 @@ def check(name: str, target: str, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("target", SHARED)
-@pytest.mark.parametrize("name", ["streaming", "dense", "qk_norm"])
+@pytest.mark.parametrize("name", ["streaming", "dense", "qk_norm", "packed"])
 def test_short_kinds(name: str, target: str) -> None:
     check(name, target, torch.bfloat16)
 
@@ -86,7 +86,7 @@ def every() -> list[Any]:
     cases = []
     spills = pytest.mark.xfail(strict=True, reason="sines of 128 features in float32 spill 208 bytes")
     operands = pytest.mark.xfail(strict=True, reason="128 features of values times values spill 80 bytes")
-    for case in product((*KERNELS, *MORE), SHARED, WIDTHS):
+    for case in product((*KERNELS, *MORE, *PACKED), SHARED, WIDTHS):
         name, target, dtype = case
         marks = [spills] if name == "rope" and dtype == torch.float32 and target in NO_STACK else []
         marks += [operands] if name == "kronecker" and dtype != torch.float32 and target == "cuda:100" else []

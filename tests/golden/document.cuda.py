@@ -26,6 +26,7 @@ Edit the pattern, not this file.
 
 import contextlib
 import math
+import weakref
 
 import torch
 import triton
@@ -73,6 +74,29 @@ def check_kinds(floats, integers, booleans, allowed):
     for name, tensor in booleans:
         if tensor.dtype != torch.bool:
             raise TypeError(f"`{name}` is a table of truth values, not {str(tensor.dtype)[6:]}")
+
+
+ASCENDING = weakref.WeakValueDictionary()  # tables found sorted
+
+
+def check_sorted(name, index, table, axis):
+    """A table never falls along an index. One on a GPU that was found so is not looked at again."""
+    counted = table.is_cuda and not table.is_inference()
+    key = (id(table), axis, table._version) if counted else None
+    if key and ASCENDING.get(key) is table:
+        return
+    row = table.movedim(axis, -1)
+    falls = row[..., 1:] < row[..., :-1]
+    message = f"`{name}` is not sorted along `{index}`, as `assume sorted {name}` says: sort it, "
+    message += "or take that line out of the pattern, which then visits every tile"
+    if table.is_cuda and torch.cuda.is_current_stream_capturing():
+        torch._assert_async(~falls.any(), message)
+        return
+    if falls.any():
+        place = falls.nonzero()[0, -1].item()
+        raise ValueError(f"{message}; it falls behind {index} = {place}")
+    if key:
+        ASCENDING[key] = table
 
 
 KINDS = (torch.float16, torch.bfloat16, torch.float32)
@@ -259,6 +283,7 @@ def document(Q, K, V, doc):
         ("doc", "b k", doc),
     )
     check_kinds([("Q", Q), ("K", K), ("V", V)], [("doc", doc)], [], KINDS)
+    check_sorted("doc", "k", doc, 1)
     NB, NH, NQ, D, NG, NK, E = (
         sizes["b"], sizes["h"], sizes["q"], sizes["d"], sizes["g"], sizes["k"], sizes["e"]
     )

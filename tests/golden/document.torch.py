@@ -25,6 +25,7 @@ Edit the pattern, not this file.
 """
 
 import math
+import weakref
 
 import torch
 
@@ -71,6 +72,29 @@ def check_kinds(floats, integers, booleans, allowed):
             raise TypeError(f"`{name}` is a table of truth values, not {str(tensor.dtype)[6:]}")
 
 
+ASCENDING = weakref.WeakValueDictionary()  # tables found sorted
+
+
+def check_sorted(name, index, table, axis):
+    """A table never falls along an index. One on a GPU that was found so is not looked at again."""
+    counted = table.is_cuda and not table.is_inference()
+    key = (id(table), axis, table._version) if counted else None
+    if key and ASCENDING.get(key) is table:
+        return
+    row = table.movedim(axis, -1)
+    falls = row[..., 1:] < row[..., :-1]
+    message = f"`{name}` is not sorted along `{index}`, as `assume sorted {name}` says: sort it, "
+    message += "or take that line out of the pattern, which then visits every tile"
+    if table.is_cuda and torch.cuda.is_current_stream_capturing():
+        torch._assert_async(~falls.any(), message)
+        return
+    if falls.any():
+        place = falls.nonzero()[0, -1].item()
+        raise ValueError(f"{message}; it falls behind {index} = {place}")
+    if key:
+        ASCENDING[key] = table
+
+
 KINDS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 # rows and columns of a tile
@@ -81,6 +105,13 @@ BLOCK_K = 128
 def accumulator(tensor):
     """The kind that sums are held in: float64 for float64, otherwise float32."""
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+def count_at_most(table, limits):
+    """How many elements of each sorted row of a table are at most each limit of that row."""
+    lead = torch.broadcast_shapes(table.shape[:-1], limits.shape[:-1])
+    rows, limits = (x.expand(*lead, x.shape[-1]).contiguous() for x in (table, limits))
+    return torch.searchsorted(rows, limits, right=True)
 
 
 def divide(a, b):
@@ -108,6 +139,11 @@ def gather(tensor, *at):
     )
 
 
+def lowest(x):
+    """The least of a number over all heads."""
+    return int(x.min()) if x.numel() else 0
+
+
 def walk(tiles, block, end):
     """(start, stop, seen whole) of every tile."""
     for steps, whole in tiles:
@@ -127,6 +163,7 @@ def document(Q, K, V, doc):
         ("doc", "b k", doc),
     )
     check_kinds([("Q", Q), ("K", K), ("V", V)], [("doc", doc)], [], KINDS)
+    check_sorted("doc", "k", doc, 1)
     NB, NH, NQ, D, NG, NK, E = (
         sizes["b"], sizes["h"], sizes["q"], sizes["d"], sizes["g"], sizes["k"], sizes["e"]
     )
@@ -151,10 +188,17 @@ def document(Q, K, V, doc):
         doc_q = gather(doc, b[..., None], q + (NK - NQ))
         # tiles of k that these rows see, and which of them whole
         last = q1 - 1
+        doc_at0 = gather(doc, b, max(q0 + NK - NQ, 0))
+        doc_count0 = count_at_most(
+            gather(doc, b[..., None], torch.arange(NK, device=device)), (doc_at0 - 1)[..., None]
+        )[..., 0]
+        lowest0 = lowest(doc_count0)
+        begin = max(0, lowest0)
         end = max(0, min(NK + last - NQ + 1, NK if last + (NK - NQ) >= 0 else 0))
-        hi = (BLOCK_K + end - 1) // BLOCK_K
+        lo = begin // BLOCK_K
+        hi = max(lo, (BLOCK_K + end - 1) // BLOCK_K)
         tiles = (
-            (range(0, hi), False),
+            (range(lo, hi), False),
         )
         for k0, k1, whole in walk(tiles, BLOCK_K, NK):
             k = torch.arange(k0, k1, device=device)

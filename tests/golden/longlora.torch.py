@@ -108,13 +108,13 @@ def finite(m):
     return torch.where(m == -math.inf, 0.0, m)
 
 
-def largest(x):
-    """The greatest of some integers, 0 if there are none."""
+def highest(x):
+    """The greatest of a number over all heads."""
     return int(x.max()) if x.numel() else 0
 
 
-def smallest(x):
-    """The least of some integers, 0 if there are none."""
+def lowest(x):
+    """The least of a number over all heads."""
     return int(x.min()) if x.numel() else 0
 
 
@@ -161,7 +161,7 @@ def longlora(Q, K, V, group=2048):
         last = q1 - 1
         begin = max(
             0,
-            smallest(
+            lowest(
                 (torch.where(h < NH // 2, 0, group // 2)[..., None] + q + NK - NQ) // group * group
                 - torch.where(h < NH // 2, 0, group // 2)[..., None]
             ),
@@ -171,7 +171,7 @@ def longlora(Q, K, V, group=2048):
         hi = max(lo, (BLOCK_K + end - 1) // BLOCK_K)
         inner_begin = max(
             0,
-            largest(
+            highest(
                 (torch.where(h < NH // 2, 0, group // 2)[..., None] + q + NK - NQ) // group * group
                 - torch.where(h < NH // 2, 0, group // 2)[..., None]
             ),

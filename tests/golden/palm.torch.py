@@ -92,13 +92,13 @@ def finite(m):
     return torch.where(m == -math.inf, 0.0, m)
 
 
-def largest(x):
-    """The greatest of some integers, 0 if there are none."""
+def highest(x):
+    """The greatest of a number over all heads."""
     return int(x.max()) if x.numel() else 0
 
 
-def smallest(x):
-    """The least of some integers, 0 if there are none."""
+def lowest(x):
+    """The least of a number over all heads."""
     return int(x.min()) if x.numel() else 0
 
 
@@ -143,10 +143,10 @@ def palm(Q, K, V, source):
         source_ = source[:, None, ...]
         # tiles of k that these rows see, and which of them whole
         end_source = source[:, None, ...]
-        end = max(0, min(NK, largest(end_source - 1) + 1))
+        end = max(0, min(NK, highest(end_source - 1) + 1))
         hi = (BLOCK_K + end - 1) // BLOCK_K
         inner_end_source = source[:, None, ...]
-        inner_end = max(0, min(NK, smallest(inner_end_source - 1) + 1))
+        inner_end = max(0, min(NK, lowest(inner_end_source - 1) + 1))
         full_hi = inner_end // BLOCK_K
         tiles = (
             (range(0, full_hi), True),

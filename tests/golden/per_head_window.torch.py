@@ -91,13 +91,13 @@ def finite(m):
     return torch.where(m == -math.inf, 0.0, m)
 
 
-def largest(x):
-    """The greatest of some integers, 0 if there are none."""
+def highest(x):
+    """The greatest of a number over all heads."""
     return int(x.max()) if x.numel() else 0
 
 
-def smallest(x):
-    """The least of some integers, 0 if there are none."""
+def lowest(x):
+    """The least of a number over all heads."""
     return int(x.min()) if x.numel() else 0
 
 
@@ -144,12 +144,12 @@ def per_head_window(Q, K, V, span):
         # tiles of k that these rows see, and which of them whole
         last = q1 - 1
         begin_span = span[None, :, ...]
-        begin = max(0, smallest(q + NK - begin_span[..., None] - NQ + 1))
+        begin = max(0, lowest(q + NK - begin_span[..., None] - NQ + 1))
         end = max(0, NK + last - NQ + 1)
         lo = begin // BLOCK_K
         hi = max(lo, (BLOCK_K + end - 1) // BLOCK_K)
         inner_begin_span = span[None, :, ...]
-        inner_begin = max(0, largest(q + NK - inner_begin_span[..., None] - NQ + 1))
+        inner_begin = max(0, highest(q + NK - inner_begin_span[..., None] - NQ + 1))
         inner_end = max(0, NK + q0 - NQ + 1)
         full_lo = min((BLOCK_K + inner_begin - 1) // BLOCK_K, hi)
         full_hi = max(full_lo, inner_end // BLOCK_K)

@@ -57,6 +57,12 @@ TENSORS: dict[str, dict[str, str]] = {
     "gated_delta": {**PAIRED, "g": "bhk", "beta": "bhk"},
     "prefix_lm": GROUPED,
     "document": {**GROUPED, "doc": "bk"},
+    "packed": {"Q": "qhd", "K": "kgd", "V": "kge", "cu": "s"},
+    "padded": {**GROUPED, "length": "b"},
+    "left_padded": {**GROUPED, "pad": "b"},
+    "ragged": {**GROUPED, "start": "b"},
+    "shared_prefix": {**GROUPED, "doc": "bk"},
+    "anchor": {**GROUPED, "doc": "bk"},
     "chunked": GROUPED,
     "gemma2": GROUPED,
     "qk_norm": {**GROUPED, "Wq": "d", "Wk": "d"},
@@ -112,8 +118,10 @@ def _plausible(pattern: str, name: str, x: Tensor) -> Tensor:
             return 0.2 * x.abs()
         case "doc":
             return (3 * x).floor().long().sort(-1).values
-        case "span" | "source":
+        case "span" | "source" | "length" | "pad" | "start":
             return (20 * x.abs()).long()
+        case "cu":
+            return (40 * x.abs()).long().sort(-1).values
         case "Tq" | "Tv":
             return torch.tanh(x)
         case "scale":
@@ -249,6 +257,12 @@ CASES: dict[str, tuple[Case, ...]] = {
     "gated_delta": _cases("gated_delta", ALONE),
     "prefix_lm": _cases("prefix_lm", SHAPES, {"prefix": 10}, {"prefix": 1}, {"prefix": 64}, {"prefix": 0}),
     "document": _cases("document", SHAPES),
+    "packed": tuple(Case("packed", {**shape, "s": n}) for n, shape in enumerate(SHAPES)),
+    "padded": _cases("padded", SHAPES),
+    "left_padded": _cases("left_padded", SHAPES),
+    "ragged": _cases("ragged", SHAPES),
+    "shared_prefix": _cases("shared_prefix", SHAPES, {"prefix": 10}, {"prefix": 1}, {"prefix": 0}),
+    "anchor": _cases("anchor", SHAPES),
     "chunked": _cases("chunked", SHAPES, {"chunk": 16}, {"chunk": 7}, {"chunk": 1}, {}),
     "gemma2": _cases(
         "gemma2", SHAPES, {"window": 16, "cap": 1.5, "scalar": 8.0}, {"window": 5, "scalar": 144.0}, {}

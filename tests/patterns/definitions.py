@@ -9,6 +9,7 @@ heads. Each returns what the pattern computes by name, its outputs first. Query 
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -303,6 +304,62 @@ def document(Q: Tensor, K: Tensor, V: Tensor, doc: Tensor) -> Results:
         for row, place in places(Q, K):
             seen[b, 0, row, int(starts[place]) : place + 1] = True
     return attended(dots(Q, K), seen, V)
+
+
+def packed(Q: Tensor, K: Tensor, V: Tensor, cu: Tensor) -> Results:
+    """FlashAttention's packed layout (2307.08691), heads behind positions: causal attention, once for every
+    sequence.
+    """
+    Q, K, V = (x.transpose(0, 1)[None] for x in (Q, K, V))
+    size, seen = K.shape[-2], ~everything(Q, K)
+    for start, end in pairwise([0, *cu.clamp(max=size).tolist(), size]):
+        for row, place in places(Q, K):
+            if start <= place < end:
+                seen[row, start : place + 1] = True
+    made = attended(dots(Q, K), seen, V)
+    return {name: x[0] for name, x in made.items()}
+
+
+def padded(Q: Tensor, K: Tensor, V: Tensor, length: Tensor) -> Results:
+    """Each sequence cut to its length, attended causally, and filled up with zeros."""
+    seen = everything(Q, K).tril(K.shape[-2] - Q.shape[-2]).repeat(Q.shape[0], 1, 1, 1)
+    for b, size in enumerate(length.tolist()):
+        seen[b, ..., size:] = False
+        seen[b, 0, [row for row, place in places(Q, K) if place >= size]] = False
+    return attended(dots(Q, K), seen, V)
+
+
+def left_padded(Q: Tensor, K: Tensor, V: Tensor, pad: Tensor) -> Results:
+    """Causal, without the first keys of each sequence."""
+    seen = everything(Q, K).tril(K.shape[-2] - Q.shape[-2]).repeat(Q.shape[0], 1, 1, 1)
+    for b, count in enumerate(pad.tolist()):
+        seen[b, ..., :count] = False
+    return attended(dots(Q, K), seen, V)
+
+
+def ragged(Q: Tensor, K: Tensor, V: Tensor, start: Tensor) -> Results:
+    """Row `i` of a sequence sees the keys up to `start + i`."""
+    seen = torch.stack([everything(Q, K).tril(int(first))[None] for first in start])
+    return attended(dots(Q, K), seen, V)
+
+
+def shared_prefix(Q: Tensor, K: Tensor, V: Tensor, doc: Tensor, prefix: int) -> Results:
+    """Hydragen (2402.05099): each document attends to a common prefix and to itself, causally."""
+    return _documents_and(doc, torch.arange(K.shape[-2]) < prefix, Q, K, V)
+
+
+def anchor(Q: Tensor, K: Tensor, V: Tensor, doc: Tensor) -> Results:
+    """AnchorAttention (2411.13476): causal, in the own document and in document 0."""
+    return _documents_and(doc, doc == 0, Q, K, V)
+
+
+def _documents_and(doc: Tensor, more: Tensor, Q: Tensor, K: Tensor, V: Tensor) -> Results:
+    """Causal attention in documents, and to some more keys."""
+    shift = K.shape[-2] - Q.shape[-2]
+    own = torch.full((Q.shape[0], Q.shape[-2]), -(10**6))
+    own[:, max(0, -shift) :] = doc[:, max(0, shift) :]
+    seen = (own[..., None] == doc[:, None]) | more.expand_as(doc)[:, None]
+    return attended(dots(Q, K), (seen & everything(Q, K).tril(shift))[:, None], V)
 
 
 def chunked(Q: Tensor, K: Tensor, V: Tensor, chunk: int = 8192) -> Results:

@@ -161,7 +161,7 @@ LONG = Case("causal", {"b": 1, "h": 6, "g": 2, "q": 37, "k": 41, "d": 8, "e": 5,
 
 def arguments(pattern: str, **scalars: int | float) -> Arguments:
     """Arguments of a pattern at `LONG`'s extents; patterns without groups get as many key heads as heads."""
-    return inputs(Case(pattern, LONG.extents, scalars))
+    return inputs(Case(pattern, {**LONG.extents, "s": 7}, scalars))
 
 
 @pytest.mark.parametrize("name", ["dense", "causal"])
@@ -240,8 +240,10 @@ AHEAD = (
     "pointer",
     "evoformer",
     "kronecker",
+    "padded",
+    "ragged",
 )
-"""Patterns whose queries see later keys."""
+"""Patterns whose queries see later keys, or whose last ones see none, being padding, or stand elsewhere."""
 CAUSAL = [name for name in NAMES if name not in AHEAD]
 
 
@@ -257,6 +259,7 @@ def test_the_future_changes_nothing(name: str) -> None:
         "sinks": 2,
         "chunk": 7,
         "group": 6,
+        "prefix": 5,
     }
     taken = inspect.signature(definition(name)).parameters
     x = arguments(name, **{n: v for n, v in shapes.items() if n in taken})
