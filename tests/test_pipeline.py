@@ -27,6 +27,8 @@ REFUSED = {
     "gated_delta": "plan-recurrence",
     "landmark": "plan-earlier-kernel",
     "neighborhood2d": "plan-position",
+    "hilo": "plan-rows",
+    "agent": "plan-rank",
 }
 """Patterns without kernels, and the rule that says so."""
 

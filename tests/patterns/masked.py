@@ -63,7 +63,7 @@ CASES: dict[str, tuple[Case, ...]] = {
     ),
     "duo": cases("duo", SHAPES, {"window": 9, "sinks": 5}, {"window": 30, "sinks": 1}, {}),
     "duo_train": cases("duo_train", SHAPES, {"window": 9, "sinks": 5}, {"window": 30, "sinks": 1}, {}),
-    "razor": cases("razor", SHAPES, {"sinks": 3, "least": 7}, {"sinks": 1, "least": 20, "part": 2}, {}),
+    "razor": cases("razor", SHAPES, {"sinks": 3, "recent": 7}, {"sinks": 1, "recent": 20, "part": 2}, {}),
     "moa": cases("moa", SHAPES, {"block": 8}, {"block": 5, "sinks": 2}, {"block": 16, "sinks": 0}, {}),
     "masformer": cases(
         "masformer", SHAPES, {"block": 9}, {"block": 16}, {"block": 5, "full": True}, {"block": 64}, {}

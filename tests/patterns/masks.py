@@ -90,17 +90,17 @@ def razor(
     V: Tensor,
     retrieval: Tensor,
     sinks: int = 4,
-    least: int = 4000,
+    recent: int = 4000,
     part: int = 5,
 ) -> Results:
     """RazorAttention (2407.15891): one more key, the mean of those dropped, its logit biased by log count."""
     K, V = per_head(K, Q.shape[1]), per_head(V, Q.shape[1])
-    recent = max(least, K.shape[-2] // part)
+    last = max(recent, K.shape[-2] // part)
     rows = [torch.zeros_like(V[..., 0, :])] * max(0, Q.shape[-2] - K.shape[-2])
     for row, place in places(Q, K):
         heads = []
         for h in range(Q.shape[1]):
-            near = {*range(sinks), *range(place - recent + 1, place + 1)}
+            near = {*range(sinks), *range(place - last + 1, place + 1)}
             kept = [k for k in range(place + 1) if retrieval[h] or k in near]
             dropped = [k for k in range(place + 1) if k not in kept]
             keys, values = K[:, h, kept], V[:, h, kept]
@@ -149,7 +149,7 @@ def a_shape(Q: Tensor, K: Tensor, V: Tensor, shaped: Tensor, first: int = 1024, 
         Q,
         K,
         V,
-        lambda h, q, k: k <= q and (k in {*range(first), *range(q - local + 1, q + 1)} or not shaped[h]),
+        lambda h, q, k: k <= q and (k in range(first) or k in range(q - local + 1, q + 1) or not shaped[h]),
     )
 
 

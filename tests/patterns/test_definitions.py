@@ -270,6 +270,7 @@ def test_the_future_changes_nothing(name: str) -> None:
         "sinks": 2,
         "chunk": 7,
         "group": 6,
+        "layer": 0,
     }
     taken = inspect.signature(definition(name)).parameters
     x = arguments(name, **{n: v for n, v in shapes.items() if n in taken})
