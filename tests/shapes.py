@@ -66,7 +66,6 @@ KERNELS = (
     "duo_train",
     "razor",
     "halonet",
-    "halonet_padded",
     *MASKS,
 )
 """Patterns that must have kernels."""
@@ -77,7 +76,7 @@ MANY = KERNELS.index("lssa")
 MORE = ("s2", "lightning", "retnet", "based", "based_window")
 """References that have a kernel too, as their quadratic form is one."""
 
-FOLDED = ("music", "pointer", "kronecker", "halonet", "halonet_padded")
+FOLDED = ("music", "pointer", "kronecker", "halonet")
 """Those that go through features, or through keys of a second kind, one after the other."""
 
 PLAIN = ("pointer",)
@@ -87,7 +86,7 @@ UNBOUNDED = ("lssar",)
 """Kernels whose weights, powers here, pass what float16 holds: in other precisions only."""
 
 AHEAD = ("dense", "cross", "sigmoid", "neighborhood1d", "prefix_lm", "palm", "positional", "evoformer")
-AHEAD = (*AHEAD, "pointer", "kronecker", "halonet", "halonet_padded", "s2_relative", "uni_encoder", "yopo")
+AHEAD = (*AHEAD, "pointer", "kronecker", "halonet", "s2_relative", "uni_encoder", "yopo")
 AHEAD = (*AHEAD, "natten1d", "bigbird", "longformer", "block_causal", "block_diffusion")
 """Those whose queries see later keys."""
 
@@ -211,5 +210,4 @@ def numbers(name: str) -> dict[str, int | float]:
         "sparse_strided": {"stride": 37},
         "sparse_fixed": {"block": 37, "summary": 5},
         "halonet": {"width": 9, "block": 4, "around": 2},
-        "halonet_padded": {"width": 9, "block": 4, "around": 2},
     }.get(name, {})

@@ -29,6 +29,7 @@ REFUSED = {
     "neighborhood2d": "plan-position",
     "hilo": "plan-rows",
     "agent": "plan-rank",
+    "halonet_padded": "plan-contraction",
 }
 """Patterns without kernels, and the rule that says so."""
 
