@@ -2,7 +2,7 @@
 
 dkernel's causal layout, with `offset` 0; Phi-3-small's, and vLLM's and ONNX Runtime's after it, has 1. `local`
 and `stride` count blocks. Heads that are `alike` take the same columns; otherwise the heads together see every
-block when `|g| * max(1, stride // |g|) >= stride`.
+block when `|g| >= stride`.
 
 (1) near[q,k] = q // block - k // block < local
 (2) turn = if alike then 0 else g * max(1, stride // |g|)

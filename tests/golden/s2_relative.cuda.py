@@ -3,16 +3,21 @@
 dkernel's layout where attention is not causal, its default. It counts distances from the query's block, so that
 a column of blocks comes and goes with the query. `left` and `right` count blocks, the query's own in both.
 
-(1) back[q,k] = max(0, q // block - k // block - left + 1)
-(2) ahead[q,k] = max(0, k // block - q // block - right + 1)
-(3) S[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
-(4) P[q,k] = softmax(k where (back[q,k] + ahead[q,k]) % stride == 0) S[q,k]
-(5) O[q,e] = sum(k) P[q,k] * V[k,e]
+(1) near[q,k] = q // block - k // block < left and k // block - q // block < right
+(2) back[q,k] = q // block - k // block >= left and (q // block - k // block - left + 1) % stride ==
+    0
+(3) ahead[q,k] = k // block - q // block >= right and (k // block - q // block - right + 1) % stride
+    == 0
+(4) S[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
+(5) P[q,k] = softmax(k where near[q,k] or back[q,k] or ahead[q,k]) S[q,k]
+(6) O[q,e] = sum(k) P[q,k] * V[k,e]
 
 As it runs:
 
-    seen: (max(0, (q + (|k| - |q|)) // block - k // block - left + 1) + max(0, k // block - (q +
-        (|k| - |q|)) // block - right + 1)) % stride == 0
+    seen: (q + (|k| - |q|)) // block - k // block < left and k // block - (q + (|k| - |q|)) // block
+        < right or (q + (|k| - |q|)) // block - k // block >= left and ((q + (|k| - |q|)) // block -
+        k // block - left + 1) % stride == 0 or k // block - (q + (|k| - |q|)) // block >= right and
+        (k // block - (q + (|k| - |q|)) // block - right + 1) % stride == 0
     S[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
     P_max[q] = max(k where seen) S[q,k]
     P_total[q] = sum(k where seen) exp(S[q,k] - finite(P_max[q]))
@@ -20,7 +25,7 @@ As it runs:
     O[q,e] = O_total[q,e] / P_total[q]
 
 One pass over k for every tile of rows q,
-over one range of tiles that its predicate leaves live.
+over 3 ranges of tiles that its predicate leaves live.
 State of a row: P_max[q], P_total[q], O_total[q,e].
 
 Edit the pattern, not this file.
@@ -146,6 +151,12 @@ def floor_divide(a, b):
     return (a - ((a % b) + b) % b) // b
 
 
+@triton.jit
+def modulo(a, b):
+    """a % b with the sign of b > 0; the hardware gives it the sign of a."""
+    return ((a % b) + b) % b
+
+
 @triton.jit(do_not_specialize=["block", "left", "right", "stride", "NQ", "NK", "NB", "NH", "NG"])
 def s2_relative_kernel(
     Q, K, V, O,
@@ -173,13 +184,156 @@ def s2_relative_kernel(
     # state of O_total[q,e] = sum(k where seen) V[k,e] * exp(S[q,k] - finite(P_max[q]))
     O_total_qe = tl.full([BLOCK_Q, BLOCK_E], 0.0, tl.float32)
     Q_qd = Q.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_D])
-    k_end = NK
-    k_hi = (BLOCK_K + k_end - 1) // BLOCK_K
-    k_whole = 0
-    k_steps = k_hi
+    last = tl.minimum(q0 + BLOCK_Q, NQ) - 1
+    k_begin0 = (
+        tl.minimum(
+            tl.maximum(
+                0, floor_divide(NK + q0 - NQ, block) * block + block - block.to(tl.int64) * left
+            ),
+            NK,
+        )
+    ).to(tl.int32)
+    k_end0 = (
+        tl.maximum(
+            0,
+            tl.minimum(
+                NK, floor_divide(NK + last - NQ, block) * block + block.to(tl.int64) * right
+            ),
+        )
+    ).to(tl.int32)
+    k_lo0 = k_begin0 // BLOCK_K
+    k_hi0 = tl.where(k_begin0 < k_end0, (BLOCK_K + k_end0 - 1) // BLOCK_K, k_lo0)
+    k_inner_begin0 = (
+        tl.minimum(
+            tl.maximum(
+                0, floor_divide(NK + last - NQ, block) * block + block - block.to(tl.int64) * left
+            ),
+            NK,
+        )
+    ).to(tl.int32)
+    k_inner_end0 = (
+        tl.maximum(
+            0,
+            tl.minimum(NK, floor_divide(NK + q0 - NQ, block) * block + block.to(tl.int64) * right),
+        )
+    ).to(tl.int32)
+    k_full_lo0 = tl.minimum((BLOCK_K + k_inner_begin0 - 1) // BLOCK_K, k_hi0)
+    k_full_hi0 = tl.maximum(k_full_lo0, k_inner_end0 // BLOCK_K)
+    k_end1 = (
+        tl.maximum(
+            0,
+            tl.minimum(
+                NK, floor_divide(NK + last - NQ, block) * block + block - block.to(tl.int64) * left
+            ),
+        )
+    ).to(tl.int32)
+    k_hi1 = (BLOCK_K + k_end1 - 1) // BLOCK_K
+    k_begin2 = (
+        tl.minimum(
+            tl.maximum(0, floor_divide(NK + q0 - NQ, block) * block + block.to(tl.int64) * right),
+            NK,
+        )
+    ).to(tl.int32)
+    k_end2 = NK
+    k_lo2 = k_begin2 // BLOCK_K
+    k_hi2 = tl.where(k_begin2 < k_end2, (BLOCK_K + k_end2 - 1) // BLOCK_K, k_lo2)
+    k_swap00 = 0 < k_lo0
+    k_left_lo00 = tl.where(k_swap00, 0, k_lo0)
+    k_left_hi00 = tl.where(k_swap00, k_hi1, k_hi0)
+    k_left_full_lo00 = tl.where(k_swap00, 0, k_full_lo0)
+    k_left_full_hi00 = tl.where(k_swap00, 0, k_full_hi0)
+    k_right_lo00 = tl.where(k_swap00, k_lo0, 0)
+    k_right_hi00 = tl.where(k_swap00, k_hi0, k_hi1)
+    k_right_full_lo00 = tl.where(k_swap00, k_full_lo0, 0)
+    k_right_full_hi00 = tl.where(k_swap00, k_full_hi0, 0)
+    k_swap01 = k_lo2 < k_right_lo00
+    k_left_lo01 = tl.where(k_swap01, k_lo2, k_right_lo00)
+    k_left_hi01 = tl.where(k_swap01, k_hi2, k_right_hi00)
+    k_left_full_lo01 = tl.where(k_swap01, k_lo2, k_right_full_lo00)
+    k_left_full_hi01 = tl.where(k_swap01, k_lo2, k_right_full_hi00)
+    k_right_lo01 = tl.where(k_swap01, k_right_lo00, k_lo2)
+    k_right_hi01 = tl.where(k_swap01, k_right_hi00, k_hi2)
+    k_right_full_lo01 = tl.where(k_swap01, k_right_full_lo00, k_lo2)
+    k_right_full_hi01 = tl.where(k_swap01, k_right_full_hi00, k_lo2)
+    k_swap10 = k_left_lo01 < k_left_lo00
+    k_left_lo10 = tl.where(k_swap10, k_left_lo01, k_left_lo00)
+    k_left_hi10 = tl.where(k_swap10, k_left_hi01, k_left_hi00)
+    k_left_full_lo10 = tl.where(k_swap10, k_left_full_lo01, k_left_full_lo00)
+    k_left_full_hi10 = tl.where(k_swap10, k_left_full_hi01, k_left_full_hi00)
+    k_right_lo10 = tl.where(k_swap10, k_left_lo00, k_left_lo01)
+    k_right_hi10 = tl.where(k_swap10, k_left_hi00, k_left_hi01)
+    k_right_full_lo10 = tl.where(k_swap10, k_left_full_lo00, k_left_full_lo01)
+    k_right_full_hi10 = tl.where(k_swap10, k_left_full_hi00, k_left_full_hi01)
+    k_stop0 = tl.maximum(
+        tl.where(
+            k_left_hi10 <= k_right_hi10,
+            tl.minimum(k_left_hi10, tl.maximum(k_right_lo10, k_left_full_hi10)),
+            k_left_hi10,
+        ),
+        k_left_lo10,
+    )
+    k_full_start0 = tl.minimum(tl.maximum(k_left_full_lo10, k_left_lo10), k_stop0)
+    k_full_stop0 = tl.minimum(tl.maximum(k_left_full_hi10, k_full_start0), k_stop0)
+    k_start1 = tl.maximum(k_right_lo10, k_stop0)
+    k_stop1 = tl.maximum(
+        tl.where(
+            k_right_hi10 <= k_right_hi01,
+            tl.minimum(k_right_hi10, tl.maximum(k_right_lo01, k_right_full_hi10)),
+            k_right_hi10,
+        ),
+        k_start1,
+    )
+    k_full_start1 = tl.minimum(tl.maximum(k_right_full_lo10, k_start1), k_stop1)
+    k_full_stop1 = tl.minimum(tl.maximum(k_right_full_hi10, k_full_start1), k_stop1)
+    k_start2 = tl.maximum(k_right_lo01, k_stop1)
+    k_stop2 = tl.maximum(k_right_hi01, k_start2)
+    k_full_start2 = tl.minimum(tl.maximum(k_right_full_lo01, k_start2), k_stop2)
+    k_full_stop2 = tl.minimum(tl.maximum(k_right_full_hi01, k_full_start2), k_stop2)
+    k_whole = (
+        k_full_stop0 - k_full_start0 + k_full_stop1 - k_full_start1 + k_full_stop2 - k_full_start2
+    )
+    k_steps0 = k_full_stop0 - k_full_start0
+    k_steps1 = k_steps0 + k_full_stop1 - k_full_start1
+    k_steps2 = k_steps1 + k_stop2 - k_full_start2
+    k_steps3 = k_steps2 + k_full_start0 - k_left_lo10
+    k_steps4 = k_steps3 + k_stop0 - k_full_stop0
+    k_steps5 = k_steps4 + k_full_start1 - k_start1
+    k_steps6 = k_steps5 + k_stop1 - k_full_stop1
+    k_steps7 = k_steps6 + k_full_start2 - k_start2
     # tiles seen whole, then tiles on an edge
-    for step in tl.range(0, k_steps):
-        k0 = step * BLOCK_K
+    for step in tl.range(0, k_steps7):
+        k0 = (
+            tl.where(
+                step < k_steps0,
+                k_full_start0 + step,
+                tl.where(
+                    step < k_steps1,
+                    k_full_start1 + step - k_steps0,
+                    tl.where(
+                        step < k_steps2,
+                        k_full_start2 + step - k_steps1,
+                        tl.where(
+                            step < k_steps3,
+                            k_left_lo10 + step - k_steps2,
+                            tl.where(
+                                step < k_steps4,
+                                k_full_stop0 + step - k_steps3,
+                                tl.where(
+                                    step < k_steps5,
+                                    k_start1 + step - k_steps4,
+                                    tl.where(
+                                        step < k_steps6,
+                                        k_full_stop1 + step - k_steps5,
+                                        k_start2 + step - k_steps6,
+                                    ),
+                                ),
+                            ),
+                        ),
+                    ),
+                ),
+            )
+            * BLOCK_K
+        )
         k = k0 + k_in
         # S[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
         K_kd = K.load([b, h // (NH // NG), k0, 0]).reshape([BLOCK_K, BLOCK_D])
@@ -187,28 +341,50 @@ def s2_relative_kernel(
         # P_max[q] = max(k where seen) S[q,k]
         S_seen_qk = S_qk
         if step >= k_whole:
-            # seen: k < |k| and (max(0, (q + (|k| - |q|)) // block - k // block - left + 1) + max(0,
-            #     k // block - (q + (|k| - |q|)) // block - right + 1)) % stride == 0
-            rest_block_qk = (
-                (
-                    tl.maximum(
-                        0,
-                        floor_divide(q + (NK - NQ), block)[:, None]
-                        - (k // block)[None, :]
-                        - left
-                        + 1,
-                    ).to(tl.int64)
-                    + tl.maximum(
-                        0,
-                        (k // block)[None, :]
-                        - floor_divide(q + (NK - NQ), block)[:, None]
-                        - right
-                        + 1,
+            # seen: k < |k| and ((q + (|k| - |q|)) // block - k // block < left and k // block - (q
+            #     + (|k| - |q|)) // block < right or (q + (|k| - |q|)) // block - k // block >= left
+            #     and ((q + (|k| - |q|)) // block - k // block - left + 1) % stride == 0 or k //
+            #     block - (q + (|k| - |q|)) // block >= right and (k // block - (q + (|k| - |q|)) //
+            #     block - right + 1) % stride == 0)
+            rest_block_qk = modulo(
+                floor_divide(q + (NK - NQ), block)[:, None] - (k // block)[None, :] - left + 1,
+                stride,
+            )
+            rest_block2_qk = modulo(
+                (k // block)[None, :] - floor_divide(q + (NK - NQ), block)[:, None] - right + 1,
+                stride,
+            )
+            seen_qk = (
+                (k < NK)[None, :]
+                & (
+                    (
+                        (
+                            (
+                                floor_divide(q + (NK - NQ), block)[:, None] - (k // block)[None, :]
+                                < left
+                            )
+                            & (
+                                (k // block)[None, :] - floor_divide(q + (NK - NQ), block)[:, None]
+                                < right
+                            )
+                        )
+                        | (
+                            (
+                                floor_divide(q + (NK - NQ), block)[:, None] - (k // block)[None, :]
+                                >= left
+                            )
+                            & (rest_block_qk == 0)
+                        )
+                    )
+                    | (
+                        (
+                            (k // block)[None, :] - floor_divide(q + (NK - NQ), block)[:, None]
+                            >= right
+                        )
+                        & (rest_block2_qk == 0)
                     )
                 )
-                % stride
             )
-            seen_qk = (k < NK)[None, :] & (rest_block_qk == 0)
             S_seen_qk = tl.where(seen_qk, S_seen_qk, float("-inf"))
         P_max_tile_q = tl.max(S_seen_qk, 1)
         P_max_old_q = P_max_q
@@ -315,17 +491,25 @@ def reference(Q, K, V, block=64, left=16, right=16, stride=8):
     h = torch.arange(NH, device=Q.device)
     q = torch.arange(NQ, device=Q.device)
     k = torch.arange(NK, device=Q.device)
-    # back[q,k] = max(0, (q + (|k| - |q|)) // block - k // block - left + 1)
-    back = (((q + (NK - NQ)) // block)[:, None] - k // block - left + 1).clamp(min=0)
-    # ahead[q,k] = max(0, k // block - (q + (|k| - |q|)) // block - right + 1)
-    ahead = (k // block - ((q + (NK - NQ)) // block)[:, None] - right + 1).clamp(min=0)
+    # near[q,k] = (q + (|k| - |q|)) // block - k // block < left and k // block - (q + (|k| - |q|))
+    #     // block < right
+    at_q = (q + (NK - NQ)) // block
+    near = (at_q[:, None] - k // block < left) & (k // block - at_q[:, None] < right)
+    # back[q,k] = (q + (|k| - |q|)) // block - k // block >= left and ((q + (|k| - |q|)) // block -
+    #     k // block - left + 1) % stride == 0
+    at_qk = at_q[:, None] - k // block
+    back = (at_qk >= left) & ((at_qk - left + 1) % stride == 0)
+    # ahead[q,k] = k // block - (q + (|k| - |q|)) // block >= right and (k // block - (q + (|k| -
+    #     |q|)) // block - right + 1) % stride == 0
+    at_ahead_qk = k // block - at_q[:, None]
+    ahead = (at_ahead_qk >= right) & ((at_ahead_qk - right + 1) % stride == 0)
     # S[b,h,q,k] = sum(d) Q[b,h,q,d] * K[b, h // (|h| // |g|), k, d] / sqrt(|d|)
     S = _einsum("bhqd,bhkd->bhqk", Q, K[:, h // (NH // NG)]) / math.sqrt(D)
-    # P[b,h,q,k] = if (back[q,k] + ahead[q,k]) % stride == 0 then exp(S[b,h,q,k] - max(k where
-    #     (back[q,k] + ahead[q,k]) % stride == 0) S[b,h,q,k]) / sum(k where (back[q,k] + ahead[q,k])
-    #     % stride == 0) exp(S[b,h,q,k] - max(k where (back[q,k] + ahead[q,k]) % stride == 0)
-    #     S[b,h,q,k]) else 0
-    where_qk = (back + ahead) % stride == 0
+    # P[b,h,q,k] = if near[q,k] or back[q,k] or ahead[q,k] then exp(S[b,h,q,k] - max(k where
+    #     near[q,k] or back[q,k] or ahead[q,k]) S[b,h,q,k]) / sum(k where near[q,k] or back[q,k] or
+    #     ahead[q,k]) exp(S[b,h,q,k] - max(k where near[q,k] or back[q,k] or ahead[q,k]) S[b,h,q,k])
+    #     else 0
+    where_qk = near | back | ahead
     max_P_q = _amax(torch.where(where_qk, S, -math.inf), 3, -math.inf)
     exp_P_qk = torch.exp(torch.where(where_qk, S - max_P_q[..., None], -math.inf))
     P = _divide(exp_P_qk, exp_P_qk.sum(-1)[..., None])

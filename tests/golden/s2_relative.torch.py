@@ -3,16 +3,21 @@
 dkernel's layout where attention is not causal, its default. It counts distances from the query's block, so that
 a column of blocks comes and goes with the query. `left` and `right` count blocks, the query's own in both.
 
-(1) back[q,k] = max(0, q // block - k // block - left + 1)
-(2) ahead[q,k] = max(0, k // block - q // block - right + 1)
-(3) S[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
-(4) P[q,k] = softmax(k where (back[q,k] + ahead[q,k]) % stride == 0) S[q,k]
-(5) O[q,e] = sum(k) P[q,k] * V[k,e]
+(1) near[q,k] = q // block - k // block < left and k // block - q // block < right
+(2) back[q,k] = q // block - k // block >= left and (q // block - k // block - left + 1) % stride ==
+    0
+(3) ahead[q,k] = k // block - q // block >= right and (k // block - q // block - right + 1) % stride
+    == 0
+(4) S[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
+(5) P[q,k] = softmax(k where near[q,k] or back[q,k] or ahead[q,k]) S[q,k]
+(6) O[q,e] = sum(k) P[q,k] * V[k,e]
 
 As it runs:
 
-    seen: (max(0, (q + (|k| - |q|)) // block - k // block - left + 1) + max(0, k // block - (q +
-        (|k| - |q|)) // block - right + 1)) % stride == 0
+    seen: (q + (|k| - |q|)) // block - k // block < left and k // block - (q + (|k| - |q|)) // block
+        < right or (q + (|k| - |q|)) // block - k // block >= left and ((q + (|k| - |q|)) // block -
+        k // block - left + 1) % stride == 0 or k // block - (q + (|k| - |q|)) // block >= right and
+        (k // block - (q + (|k| - |q|)) // block - right + 1) % stride == 0
     S[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
     P_max[q] = max(k where seen) S[q,k]
     P_total[q] = sum(k where seen) exp(S[q,k] - finite(P_max[q]))
@@ -20,7 +25,7 @@ As it runs:
     O[q,e] = O_total[q,e] / P_total[q]
 
 One pass over k for every tile of rows q,
-over one range of tiles that its predicate leaves live.
+over 3 ranges of tiles that its predicate leaves live.
 State of a row: P_max[q], P_total[q], O_total[q,e].
 
 Edit the pattern, not this file.
@@ -108,15 +113,6 @@ def finite(m):
     return torch.where(m == -math.inf, 0.0, m)
 
 
-def most(a, b):
-    """The larger of two, tensors or numbers."""
-    if torch.is_tensor(a) and torch.is_tensor(b):
-        return torch.maximum(a, b)
-    if torch.is_tensor(a) or torch.is_tensor(b):
-        return torch.clamp(a, min=b) if torch.is_tensor(a) else torch.clamp(b, min=a)
-    return max(a, b)
-
-
 def walk(tiles, block, end):
     """(start, stop, seen whole) of every tile."""
     for steps, whole in tiles:
@@ -160,10 +156,79 @@ def s2_relative(Q, K, V, block=64, left=16, right=16, stride=8):
         O_total_qe = torch.full([NB, NH, q1 - q0, E], 0.0, device=device, dtype=kind)
         Q_qd = Q[:, :, q0:q1].to(kind)
         # tiles of k that these rows see, and which of them whole
-        end = NK
-        hi = (BLOCK_K + end - 1) // BLOCK_K
+        last = q1 - 1
+        begin0 = max(0, (NK + q0 - NQ) // block * block + block - block * left)
+        end0 = max(0, min(NK, (NK + last - NQ) // block * block + block * right))
+        lo0 = begin0 // BLOCK_K
+        hi0 = (BLOCK_K + end0 - 1) // BLOCK_K if begin0 < end0 else lo0
+        inner_begin0 = max(0, (NK + last - NQ) // block * block + block - block * left)
+        inner_end0 = max(0, min(NK, (NK + q0 - NQ) // block * block + block * right))
+        full_lo0 = min((BLOCK_K + inner_begin0 - 1) // BLOCK_K, hi0)
+        full_hi0 = max(full_lo0, inner_end0 // BLOCK_K)
+        end1 = max(0, min(NK, (NK + last - NQ) // block * block + block - block * left))
+        hi1 = (BLOCK_K + end1 - 1) // BLOCK_K
+        begin2 = max(0, (NK + q0 - NQ) // block * block + block * right)
+        end2 = NK
+        lo2 = begin2 // BLOCK_K
+        hi2 = (BLOCK_K + end2 - 1) // BLOCK_K if begin2 < end2 else lo2
+        swap00 = 0 < lo0
+        left_lo00 = 0 if swap00 else lo0
+        left_hi00 = hi1 if swap00 else hi0
+        left_full_lo00 = 0 if swap00 else full_lo0
+        left_full_hi00 = 0 if swap00 else full_hi0
+        right_lo00 = lo0 if swap00 else 0
+        right_hi00 = hi0 if swap00 else hi1
+        right_full_lo00 = full_lo0 if swap00 else 0
+        right_full_hi00 = full_hi0 if swap00 else 0
+        swap01 = lo2 < right_lo00
+        left_lo01 = lo2 if swap01 else right_lo00
+        left_hi01 = hi2 if swap01 else right_hi00
+        left_full_lo01 = lo2 if swap01 else right_full_lo00
+        left_full_hi01 = lo2 if swap01 else right_full_hi00
+        right_lo01 = right_lo00 if swap01 else lo2
+        right_hi01 = right_hi00 if swap01 else hi2
+        right_full_lo01 = right_full_lo00 if swap01 else lo2
+        right_full_hi01 = right_full_hi00 if swap01 else lo2
+        swap10 = left_lo01 < left_lo00
+        left_lo10 = left_lo01 if swap10 else left_lo00
+        left_hi10 = left_hi01 if swap10 else left_hi00
+        left_full_lo10 = left_full_lo01 if swap10 else left_full_lo00
+        left_full_hi10 = left_full_hi01 if swap10 else left_full_hi00
+        right_lo10 = left_lo00 if swap10 else left_lo01
+        right_hi10 = left_hi00 if swap10 else left_hi01
+        right_full_lo10 = left_full_lo00 if swap10 else left_full_lo01
+        right_full_hi10 = left_full_hi00 if swap10 else left_full_hi01
+        stop0 = max(
+            min(left_hi10, max(right_lo10, left_full_hi10))
+            if left_hi10 <= right_hi10
+            else left_hi10,
+            left_lo10,
+        )
+        full_start0 = min(max(left_full_lo10, left_lo10), stop0)
+        full_stop0 = min(max(left_full_hi10, full_start0), stop0)
+        start1 = max(right_lo10, stop0)
+        stop1 = max(
+            min(right_hi10, max(right_lo01, right_full_hi10))
+            if right_hi10 <= right_hi01
+            else right_hi10,
+            start1,
+        )
+        full_start1 = min(max(right_full_lo10, start1), stop1)
+        full_stop1 = min(max(right_full_hi10, full_start1), stop1)
+        start2 = max(right_lo01, stop1)
+        stop2 = max(right_hi01, start2)
+        full_start2 = min(max(right_full_lo01, start2), stop2)
+        full_stop2 = min(max(right_full_hi01, full_start2), stop2)
         tiles = (
-            (range(0, hi), False),
+            (range(left_lo10, full_start0), False),
+            (range(full_start0, full_stop0), True),
+            (range(full_stop0, stop0), False),
+            (range(start1, full_start1), False),
+            (range(full_start1, full_stop1), True),
+            (range(full_stop1, stop1), False),
+            (range(start2, full_start2), False),
+            (range(full_start2, full_stop2), True),
+            (range(full_stop2, stop2), False),
         )
         for k0, k1, whole in walk(tiles, BLOCK_K, NK):
             k = torch.arange(k0, k1, device=device)
@@ -173,24 +238,34 @@ def s2_relative(Q, K, V, block=64, left=16, right=16, stride=8):
             # P_max[q] = max(k where seen) S[q,k]
             S_seen_qk = S_qk
             if not whole:
-                # seen: k < |k| and (max(0, (q + (|k| - |q|)) // block - k // block - left + 1) +
-                #     max(0, k // block - (q + (|k| - |q|)) // block - right + 1)) % stride == 0
+                # seen: k < |k| and ((q + (|k| - |q|)) // block - k // block < left and k // block -
+                #     (q + (|k| - |q|)) // block < right or (q + (|k| - |q|)) // block - k // block
+                #     >= left and ((q + (|k| - |q|)) // block - k // block - left + 1) % stride == 0
+                #     or k // block - (q + (|k| - |q|)) // block >= right and (k // block - (q +
+                #     (|k| - |q|)) // block - right + 1) % stride == 0)
                 rest_block_qk = (
-                    (
-                        most(
-                            0,
-                            ((q + (NK - NQ)) // block)[:, None] - (k // block)[None, :] - left + 1,
-                        )
-                        + most(
-                            0,
-                            (k // block)[None, :] - ((q + (NK - NQ)) // block)[:, None] - right + 1,
-                        )
-                    )
+                    (((q + (NK - NQ)) // block)[:, None] - (k // block)[None, :] - left + 1)
+                    % stride
+                )
+                rest_block2_qk = (
+                    ((k // block)[None, :] - ((q + (NK - NQ)) // block)[:, None] - right + 1)
                     % stride
                 )
                 seen_qk = (
-                    (rest_block_qk == 0)
-                    & torch.ones([q1 - q0, k1 - k0], device=device, dtype=torch.bool)
+                    (
+                        (
+                            (((q + (NK - NQ)) // block)[:, None] - (k // block)[None, :] < left)
+                            & ((k // block)[None, :] - ((q + (NK - NQ)) // block)[:, None] < right)
+                        )
+                        | (
+                            (((q + (NK - NQ)) // block)[:, None] - (k // block)[None, :] >= left)
+                            & (rest_block_qk == 0)
+                        )
+                    )
+                    | (
+                        ((k // block)[None, :] - ((q + (NK - NQ)) // block)[:, None] >= right)
+                        & (rest_block2_qk == 0)
+                    )
                 )
                 S_seen_qk = torch.where(seen_qk, S_seen_qk, -math.inf)
             P_max_tile_q = S_seen_qk.amax(-1)
@@ -242,17 +317,25 @@ def reference(Q, K, V, block=64, left=16, right=16, stride=8):
     h = torch.arange(NH, device=Q.device)
     q = torch.arange(NQ, device=Q.device)
     k = torch.arange(NK, device=Q.device)
-    # back[q,k] = max(0, (q + (|k| - |q|)) // block - k // block - left + 1)
-    back = (((q + (NK - NQ)) // block)[:, None] - k // block - left + 1).clamp(min=0)
-    # ahead[q,k] = max(0, k // block - (q + (|k| - |q|)) // block - right + 1)
-    ahead = (k // block - ((q + (NK - NQ)) // block)[:, None] - right + 1).clamp(min=0)
+    # near[q,k] = (q + (|k| - |q|)) // block - k // block < left and k // block - (q + (|k| - |q|))
+    #     // block < right
+    at_q = (q + (NK - NQ)) // block
+    near = (at_q[:, None] - k // block < left) & (k // block - at_q[:, None] < right)
+    # back[q,k] = (q + (|k| - |q|)) // block - k // block >= left and ((q + (|k| - |q|)) // block -
+    #     k // block - left + 1) % stride == 0
+    at_qk = at_q[:, None] - k // block
+    back = (at_qk >= left) & ((at_qk - left + 1) % stride == 0)
+    # ahead[q,k] = k // block - (q + (|k| - |q|)) // block >= right and (k // block - (q + (|k| -
+    #     |q|)) // block - right + 1) % stride == 0
+    at_ahead_qk = k // block - at_q[:, None]
+    ahead = (at_ahead_qk >= right) & ((at_ahead_qk - right + 1) % stride == 0)
     # S[b,h,q,k] = sum(d) Q[b,h,q,d] * K[b, h // (|h| // |g|), k, d] / sqrt(|d|)
     S = _einsum("bhqd,bhkd->bhqk", Q, K[:, h // (NH // NG)]) / math.sqrt(D)
-    # P[b,h,q,k] = if (back[q,k] + ahead[q,k]) % stride == 0 then exp(S[b,h,q,k] - max(k where
-    #     (back[q,k] + ahead[q,k]) % stride == 0) S[b,h,q,k]) / sum(k where (back[q,k] + ahead[q,k])
-    #     % stride == 0) exp(S[b,h,q,k] - max(k where (back[q,k] + ahead[q,k]) % stride == 0)
-    #     S[b,h,q,k]) else 0
-    where_qk = (back + ahead) % stride == 0
+    # P[b,h,q,k] = if near[q,k] or back[q,k] or ahead[q,k] then exp(S[b,h,q,k] - max(k where
+    #     near[q,k] or back[q,k] or ahead[q,k]) S[b,h,q,k]) / sum(k where near[q,k] or back[q,k] or
+    #     ahead[q,k]) exp(S[b,h,q,k] - max(k where near[q,k] or back[q,k] or ahead[q,k]) S[b,h,q,k])
+    #     else 0
+    where_qk = near | back | ahead
     max_P_q = _amax(torch.where(where_qk, S, -math.inf), 3, -math.inf)
     exp_P_qk = torch.exp(torch.where(where_qk, S - max_P_q[..., None], -math.inf))
     P = _divide(exp_P_qk, exp_P_qk.sum(-1)[..., None])
