@@ -66,6 +66,7 @@ KERNELS = (
     "duo_train",
     "razor",
     "halonet",
+    "agent",
     *MASKS,
 )
 """Patterns that must have kernels."""
@@ -86,7 +87,7 @@ UNBOUNDED = ("lssar",)
 """Kernels whose weights, powers here, pass what float16 holds: in other precisions only."""
 
 AHEAD = ("dense", "cross", "sigmoid", "neighborhood1d", "prefix_lm", "palm", "positional", "evoformer")
-AHEAD = (*AHEAD, "pointer", "kronecker", "halonet", "s2_relative", "uni_encoder", "yopo")
+AHEAD = (*AHEAD, "pointer", "kronecker", "halonet", "agent", "s2_relative", "uni_encoder", "yopo")
 AHEAD = (*AHEAD, "natten1d", "bigbird", "longformer", "block_causal", "block_diffusion")
 """Those whose queries see later keys."""
 
@@ -99,7 +100,8 @@ LENGTHS = (1, 15, 63, 65, 127, 129, 250, 296, 333, 1023, 1025)
 @dataclass(frozen=True)
 class Shape:
     """Batch, heads, key heads, queries, keys, and the two feature extents; numbers not at their defaults; how
-    many sequences an alignment has, rows a table of distances, and keys of a second kind; blocks of a layout.
+    many sequences an alignment has, rows a table of distances, and keys of a second kind; blocks of a
+    layout, and agents.
     """
 
     b: int
@@ -115,6 +117,7 @@ class Shape:
     j: int = 5
     n: int = 70
     c: int = 70
+    a: int = 19
 
     def __str__(self) -> str:
         return f"b{self.b}h{self.h}g{self.g}q{self.q}k{self.k}d{self.d}e{self.e}"
