@@ -235,8 +235,8 @@ def of_other_rows(cascade: Cascade, rows: Index) -> tuple[Cascade, tuple[Tensor,
     made = [Equation(t, e, spans[next(iter(reads(e))).tensor]) for e, t in held.items()]
     own = frozenset(i for i in kept[0].indices if i.role != "feature")
     alike = tuple(t for t in kept if frozenset(i for i in t.indices if i.role != "feature") == own)
-    equations = [e for e in rest if e.tensor in done] + made + [e for e in rest if e.tensor not in done]
-    return replace(cascade, equations=tuple(equations)), alike
+    last = max(n for n, e in enumerate(rest, 1) if e.tensor in done)
+    return replace(cascade, equations=(*rest[:last], *made, *rest[last:])), alike
 
 
 def _one_place(e: Expr, done: set[Tensor]) -> dict[Index, Expr] | None:

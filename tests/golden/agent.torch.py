@@ -12,11 +12,11 @@ depthwise convolution of the values that it adds.
 
 As it runs:
 
+    R_sum[a,k] = sum(d) A[a,d] * K[k,d] / sqrt(|d|)
     G_max[a] = max(k) (R_sum[a,k] + toward[a,k])
     G_total[a] = sum(k) exp(R_sum[a,k] + toward[a,k] - finite(G_max[a]))
     W_total[a,e] = sum(k) V[k,e] * exp(R_sum[a,k] + toward[a,k] - finite(G_max[a]))
     W_total_row[a,e] = W_total[a,e] / G_total[a]
-    R_sum[a,k] = sum(d) A[a,d] * K[k,d] / sqrt(|d|)
     S_sum[q,a] = sum(d) Q[q,d] * A[a,d] / sqrt(|d|)
     P_max[q] = max(a) (S_sum[q,a] + back[q,a])
     P_total[q] = sum(a) exp(S_sum[q,a] + back[q,a] - finite(P_max[q]))

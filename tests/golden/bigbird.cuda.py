@@ -96,19 +96,19 @@ KINDS = (torch.float16, torch.bfloat16, torch.float32)
 
 # tiles, warps and pipeline stages by the extents of features and the bytes of an element
 TILES = {
-    (64, 64, 64, 64, 2): {
+    (64, 64, 2): {
         "BLOCK_Q": 128, "BLOCK_K": 64, "BLOCK_D": 64, "BLOCK_E": 64,
         "num_warps": 4, "num_stages": 3,
     },
-    (64, 64, 64, 64, 4): {
+    (64, 64, 4): {
         "BLOCK_Q": 32, "BLOCK_K": 32, "BLOCK_D": 64, "BLOCK_E": 64,
         "num_warps": 8, "num_stages": 2,
     },
-    (128, 128, 128, 128, 2): {
+    (128, 128, 2): {
         "BLOCK_Q": 128, "BLOCK_K": 128, "BLOCK_D": 128, "BLOCK_E": 128,
         "num_warps": 8, "num_stages": 3,
     },
-    (128, 128, 128, 128, 4): {
+    (128, 128, 4): {
         "BLOCK_Q": 32, "BLOCK_K": 32, "BLOCK_D": 128, "BLOCK_E": 128,
         "num_warps": 8, "num_stages": 2,
     },
@@ -149,14 +149,30 @@ def floor_divide(a, b):
     return (a - ((a % b) + b) % b) // b
 
 
-@triton.jit(do_not_specialize=["block", "window", "globals", "NQ", "NK", "NB", "NH", "NG"])
+@triton.jit(
+    do_not_specialize=[
+        "srandom_h",
+        "srandom_n",
+        "srandom_c",
+        "block",
+        "window",
+        "globals",
+        "NQ",
+        "NK",
+        "NB",
+        "NH",
+        "NN",
+        "NC",
+        "NG",
+    ]
+)
 def bigbird_kernel(
     Q, K, V, random, O,
     srandom_h, srandom_n, srandom_c,
     sO_b, sO_h, sO_q, sO_e,
     block, window, globals,
-    NQ, NK, NB, NH, NG,
-    D: tl.constexpr, E: tl.constexpr, N: tl.constexpr, C: tl.constexpr,
+    NQ, NK, NB, NH, NN, NC, NG,
+    D: tl.constexpr, E: tl.constexpr,
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
 ):
     # one program: a tile of rows at one place of the batch; late rows see most, and come first
@@ -205,11 +221,11 @@ def bigbird_kernel(
                 tl.minimum(
                     tl.minimum(
                         tl.minimum(NK, tl.where(floor_divide(last + (NK - NQ), block) >= 0, NK, 0)),
-                        tl.where(floor_divide(q0 + (NK - NQ), block) < N, NK, 0),
+                        tl.where(floor_divide(q0 + (NK - NQ), block) < NN, NK, 0),
                     ),
-                    block.to(tl.int64) * C,
+                    block.to(tl.int64) * NC,
                 ),
-                tl.where(floor_divide(q0 + (NK - NQ), block) <= N - 1, NK, 0),
+                tl.where(floor_divide(q0 + (NK - NQ), block) <= NN - 1, NK, 0),
             ),
             0,
         )
@@ -320,10 +336,10 @@ def bigbird_kernel(
                         tl.broadcast_to(
                             floor_divide(q + (NK - NQ), block)[:, None], [BLOCK_Q, BLOCK_K]
                         )
-                        < N
+                        < NN
                     )
                     & (tl.broadcast_to((k // block)[None, :], [BLOCK_Q, BLOCK_K]) >= 0)
-                    & (tl.broadcast_to((k // block)[None, :], [BLOCK_Q, BLOCK_K]) < C),
+                    & (tl.broadcast_to((k // block)[None, :], [BLOCK_Q, BLOCK_K]) < NC),
                     other=0,
                 )
                 != 0
@@ -349,11 +365,11 @@ def bigbird_kernel(
                             (
                                 (
                                     (floor_divide(q + (NK - NQ), block) >= 0)
-                                    & (floor_divide(q + (NK - NQ), block) < N)
+                                    & (floor_divide(q + (NK - NQ), block) < NN)
                                 )[:, None]
                                 & (k // block >= 0)[None, :]
                             )
-                            & (k // block < C)[None, :]
+                            & (k // block < NC)[None, :]
                         )
                         & random_qk
                     )
@@ -405,7 +421,7 @@ def bigbird(Q, K, V, random, block=64, window=3, globals=1):
     check_number("globals", globals, int)
     if block <= 0:
         raise ValueError(f"`block` divides positions and must be positive, not {block}")
-    NB, NH, NQ, D, NG, NK, E, N, C = (
+    NB, NH, NQ, D, NG, NK, E, NN, NC = (
         sizes["b"],
         sizes["h"],
         sizes["q"],
@@ -422,10 +438,10 @@ def bigbird(Q, K, V, random, block=64, window=3, globals=1):
         raise ValueError(f"extents {sizes}: those of a kernel stay below 2**29")
     if not (Q.is_cuda or triton.knobs.runtime.interpret):
         raise ValueError(f"this kernel runs on a GPU, and `Q` is on {Q.device}")
-    tile = TILES.get((D, E, N, C, Q.element_size()))
+    tile = TILES.get((D, E, Q.element_size()))
     if tile is None:
         raise ValueError(
-            f"no tiles for d={D}, e={E}, n={N}, c={C} and {Q.element_size()} bytes an element: "
+            f"no tiles for d={D}, e={E} and {Q.element_size()} bytes an element: "
             "compile the pattern with --extent"
         )
     far = max(random.stride(1), random.stride(2), 0)
@@ -444,8 +460,8 @@ def bigbird(Q, K, V, random, block=64, window=3, globals=1):
                 random, O,
                 *random.stride(), *O.stride(),
                 block, window, globals,
-                NQ, NK, NB, NH, NG,
-                D, E, N, C,
+                NQ, NK, NB, NH, NN, NC, NG,
+                D, E,
                 **tile,
             )
     return O
@@ -486,7 +502,7 @@ def reference(Q, K, V, random, block=64, window=3, globals=1):
     """`bigbird`: dense, differentiable, any device and dtype."""
     _, NH, NQ, D = Q.shape
     _, NG, NK, _ = K.shape
-    _, N, C = random.shape
+    _, NN, NC = random.shape
     h = torch.arange(NH, device=Q.device)
     q = torch.arange(NQ, device=Q.device)
     k = torch.arange(NK, device=Q.device)
@@ -503,7 +519,7 @@ def reference(Q, K, V, random, block=64, window=3, globals=1):
     #     always[q,k] or drawn[h,q,k]) exp(S[b,h,q,k] - max(k where near[q,k] or always[q,k] or
     #     drawn[h,q,k]) S[b,h,q,k]) else 0
     at_q = (q + (NK - NQ)) // block
-    where_qk = ((at_q >= 0) & (at_q < N))[:, None] & (k // block >= 0) & (k // block < C) & drawn
+    where_qk = ((at_q >= 0) & (at_q < NN))[:, None] & (k // block >= 0) & (k // block < NC) & drawn
     where_P_qk = near | always | where_qk
     max_P_q = _amax(torch.where(where_P_qk, S, -math.inf), 3, -math.inf)
     exp_P_qk = torch.exp(torch.where(where_P_qk, S - max_P_q[..., None], -math.inf))
@@ -520,7 +536,7 @@ if __name__ == "__main__":
         "Q": torch.randn(2, 4, 150, 64, device=device, dtype=torch.float32),
         "K": torch.randn(2, 2, 203, 64, device=device, dtype=torch.float32),
         "V": torch.randn(2, 2, 203, 64, device=device, dtype=torch.float32),
-        "random": torch.rand(4, 64, 64, device=device) < 0.7,
+        "random": torch.rand(4, 203, 203, device=device) < 0.7,
         "block": 16,
         "window": 3,
         "globals": 1,

@@ -149,7 +149,7 @@ def bigbird(Q, K, V, random, block=64, window=3, globals=1):
     check_number("globals", globals, int)
     if block <= 0:
         raise ValueError(f"`block` divides positions and must be positive, not {block}")
-    NB, NH, NQ, D, NG, NK, E, N, C = (
+    NB, NH, NQ, D, NG, NK, E, NN, NC = (
         sizes["b"],
         sizes["h"],
         sizes["q"],
@@ -187,11 +187,11 @@ def bigbird(Q, K, V, random, block=64, window=3, globals=1):
             min(
                 min(
                     min(NK, NK if (last + (NK - NQ)) // block >= 0 else 0),
-                    NK if (q0 + (NK - NQ)) // block < N else 0,
+                    NK if (q0 + (NK - NQ)) // block < NN else 0,
                 ),
-                block * C,
+                block * NC,
             ),
-            NK if (q0 + (NK - NQ)) // block <= N - 1 else 0,
+            NK if (q0 + (NK - NQ)) // block <= NN - 1 else 0,
         )
         hi1 = (BLOCK_K + end1 - 1) // BLOCK_K
         begin2 = max(0, (NK + q0 - NQ) // block * block - window // 2 * block)
@@ -252,11 +252,12 @@ def bigbird(Q, K, V, random, block=64, window=3, globals=1):
                         (
                             (
                                 (
-                                    ((q + (NK - NQ)) // block >= 0) & ((q + (NK - NQ)) // block < N)
+                                    ((q + (NK - NQ)) // block >= 0)
+                                    & ((q + (NK - NQ)) // block < NN)
                                 )[:, None]
                                 & (k // block >= 0)[None, :]
                             )
-                            & (k // block < C)[None, :]
+                            & (k // block < NC)[None, :]
                         )
                         & random_qk
                     )
@@ -319,7 +320,7 @@ def reference(Q, K, V, random, block=64, window=3, globals=1):
     """`bigbird`: dense, differentiable, any device and dtype."""
     _, NH, NQ, D = Q.shape
     _, NG, NK, _ = K.shape
-    _, N, C = random.shape
+    _, NN, NC = random.shape
     h = torch.arange(NH, device=Q.device)
     q = torch.arange(NQ, device=Q.device)
     k = torch.arange(NK, device=Q.device)
@@ -336,7 +337,7 @@ def reference(Q, K, V, random, block=64, window=3, globals=1):
     #     always[q,k] or drawn[h,q,k]) exp(S[b,h,q,k] - max(k where near[q,k] or always[q,k] or
     #     drawn[h,q,k]) S[b,h,q,k]) else 0
     at_q = (q + (NK - NQ)) // block
-    where_qk = ((at_q >= 0) & (at_q < N))[:, None] & (k // block >= 0) & (k // block < C) & drawn
+    where_qk = ((at_q >= 0) & (at_q < NN))[:, None] & (k // block >= 0) & (k // block < NC) & drawn
     where_P_qk = near | always | where_qk
     max_P_q = _amax(torch.where(where_P_qk, S, -math.inf), 3, -math.inf)
     exp_P_qk = torch.exp(torch.where(where_P_qk, S - max_P_q[..., None], -math.inf))
@@ -353,7 +354,7 @@ if __name__ == "__main__":
         "Q": torch.randn(2, 4, 150, 64, device=device, dtype=torch.float32),
         "K": torch.randn(2, 2, 203, 64, device=device, dtype=torch.float32),
         "V": torch.randn(2, 2, 203, 64, device=device, dtype=torch.float32),
-        "random": torch.rand(4, 64, 64, device=device) < 0.7,
+        "random": torch.rand(4, 203, 203, device=device) < 0.7,
         "block": 16,
         "window": 3,
         "globals": 1,
