@@ -1,7 +1,7 @@
 """MInference's A-shape: the first keys and the last, in the heads of a table (arXiv 2407.02490).
 
-The static one of its three patterns, with the paper's numbers; the authors' configuration for streaming has 100
-and 800. Heads not in the table are causal here; theirs select at run time.
+The static one of its three patterns, with the paper's numbers; the authors' configuration for streaming has
+100 and 800. Heads not in the table are causal here; theirs select at run time.
 
 (1) S[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
 (2) P[q,k] = softmax(k where k <= q and (not shaped or k < first or q - k < local)) S[q,k]

@@ -1,7 +1,7 @@
 """BigBird: a window of blocks, the first ones, and a few drawn at random (arXiv 2007.14062).
 
-The paper's internal form: `globals` first blocks see all and are seen by all. The authors' code has the first and
-the last block in their place. `random` says which blocks are drawn for a block of queries.
+The paper's internal form: `globals` first blocks see all and are seen by all. The authors' code has the first
+and the last block in their place. `random` says which blocks are drawn for a block of queries.
 
 (1) near[q,k] = abs(q // block - k // block) <= window // 2
 (2) always[q,k] = q // block < globals or k // block < globals

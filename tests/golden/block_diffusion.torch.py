@@ -1,7 +1,7 @@
 """Block diffusion in training: noisy blocks see themselves and the clean ones before (arXiv 2503.09573).
 
-The first half of the sequence is noisy, the second the same tokens, clean. A clean block sees the clean ones up to
-itself; a noisy one itself, and the clean ones before it.
+The first half of the sequence is noisy, the second the same tokens, clean. A clean block sees the clean ones
+up to itself; a noisy one itself, and the clean ones before it.
 
 (1) half = |k| // 2
 (2) own[q,k] = q < half and k < half and k // block == q // block

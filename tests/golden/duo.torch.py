@@ -1,7 +1,7 @@
 """DuoAttention: retrieval heads are causal, streaming heads see a window and sinks (arXiv 2410.10819).
 
-The form of inference, by the published table of key heads; keys keep their own rotation. The authors' code does
-so for chunks and decoding; one prefill of a whole prompt is causal there in every head.
+The form of inference, by the published table of key heads; keys keep their own rotation. The authors' code
+does so for chunks and decoding; one prefill of a whole prompt is causal there in every head.
 
 (1) S[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
 (2) P[q,k] = softmax(k where k <= q and (full or q - k < window or k < sinks)) S[q,k]

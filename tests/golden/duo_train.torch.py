@@ -1,7 +1,7 @@
 """DuoAttention while its heads are sorted: a gate mixes two softmaxes, over all and few (arXiv 2410.10819).
 
-`alpha` is learned for each key head and kept between 0 and 1; heads that stay above a threshold become `duo`'s
-full ones. The loss adds 0.05 times its mean.
+`alpha` is learned for each key head and kept between 0 and 1; heads that stay above a threshold become
+`duo`'s full ones. The loss adds 0.05 times its mean.
 
 (1) S[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
 (2) all[q,k] = softmax(k where k <= q) S[q,k]

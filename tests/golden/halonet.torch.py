@@ -1,8 +1,8 @@
 """HaloNet: blocks of a grid, each with a halo around it, and learned vectors for distances (arXiv 2103.12731).
 
-The grid is in row-major order, `width` to the row. A table has `2 * (block + 2 * halo) - 1` rows, of which row
-`|r| // 2 + halo` stands for distance 0, as in timm. Keys beyond the grid are absent; in `halonet_padded`, as in
-timm, they take part with zeros.
+The grid is in row-major order, `width` to the row. A table has `2 * (block + 2 * halo) - 1` rows, of which
+row `|r| // 2 + halo` stands for distance 0, as in timm. Keys beyond the grid are absent; in `halonet_padded`,
+as in timm, they take part with zeros.
 
 (1) zero = |r| // 2 + around
 (2) near[q,k] = halo(k // width, q // width, block, around) and halo(k % width, q % width, block,

@@ -1,7 +1,7 @@
 """LongGen: the middle third of the layers is causal, the others see a window and sinks (arXiv 2410.01485).
 
-`layer` is one of `layers`, counted from 0. The paper's other sparse layers are `s2`'s. Sparse layers keep some
-2,000 keys of 128,000; the exact window and sinks are not published, those here are unverified.
+`layer` is one of `layers`, counted from 0. The paper's other sparse layers are `s2`'s. Sparse layers keep
+some 2,000 keys of 128,000; the exact window and sinks are not published, those here are unverified.
 
 (1) full = layers // 3 <= layer and layer < layers - layers // 3
 (2) S[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)

@@ -1,7 +1,7 @@
 """LServe's static half: streaming heads see the first and the last blocks, the others all (arXiv 2502.14866).
 
-The prefill, with 128 sinks and 8,192 last keys; decoding keeps 256. Blocks of 128 keys are those of its kernel's
-layout, unverified. What its dense heads select while decoding is not part of it.
+The prefill, with 128 sinks and 8,192 last keys; decoding keeps 256. Blocks of 128 keys are those of its
+kernel's layout, unverified. What its dense heads select while decoding is not part of it.
 
 (1) near[q,k] = k // block < sinks or q // block - k // block < local
 (2) S[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)

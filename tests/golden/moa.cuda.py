@@ -1,8 +1,8 @@
 """MoA: each head sees the first blocks and a span of the last, which grows with the input (arXiv 2406.14909).
 
-The prefill of the authors' code, in blocks; decoding keeps single keys, up to a block fewer. `spans` counts blocks
-for each head, its own among them: `ceil(max(min(alpha + beta * N, N), 128) / 64) - 1` of `N` keys, by a published
-table of `alpha` and `beta`.
+The prefill of the authors' code, in blocks; decoding keeps single keys, up to a block fewer. `spans` counts
+blocks for each head, its own among them: `ceil(max(min(alpha + beta * N, N), 128) / 64) - 1` of `N` keys, by
+a published table of `alpha` and `beta`.
 
 (1) S[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
 (2) P[q,k] = softmax(k where k <= q and (k // block < sinks or q // block - k // block < spans))

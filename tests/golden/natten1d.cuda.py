@@ -1,8 +1,8 @@
 """Neighborhood attention along one axis, with dilation, stride and causality (arXiv 2504.16922).
 
 NATTEN's rule: `stride` queries of one residue modulo `dilation` share the window of a leader; at the ends the
-window moves inward, and a causal one ends with the query. `window * dilation` is at most the number of keys, and
-`stride` at most `window`.
+window moves inward, and a causal one ends with the query. `window * dilation` is at most the number of keys,
+and `stride` at most `window`.
 
 (1) size[q] = (|k| - q % dilation + dilation - 1) // dilation
 (2) lead[q] = q // dilation // stride * stride + (if causal then stride - 1 else stride // 2)

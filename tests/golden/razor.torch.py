@@ -1,7 +1,8 @@
 """RazorAttention: what most heads drop becomes one key, the mean, with a bias of log count (arXiv 2407.15891).
 
-`retrieval` heads keep every key, the others the first and the last. The mean is taken of rotated keys. No code of
-the authors is published; here, the last are counted among all keys, as in a cache that holds a whole prompt.
+`retrieval` heads keep every key, the others the first and the last. The mean is taken of rotated keys. No
+code of the authors is published; here, the last are counted among all keys, as in a cache that holds a whole
+prompt.
 
 (1) kept[q,k] = retrieval or k < sinks or q - k < max(recent, |k| // part)
 (2) S[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)

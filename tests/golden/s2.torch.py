@@ -1,8 +1,8 @@
 """S2-Attention: local blocks, and columns of blocks that each key head takes in turn (arXiv 2407.17678).
 
-dkernel's causal layout, with `offset` 0; Phi-3-small's, and vLLM's and ONNX Runtime's after it, has 1. `local`
-and `stride` count blocks. Heads that are `alike` take the same columns; otherwise the heads together see every
-block when `|g| >= stride`.
+dkernel's causal layout, with `offset` 0; Phi-3-small's, and vLLM's and ONNX Runtime's after it, has 1.
+`local` and `stride` count blocks. Heads that are `alike` take the same columns; otherwise the heads together
+see every block when `|g| >= stride`.
 
 (1) near[q,k] = q // block - k // block < local
 (2) turn = if alike then 0 else g * max(1, stride // |g|)

@@ -1,7 +1,8 @@
 """S2-Attention for encoders: blocks around the query's own, then one block of `stride` (arXiv 2407.17678).
 
-dkernel's layout where attention is not causal, its default. It counts distances from the query's block, so that
-a column of blocks comes and goes with the query. `left` and `right` count blocks, the query's own in both.
+dkernel's layout where attention is not causal, its default. It counts distances from the query's block, so
+that a column of blocks comes and goes with the query. `left` and `right` count blocks, the query's own in
+both.
 
 (1) near[q,k] = q // block - k // block < left and k // block - q // block < right
 (2) back[q,k] = q // block - k // block >= left and (q // block - k // block - left + 1) % stride ==

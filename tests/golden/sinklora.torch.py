@@ -1,7 +1,7 @@
 """SinkLoRA: LongLoRA's groups of keys, half of the heads shifted, and the first keys for all (arXiv 2406.05678).
 
-What is published of "SF-Attn" is the groups of LongLoRA's FlashAttention path and `sinks`; how its shifted heads
-are put together again cannot be recovered, nor verified. It is for training.
+What is published of "SF-Attn" is the groups of LongLoRA's FlashAttention path and `sinks`; how its shifted
+heads are put together again cannot be recovered, nor verified. It is for training.
 
 (1) shift = if h < |h| // 2 then 0 else group // 2
 (2) near[q,k] = (k + shift) // group == (q + shift) // group

@@ -1,7 +1,7 @@
 """Sparse Transformer, fixed: the query's own block, and the last `summary` keys of each (arXiv 1904.10509).
 
-Both of the paper's sets in one softmax, its merged head; elsewhere heads or layers take them in turn, and heads
-take different summaries of a block.
+Both of the paper's sets in one softmax, its merged head; elsewhere heads or layers take them in turn, and
+heads take different summaries of a block.
 
 (1) near[q,k] = k // block == q // block
 (2) S[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)

@@ -1,7 +1,8 @@
 """Uni-Encoder's arrow: candidates see the history and themselves, the history sees all (arXiv 2106.01263).
 
-`segment` is 0 for the history, which comes first, then 1 and on for the candidates; each counts its positions from
-where the history ends. The paper's other variants see everything ("square") or their segment alone ("diagonal").
+`segment` is 0 for the history, which comes first, then 1 and on for the candidates; each counts its positions
+from where the history ends. The paper's other variants see everything ("square") or their segment alone
+("diagonal").
 
 (1) history[q,k] = segment[q] == 0 or segment[k] == 0
 (2) S[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)

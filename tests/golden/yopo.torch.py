@@ -1,8 +1,8 @@
 """Visual tokens as text: an image's tokens see those around them, all else is causal (arXiv 2410.06169).
 
-The image is `height` by `width` tokens from position `first` on, in row-major order; windows are cut off at its
-edges and see later tokens too. `keep` weighs the image in each head, its columns after the softmax and its rows: 0
-or 1 in the published tables.
+The image is `height` by `width` tokens from position `first` on, in row-major order; windows are cut off at
+its edges and see later tokens too. `keep` weighs the image in each head, its columns after the softmax and
+its rows: 0 or 1 in the published tables.
 
 (1) image[k] = first <= k and k < first + height * width
 (2) rows[q,k] = abs((q - first) // width - (k - first) // width) <= (window - 1) // 2
