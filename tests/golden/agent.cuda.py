@@ -1,26 +1,26 @@
 """Agent attention: a few agents attend all keys, and queries attend the agents (arXiv 2312.08874).
 
-Agents are queries pooled on the grid. The biases are the paper's, built of smaller tables outside; so is the
+Agents are queries pooled on the grid. `B` and `C` are biases, built of smaller tables outside; so is the
 depthwise convolution of the values that it adds.
 
-(1) R[a,k] = sum(d) A[a,d] * K[k,d] / sqrt(|d|) + toward[a,k]
+(1) R[a,k] = sum(d) A[a,d] * K[k,d] / sqrt(|d|) + B[a,k]
 (2) G[a,k] = softmax(k) R[a,k]
 (3) W[a,e] = sum(k) G[a,k] * V[k,e]
-(4) S[q,a] = sum(d) Q[q,d] * A[a,d] / sqrt(|d|) + back[q,a]
+(4) S[q,a] = sum(d) Q[q,d] * A[a,d] / sqrt(|d|) + C[q,a]
 (5) P[q,a] = softmax(a) S[q,a]
 (6) O[q,e] = sum(a) P[q,a] * W[a,e]
 
 As it runs:
 
     R_sum[a,k] = sum(d) A[a,d] * K[k,d] / sqrt(|d|)
-    G_max[a] = max(k) (R_sum[a,k] + toward[a,k])
-    G_total[a] = sum(k) exp(R_sum[a,k] + toward[a,k] - finite(G_max[a]))
-    W_total[a,e] = sum(k) V[k,e] * exp(R_sum[a,k] + toward[a,k] - finite(G_max[a]))
+    G_max[a] = max(k) (R_sum[a,k] + B[a,k])
+    G_total[a] = sum(k) exp(R_sum[a,k] + B[a,k] - finite(G_max[a]))
+    W_total[a,e] = sum(k) V[k,e] * exp(R_sum[a,k] + B[a,k] - finite(G_max[a]))
     W_total_row[a,e] = W_total[a,e] / G_total[a]
     S_sum[q,a] = sum(d) Q[q,d] * A[a,d] / sqrt(|d|)
-    P_max[q] = max(a) (S_sum[q,a] + back[q,a])
-    P_total[q] = sum(a) exp(S_sum[q,a] + back[q,a] - finite(P_max[q]))
-    O_total[q,e] = sum(a) W_total_row[a,e] * exp(S_sum[q,a] + back[q,a] - finite(P_max[q]))
+    P_max[q] = max(a) (S_sum[q,a] + C[q,a])
+    P_total[q] = sum(a) exp(S_sum[q,a] + C[q,a] - finite(P_max[q]))
+    O_total[q,e] = sum(a) W_total_row[a,e] * exp(S_sum[q,a] + C[q,a] - finite(P_max[q]))
     O[q,e] = O_total[q,e] / P_total[q]
 
 Kernel agent_W_total_row writes W_total_row[b,h,a,e].
@@ -155,10 +155,10 @@ def finite(m):
     return tl.where(m == float("-inf"), 0.0, m)
 
 
-@triton.jit(do_not_specialize=["stoward_h", "stoward_a", "stoward_k", "NA", "NK", "NB", "NH"])
+@triton.jit(do_not_specialize=["sB_h", "sB_a", "sB_k", "NA", "NK", "NB", "NH"])
 def agent_W_total_row_kernel(
-    A, K, V, toward, W_total_row,
-    stoward_h, stoward_a, stoward_k,
+    A, K, V, B, W_total_row,
+    sB_h, sB_a, sB_k,
     sW_total_row_b, sW_total_row_h, sW_total_row_a, sW_total_row_e,
     NA, NK, NB, NH,
     D: tl.constexpr, E: tl.constexpr,
@@ -174,15 +174,15 @@ def agent_W_total_row_kernel(
     a = a0 + a_in
     e = tl.arange(0, BLOCK_E)
     k_in = tl.arange(0, BLOCK_K)
-    toward_here = toward + h.to(tl.int64) * stoward_h
+    B_here = B + h.to(tl.int64) * sB_h
     W_total_row_here = (
         W_total_row + b.to(tl.int64) * sW_total_row_b + h.to(tl.int64) * sW_total_row_h
     )
-    # state of G_max[a] = max(k) (R_sum[a,k] + toward[a,k])
+    # state of G_max[a] = max(k) (R_sum[a,k] + B[a,k])
     G_max_a = tl.full([BLOCK_A], float("-inf"), tl.float32)
-    # state of G_total[a] = sum(k) exp(R_sum[a,k] + toward[a,k] - finite(G_max[a]))
+    # state of G_total[a] = sum(k) exp(R_sum[a,k] + B[a,k] - finite(G_max[a]))
     G_total_a = tl.full([BLOCK_A], 0.0, tl.float32)
-    # state of W_total[a,e] = sum(k) V[k,e] * exp(R_sum[a,k] + toward[a,k] - finite(G_max[a]))
+    # state of W_total[a,e] = sum(k) V[k,e] * exp(R_sum[a,k] + B[a,k] - finite(G_max[a]))
     W_total_ae = tl.full([BLOCK_A, BLOCK_E], 0.0, tl.float32)
     A_ad = A.load([b, h, a0, 0]).reshape([BLOCK_A, BLOCK_D])
     k_end = NK
@@ -197,17 +197,17 @@ def agent_W_total_row_kernel(
         # R_sum[a,k] = sum(d) A[a,d] * K[k,d] / sqrt(|d|)
         K_kd = K.load([b, h, k0, 0]).reshape([BLOCK_K, BLOCK_D])
         R_sum_ak = tl.dot(A_ad, tl.trans(K_kd), input_precision="ieee")
-        # G_max[a] = max(k) (R_sum[a,k] + toward[a,k])
-        toward_ak = tl.load(
-            toward_here
-            + a0.to(tl.int64) * stoward_a
-            + k0.to(tl.int64) * stoward_k
-            + a_in[:, None] * stoward_a
-            + k_in[None, :] * stoward_k,
+        # G_max[a] = max(k) (R_sum[a,k] + B[a,k])
+        B_ak = tl.load(
+            B_here
+            + a0.to(tl.int64) * sB_a
+            + k0.to(tl.int64) * sB_k
+            + a_in[:, None] * sB_a
+            + k_in[None, :] * sB_k,
             mask=(a[:, None] < NA) & (k[None, :] < NK),
             other=0,
         ).to(tl.float32)
-        exponent_ak = R_sum_ak * (1 / D ** 0.5) + toward_ak
+        exponent_ak = R_sum_ak * (1 / D ** 0.5) + B_ak
         exponent_seen_ak = exponent_ak
         if step >= k_whole:
             # seen: k < |k|
@@ -216,14 +216,14 @@ def agent_W_total_row_kernel(
         G_max_tile_a = tl.max(exponent_seen_ak, 1)
         G_max_old_a = G_max_a
         G_max_a = tl.maximum(G_max_old_a, G_max_tile_a)
-        # G_total[a] = sum(k) exp(R_sum[a,k] + toward[a,k] - finite(G_max[a]))
+        # G_total[a] = sum(k) exp(R_sum[a,k] + B[a,k] - finite(G_max[a]))
         alpha_a = tl.exp2(G_max_old_a * 1.4426950408889634 - finite(G_max_a) * 1.4426950408889634)
         exp_exponent_seen_ak = tl.exp2(
             exponent_seen_ak * 1.4426950408889634 - (finite(G_max_a) * 1.4426950408889634)[:, None]
         )
         G_total_tile_a = tl.sum(exp_exponent_seen_ak, 1)
         G_total_a = G_total_a * alpha_a + G_total_tile_a
-        # W_total[a,e] = sum(k) V[k,e] * exp(R_sum[a,k] + toward[a,k] - finite(G_max[a]))
+        # W_total[a,e] = sum(k) V[k,e] * exp(R_sum[a,k] + B[a,k] - finite(G_max[a]))
         V_ke = V.load([b, h, k0, 0]).reshape([BLOCK_K, BLOCK_E])
         W_total_ae = tl.dot(
             exp_exponent_seen_ak.to(V_ke.dtype),
@@ -243,10 +243,10 @@ def agent_W_total_row_kernel(
     )
 
 
-@triton.jit(do_not_specialize=["sback_h", "sback_q", "sback_a", "NQ", "NA", "NB", "NH"])
+@triton.jit(do_not_specialize=["sC_h", "sC_q", "sC_a", "NQ", "NA", "NB", "NH"])
 def agent_kernel(
-    Q, A, W_total_row, back, O,
-    sback_h, sback_q, sback_a,
+    Q, A, W_total_row, C, O,
+    sC_h, sC_q, sC_a,
     sO_b, sO_h, sO_q, sO_e,
     NQ, NA, NB, NH,
     D: tl.constexpr, E: tl.constexpr,
@@ -262,14 +262,13 @@ def agent_kernel(
     q = q0 + q_in
     e = tl.arange(0, BLOCK_E)
     a_in = tl.arange(0, BLOCK_A)
-    back_here = back + h.to(tl.int64) * sback_h
+    C_here = C + h.to(tl.int64) * sC_h
     O_here = O + b.to(tl.int64) * sO_b + h.to(tl.int64) * sO_h
-    # state of P_max[q] = max(a) (S_sum[q,a] + back[q,a])
+    # state of P_max[q] = max(a) (S_sum[q,a] + C[q,a])
     P_max_q = tl.full([BLOCK_Q], float("-inf"), tl.float32)
-    # state of P_total[q] = sum(a) exp(S_sum[q,a] + back[q,a] - finite(P_max[q]))
+    # state of P_total[q] = sum(a) exp(S_sum[q,a] + C[q,a] - finite(P_max[q]))
     P_total_q = tl.full([BLOCK_Q], 0.0, tl.float32)
-    # state of O_total[q,e] = sum(a) W_total_row[a,e] * exp(S_sum[q,a] + back[q,a] -
-    #     finite(P_max[q]))
+    # state of O_total[q,e] = sum(a) W_total_row[a,e] * exp(S_sum[q,a] + C[q,a] - finite(P_max[q]))
     O_total_qe = tl.full([BLOCK_Q, BLOCK_E], 0.0, tl.float32)
     Q_qd = Q.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_D])
     a_end = NA
@@ -284,17 +283,17 @@ def agent_kernel(
         # S_sum[q,a] = sum(d) Q[q,d] * A[a,d] / sqrt(|d|)
         A_ad = A.load([b, h, a0, 0]).reshape([BLOCK_A, BLOCK_D])
         S_sum_qa = tl.dot(Q_qd, tl.trans(A_ad), input_precision="ieee")
-        # P_max[q] = max(a) (S_sum[q,a] + back[q,a])
-        back_qa = tl.load(
-            back_here
-            + q0.to(tl.int64) * sback_q
-            + a0.to(tl.int64) * sback_a
-            + q_in[:, None] * sback_q
-            + a_in[None, :] * sback_a,
+        # P_max[q] = max(a) (S_sum[q,a] + C[q,a])
+        C_qa = tl.load(
+            C_here
+            + q0.to(tl.int64) * sC_q
+            + a0.to(tl.int64) * sC_a
+            + q_in[:, None] * sC_q
+            + a_in[None, :] * sC_a,
             mask=(q[:, None] < NQ) & (a[None, :] < NA),
             other=0,
         ).to(tl.float32)
-        exponent_qa = S_sum_qa * (1 / D ** 0.5) + back_qa
+        exponent_qa = S_sum_qa * (1 / D ** 0.5) + C_qa
         exponent_seen_qa = exponent_qa
         if step >= a_whole:
             # seen: a < |a|
@@ -303,14 +302,14 @@ def agent_kernel(
         P_max_tile_q = tl.max(exponent_seen_qa, 1)
         P_max_old_q = P_max_q
         P_max_q = tl.maximum(P_max_old_q, P_max_tile_q)
-        # P_total[q] = sum(a) exp(S_sum[q,a] + back[q,a] - finite(P_max[q]))
+        # P_total[q] = sum(a) exp(S_sum[q,a] + C[q,a] - finite(P_max[q]))
         alpha_q = tl.exp2(P_max_old_q * 1.4426950408889634 - finite(P_max_q) * 1.4426950408889634)
         exp_exponent_seen_qa = tl.exp2(
             exponent_seen_qa * 1.4426950408889634 - (finite(P_max_q) * 1.4426950408889634)[:, None]
         )
         P_total_tile_q = tl.sum(exp_exponent_seen_qa, 1)
         P_total_q = P_total_q * alpha_q + P_total_tile_q
-        # O_total[q,e] = sum(a) W_total_row[a,e] * exp(S_sum[q,a] + back[q,a] - finite(P_max[q]))
+        # O_total[q,e] = sum(a) W_total_row[a,e] * exp(S_sum[q,a] + C[q,a] - finite(P_max[q]))
         W_total_row_ae = W_total_row.load([b, h, a0, 0]).reshape([BLOCK_A, BLOCK_E])
         O_total_qe = tl.dot(
             exp_exponent_seen_qa.to(W_total_row_ae.dtype),
@@ -327,8 +326,8 @@ def agent_kernel(
     )
 
 
-def agent(Q, A, K, V, toward, back):
-    """Q[b,h,q,d], A[b,h,a,d], K[b,h,k,d], V[b,h,k,e], toward[h,a,k], back[h,q,a] -> O[b,h,q,e], on cuda:90.
+def agent(Q, A, K, V, B, C):
+    """Q[b,h,q,d], A[b,h,a,d], K[b,h,k,d], V[b,h,k,e], B[h,a,k], C[h,q,a] -> O[b,h,q,e], on cuda:90.
 
     Tensors may have any strides. ValueError and TypeError name what does not fit.
     """
@@ -337,12 +336,10 @@ def agent(Q, A, K, V, toward, back):
         ("A", "b h a d", A),
         ("K", "b h k d", K),
         ("V", "b h k e", V),
-        ("toward", "h a k", toward),
-        ("back", "h q a", back),
+        ("B", "h a k", B),
+        ("C", "h q a", C),
     )
-    check_kinds(
-        [("Q", Q), ("A", A), ("K", K), ("V", V), ("toward", toward), ("back", back)], [], [], KINDS
-    )
+    check_kinds([("Q", Q), ("A", A), ("K", K), ("V", V), ("B", B), ("C", C)], [], [], KINDS)
     NB, NH, NQ, D, NA, NK, E = (
         sizes["b"], sizes["h"], sizes["q"], sizes["d"], sizes["a"], sizes["k"], sizes["e"]
     )
@@ -356,7 +353,7 @@ def agent(Q, A, K, V, toward, back):
             f"no tiles for d={D}, e={E} and {Q.element_size()} bytes an element: "
             "compile the pattern with --extent"
         )
-    far = max(toward.stride(1), toward.stride(2), 0)
+    far = max(B.stride(1), B.stride(2), 0)
     if far >= 1 << 23:
         raise ValueError(
             f"neighbours in a tensor are {far} elements apart: call .contiguous() on it"
@@ -369,8 +366,8 @@ def agent(Q, A, K, V, toward, back):
                 describe(A, [1, 1, tile["BLOCK_A"], tile["BLOCK_D"]]),
                 describe(K, [1, 1, tile["BLOCK_K"], tile["BLOCK_D"]]),
                 describe(V, [1, 1, tile["BLOCK_K"], tile["BLOCK_E"]]),
-                toward, W_total_row,
-                *toward.stride(), *W_total_row.stride(),
+                B, W_total_row,
+                *B.stride(), *W_total_row.stride(),
                 NA, NK, NB, NH,
                 D, E,
                 **tile,
@@ -381,7 +378,7 @@ def agent(Q, A, K, V, toward, back):
             f"no tiles for d={D}, e={E} and {Q.element_size()} bytes an element: "
             "compile the pattern with --extent"
         )
-    far = max(back.stride(1), back.stride(2), 0)
+    far = max(C.stride(1), C.stride(2), 0)
     if far >= 1 << 23:
         raise ValueError(
             f"neighbours in a tensor are {far} elements apart: call .contiguous() on it"
@@ -394,8 +391,8 @@ def agent(Q, A, K, V, toward, back):
                 describe(Q, [1, 1, tile["BLOCK_Q"], tile["BLOCK_D"]]),
                 describe(A, [1, 1, tile["BLOCK_A"], tile["BLOCK_D"]]),
                 describe(W_total_row, [1, 1, tile["BLOCK_A"], tile["BLOCK_E"]]),
-                back, O,
-                *back.stride(), *O.stride(),
+                C, O,
+                *C.stride(), *O.stride(),
                 NQ, NA, NB, NH,
                 D, E,
                 **tile,
@@ -423,11 +420,11 @@ def _amax(x, dim, nothing):
     return x.amax(dim) if x.shape[dim] else torch.full_like(x.sum(dim), nothing)
 
 
-def reference(Q, A, K, V, toward, back):
+def reference(Q, A, K, V, B, C):
     """`agent`: dense, differentiable, any device and dtype."""
     D = Q.shape[3]
-    # R[b,h,a,k] = sum(d) A[b,h,a,d] * K[b,h,k,d] / sqrt(|d|) + toward[h,a,k]
-    R = _einsum("bhad,bhkd->bhak", A, K) / math.sqrt(D) + toward
+    # R[b,h,a,k] = sum(d) A[b,h,a,d] * K[b,h,k,d] / sqrt(|d|) + B[h,a,k]
+    R = _einsum("bhad,bhkd->bhak", A, K) / math.sqrt(D) + B
     # G[b,h,a,k] = if true then exp(R[b,h,a,k] - max(k) R[b,h,a,k]) / sum(k) exp(R[b,h,a,k] - max(k)
     #     R[b,h,a,k]) else 0
     max_G_a = _amax(R, 3, -math.inf)
@@ -435,8 +432,8 @@ def reference(Q, A, K, V, toward, back):
     G = _divide(exp_G_ak, exp_G_ak.sum(-1)[..., None])
     # W[b,h,a,e] = sum(k) G[b,h,a,k] * V[b,h,k,e]
     W = _einsum("bhak,bhke->bhae", G, V)
-    # S[b,h,q,a] = sum(d) Q[b,h,q,d] * A[b,h,a,d] / sqrt(|d|) + back[h,q,a]
-    S = _einsum("bhqd,bhad->bhqa", Q, A) / math.sqrt(D) + back
+    # S[b,h,q,a] = sum(d) Q[b,h,q,d] * A[b,h,a,d] / sqrt(|d|) + C[h,q,a]
+    S = _einsum("bhqd,bhad->bhqa", Q, A) / math.sqrt(D) + C
     # P[b,h,q,a] = if true then exp(S[b,h,q,a] - max(a) S[b,h,q,a]) / sum(a) exp(S[b,h,q,a] - max(a)
     #     S[b,h,q,a]) else 0
     max_P_q = _amax(S, 3, -math.inf)
@@ -455,8 +452,8 @@ if __name__ == "__main__":
         "A": torch.randn(2, 4, 203, 64, device=device, dtype=torch.float32),
         "K": torch.randn(2, 4, 203, 64, device=device, dtype=torch.float32),
         "V": torch.randn(2, 4, 203, 64, device=device, dtype=torch.float32),
-        "toward": torch.rand(4, 203, 203, device=device, dtype=torch.float32) / 8,
-        "back": torch.rand(4, 150, 203, device=device, dtype=torch.float32) / 8,
+        "B": torch.rand(4, 203, 203, device=device, dtype=torch.float32) / 8,
+        "C": torch.rand(4, 150, 203, device=device, dtype=torch.float32) / 8,
     }
     made = agent(**given)
     floats = {

@@ -1,26 +1,26 @@
 """Agent attention: a few agents attend all keys, and queries attend the agents (arXiv 2312.08874).
 
-Agents are queries pooled on the grid. The biases are the paper's, built of smaller tables outside; so is the
+Agents are queries pooled on the grid. `B` and `C` are biases, built of smaller tables outside; so is the
 depthwise convolution of the values that it adds.
 
-(1) R[a,k] = sum(d) A[a,d] * K[k,d] / sqrt(|d|) + toward[a,k]
+(1) R[a,k] = sum(d) A[a,d] * K[k,d] / sqrt(|d|) + B[a,k]
 (2) G[a,k] = softmax(k) R[a,k]
 (3) W[a,e] = sum(k) G[a,k] * V[k,e]
-(4) S[q,a] = sum(d) Q[q,d] * A[a,d] / sqrt(|d|) + back[q,a]
+(4) S[q,a] = sum(d) Q[q,d] * A[a,d] / sqrt(|d|) + C[q,a]
 (5) P[q,a] = softmax(a) S[q,a]
 (6) O[q,e] = sum(a) P[q,a] * W[a,e]
 
 As it runs:
 
     R_sum[a,k] = sum(d) A[a,d] * K[k,d] / sqrt(|d|)
-    G_max[a] = max(k) (R_sum[a,k] + toward[a,k])
-    G_total[a] = sum(k) exp(R_sum[a,k] + toward[a,k] - finite(G_max[a]))
-    W_total[a,e] = sum(k) V[k,e] * exp(R_sum[a,k] + toward[a,k] - finite(G_max[a]))
+    G_max[a] = max(k) (R_sum[a,k] + B[a,k])
+    G_total[a] = sum(k) exp(R_sum[a,k] + B[a,k] - finite(G_max[a]))
+    W_total[a,e] = sum(k) V[k,e] * exp(R_sum[a,k] + B[a,k] - finite(G_max[a]))
     W_total_row[a,e] = W_total[a,e] / G_total[a]
     S_sum[q,a] = sum(d) Q[q,d] * A[a,d] / sqrt(|d|)
-    P_max[q] = max(a) (S_sum[q,a] + back[q,a])
-    P_total[q] = sum(a) exp(S_sum[q,a] + back[q,a] - finite(P_max[q]))
-    O_total[q,e] = sum(a) W_total_row[a,e] * exp(S_sum[q,a] + back[q,a] - finite(P_max[q]))
+    P_max[q] = max(a) (S_sum[q,a] + C[q,a])
+    P_total[q] = sum(a) exp(S_sum[q,a] + C[q,a] - finite(P_max[q]))
+    O_total[q,e] = sum(a) W_total_row[a,e] * exp(S_sum[q,a] + C[q,a] - finite(P_max[q]))
     O[q,e] = O_total[q,e] / P_total[q]
 
 Kernel agent_W_total_row writes W_total_row[b,h,a,e].
@@ -113,8 +113,8 @@ def walk(tiles, block, end):
             yield n * block, min((n + 1) * block, end), whole
 
 
-def agent(Q, A, K, V, toward, back):
-    """Q[b,h,q,d], A[b,h,a,d], K[b,h,k,d], V[b,h,k,e], toward[h,a,k], back[h,q,a] -> O[b,h,q,e], on any device.
+def agent(Q, A, K, V, B, C):
+    """Q[b,h,q,d], A[b,h,a,d], K[b,h,k,d], V[b,h,k,e], B[h,a,k], C[h,q,a] -> O[b,h,q,e], on any device.
 
     Tensors may have any strides. ValueError and TypeError name what does not fit.
     """
@@ -123,12 +123,10 @@ def agent(Q, A, K, V, toward, back):
         ("A", "b h a d", A),
         ("K", "b h k d", K),
         ("V", "b h k e", V),
-        ("toward", "h a k", toward),
-        ("back", "h q a", back),
+        ("B", "h a k", B),
+        ("C", "h q a", C),
     )
-    check_kinds(
-        [("Q", Q), ("A", A), ("K", K), ("V", V), ("toward", toward), ("back", back)], [], [], KINDS
-    )
+    check_kinds([("Q", Q), ("A", A), ("K", K), ("V", V), ("B", B), ("C", C)], [], [], KINDS)
     NB, NH, NQ, D, NA, NK, E = (
         sizes["b"], sizes["h"], sizes["q"], sizes["d"], sizes["a"], sizes["k"], sizes["e"]
     )
@@ -137,11 +135,11 @@ def agent(Q, A, K, V, toward, back):
     device, kind = Q.device, accumulator(Q)
     for a0 in range(0, NA, BLOCK_A):
         a1 = min(a0 + BLOCK_A, NA)
-        # state of G_max[a] = max(k) (R_sum[a,k] + toward[a,k])
+        # state of G_max[a] = max(k) (R_sum[a,k] + B[a,k])
         G_max_a = torch.full([NB, NH, a1 - a0], -math.inf, device=device, dtype=kind)
-        # state of G_total[a] = sum(k) exp(R_sum[a,k] + toward[a,k] - finite(G_max[a]))
+        # state of G_total[a] = sum(k) exp(R_sum[a,k] + B[a,k] - finite(G_max[a]))
         G_total_a = torch.full([NB, NH, a1 - a0], 0.0, device=device, dtype=kind)
-        # state of W_total[a,e] = sum(k) V[k,e] * exp(R_sum[a,k] + toward[a,k] - finite(G_max[a]))
+        # state of W_total[a,e] = sum(k) V[k,e] * exp(R_sum[a,k] + B[a,k] - finite(G_max[a]))
         W_total_ae = torch.full([NB, NH, a1 - a0, E], 0.0, device=device, dtype=kind)
         A_ad = A[:, :, a0:a1].to(kind)
         # tiles of k that these rows see, and which of them whole
@@ -157,9 +155,9 @@ def agent(Q, A, K, V, toward, back):
             # R_sum[a,k] = sum(d) A[a,d] * K[k,d] / sqrt(|d|)
             K_kd = K[:, :, k0:k1].to(kind)
             R_sum_ak = A_ad @ K_kd.mT
-            # G_max[a] = max(k) (R_sum[a,k] + toward[a,k])
-            toward_ak = toward[:, a0:a1, k0:k1][None, :, ...].to(kind)
-            exponent_ak = R_sum_ak * (1 / math.sqrt(D)) + toward_ak
+            # G_max[a] = max(k) (R_sum[a,k] + B[a,k])
+            B_ak = B[:, a0:a1, k0:k1][None, :, ...].to(kind)
+            exponent_ak = R_sum_ak * (1 / math.sqrt(D)) + B_ak
             exponent_seen_ak = exponent_ak
             if not whole:
                 # seen: k < |k|
@@ -168,7 +166,7 @@ def agent(Q, A, K, V, toward, back):
             G_max_tile_a = exponent_seen_ak.amax(-1)
             G_max_old_a = G_max_a
             G_max_a = torch.maximum(G_max_old_a, G_max_tile_a)
-            # G_total[a] = sum(k) exp(R_sum[a,k] + toward[a,k] - finite(G_max[a]))
+            # G_total[a] = sum(k) exp(R_sum[a,k] + B[a,k] - finite(G_max[a]))
             alpha_a = torch.exp2(
                 G_max_old_a * 1.4426950408889634 - finite(G_max_a) * 1.4426950408889634
             )
@@ -178,7 +176,7 @@ def agent(Q, A, K, V, toward, back):
             )
             G_total_tile_a = exp_exponent_seen_ak.sum(-1)
             G_total_a = G_total_a * alpha_a + G_total_tile_a
-            # W_total[a,e] = sum(k) V[k,e] * exp(R_sum[a,k] + toward[a,k] - finite(G_max[a]))
+            # W_total[a,e] = sum(k) V[k,e] * exp(R_sum[a,k] + B[a,k] - finite(G_max[a]))
             V_ke = V[:, :, k0:k1].to(kind)
             W_total_ae = W_total_ae * alpha_a[..., :, None] + exp_exponent_seen_ak @ V_ke
         # W_total_row[a,e] = W_total[a,e] / G_total[a]
@@ -186,11 +184,11 @@ def agent(Q, A, K, V, toward, back):
         W_total_row[..., a0:a1, :] = W_total_row_ae
     for q0 in range(0, NQ, BLOCK_Q):
         q1 = min(q0 + BLOCK_Q, NQ)
-        # state of P_max[q] = max(a) (S_sum[q,a] + back[q,a])
+        # state of P_max[q] = max(a) (S_sum[q,a] + C[q,a])
         P_max_q = torch.full([NB, NH, q1 - q0], -math.inf, device=device, dtype=kind)
-        # state of P_total[q] = sum(a) exp(S_sum[q,a] + back[q,a] - finite(P_max[q]))
+        # state of P_total[q] = sum(a) exp(S_sum[q,a] + C[q,a] - finite(P_max[q]))
         P_total_q = torch.full([NB, NH, q1 - q0], 0.0, device=device, dtype=kind)
-        # state of O_total[q,e] = sum(a) W_total_row[a,e] * exp(S_sum[q,a] + back[q,a] -
+        # state of O_total[q,e] = sum(a) W_total_row[a,e] * exp(S_sum[q,a] + C[q,a] -
         #     finite(P_max[q]))
         O_total_qe = torch.full([NB, NH, q1 - q0, E], 0.0, device=device, dtype=kind)
         Q_qd = Q[:, :, q0:q1].to(kind)
@@ -207,9 +205,9 @@ def agent(Q, A, K, V, toward, back):
             # S_sum[q,a] = sum(d) Q[q,d] * A[a,d] / sqrt(|d|)
             A_ad = A[:, :, a0:a1].to(kind)
             S_sum_qa = Q_qd @ A_ad.mT
-            # P_max[q] = max(a) (S_sum[q,a] + back[q,a])
-            back_qa = back[:, q0:q1, a0:a1][None, :, ...].to(kind)
-            exponent_qa = S_sum_qa * (1 / math.sqrt(D)) + back_qa
+            # P_max[q] = max(a) (S_sum[q,a] + C[q,a])
+            C_qa = C[:, q0:q1, a0:a1][None, :, ...].to(kind)
+            exponent_qa = S_sum_qa * (1 / math.sqrt(D)) + C_qa
             exponent_seen_qa = exponent_qa
             if not whole:
                 # seen: a < |a|
@@ -218,7 +216,7 @@ def agent(Q, A, K, V, toward, back):
             P_max_tile_q = exponent_seen_qa.amax(-1)
             P_max_old_q = P_max_q
             P_max_q = torch.maximum(P_max_old_q, P_max_tile_q)
-            # P_total[q] = sum(a) exp(S_sum[q,a] + back[q,a] - finite(P_max[q]))
+            # P_total[q] = sum(a) exp(S_sum[q,a] + C[q,a] - finite(P_max[q]))
             alpha_q = torch.exp2(
                 P_max_old_q * 1.4426950408889634 - finite(P_max_q) * 1.4426950408889634
             )
@@ -228,8 +226,7 @@ def agent(Q, A, K, V, toward, back):
             )
             P_total_tile_q = exp_exponent_seen_qa.sum(-1)
             P_total_q = P_total_q * alpha_q + P_total_tile_q
-            # O_total[q,e] = sum(a) W_total_row[a,e] * exp(S_sum[q,a] + back[q,a] -
-            #     finite(P_max[q]))
+            # O_total[q,e] = sum(a) W_total_row[a,e] * exp(S_sum[q,a] + C[q,a] - finite(P_max[q]))
             W_total_row_ae = W_total_row[:, :, a0:a1].to(kind)
             O_total_qe = O_total_qe * alpha_q[..., :, None] + exp_exponent_seen_qa @ W_total_row_ae
         # O[q,e] = O_total[q,e] / P_total[q]
@@ -258,11 +255,11 @@ def _amax(x, dim, nothing):
     return x.amax(dim) if x.shape[dim] else torch.full_like(x.sum(dim), nothing)
 
 
-def reference(Q, A, K, V, toward, back):
+def reference(Q, A, K, V, B, C):
     """`agent`: dense, differentiable, any device and dtype."""
     D = Q.shape[3]
-    # R[b,h,a,k] = sum(d) A[b,h,a,d] * K[b,h,k,d] / sqrt(|d|) + toward[h,a,k]
-    R = _einsum("bhad,bhkd->bhak", A, K) / math.sqrt(D) + toward
+    # R[b,h,a,k] = sum(d) A[b,h,a,d] * K[b,h,k,d] / sqrt(|d|) + B[h,a,k]
+    R = _einsum("bhad,bhkd->bhak", A, K) / math.sqrt(D) + B
     # G[b,h,a,k] = if true then exp(R[b,h,a,k] - max(k) R[b,h,a,k]) / sum(k) exp(R[b,h,a,k] - max(k)
     #     R[b,h,a,k]) else 0
     max_G_a = _amax(R, 3, -math.inf)
@@ -270,8 +267,8 @@ def reference(Q, A, K, V, toward, back):
     G = _divide(exp_G_ak, exp_G_ak.sum(-1)[..., None])
     # W[b,h,a,e] = sum(k) G[b,h,a,k] * V[b,h,k,e]
     W = _einsum("bhak,bhke->bhae", G, V)
-    # S[b,h,q,a] = sum(d) Q[b,h,q,d] * A[b,h,a,d] / sqrt(|d|) + back[h,q,a]
-    S = _einsum("bhqd,bhad->bhqa", Q, A) / math.sqrt(D) + back
+    # S[b,h,q,a] = sum(d) Q[b,h,q,d] * A[b,h,a,d] / sqrt(|d|) + C[h,q,a]
+    S = _einsum("bhqd,bhad->bhqa", Q, A) / math.sqrt(D) + C
     # P[b,h,q,a] = if true then exp(S[b,h,q,a] - max(a) S[b,h,q,a]) / sum(a) exp(S[b,h,q,a] - max(a)
     #     S[b,h,q,a]) else 0
     max_P_q = _amax(S, 3, -math.inf)
@@ -290,8 +287,8 @@ if __name__ == "__main__":
         "A": torch.randn(2, 4, 203, 64, device=device, dtype=torch.float32),
         "K": torch.randn(2, 4, 203, 64, device=device, dtype=torch.float32),
         "V": torch.randn(2, 4, 203, 64, device=device, dtype=torch.float32),
-        "toward": torch.rand(4, 203, 203, device=device, dtype=torch.float32) / 8,
-        "back": torch.rand(4, 150, 203, device=device, dtype=torch.float32) / 8,
+        "B": torch.rand(4, 203, 203, device=device, dtype=torch.float32) / 8,
+        "C": torch.rand(4, 150, 203, device=device, dtype=torch.float32) / 8,
     }
     made = agent(**given)
     floats = {

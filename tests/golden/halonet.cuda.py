@@ -1,4 +1,4 @@
-"""HaloNet: blocks of a grid, each with a halo around it, and learned vectors for distances (arXiv 2103.12731).
+"""HaloNet: blocks of a grid, each with a halo, and learned vectors for distances (arXiv 2103.12731).
 
 The grid is in row-major order, `width` to the row. A table has `2 * (block + 2 * halo) - 1` rows, of which
 row `|r| // 2 + halo` stands for distance 0, as in timm. Keys beyond the grid are absent; in `halonet_padded`,

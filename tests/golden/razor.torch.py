@@ -1,4 +1,4 @@
-"""RazorAttention: what most heads drop becomes one key, the mean, with a bias of log count (arXiv 2407.15891).
+"""RazorAttention: what most heads drop becomes one key, the mean, biased by log count (arXiv 2407.15891).
 
 `retrieval` heads keep every key, the others the first and the last. The mean is taken of rotated keys. No
 code of the authors is published; here, the last are counted among all keys, as in a cache that holds a whole

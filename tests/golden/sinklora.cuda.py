@@ -1,4 +1,4 @@
-"""SinkLoRA: LongLoRA's groups of keys, half of the heads shifted, and the first keys for all (arXiv 2406.05678).
+"""SinkLoRA: LongLoRA's groups of keys, half of the heads shifted, and sinks (arXiv 2406.05678).
 
 What is published of "SF-Attn" is the groups of LongLoRA's FlashAttention path and `sinks`; how its shifted
 heads are put together again cannot be recovered, nor verified. It is for training.

@@ -27,7 +27,7 @@ TENSORS: dict[str, dict[str, str]] = {
     "halonet": {**GROUPED, "rows": "hrd", "columns": "hrd"},
     "halonet_padded": {**GROUPED, "rows": "hrd", "columns": "hrd"},
     "hilo": {**PAIRED, "X": "blqd", "Y": "blkd", "Z": "blke"},
-    "agent": {"Q": "bhqd", "A": "bhad", "K": "bhkd", "V": "bhke", "toward": "hak", "back": "hqa"},
+    "agent": {"Q": "bhqd", "A": "bhad", "K": "bhkd", "V": "bhke", "B": "hak", "C": "hqa"},
 }
 """Their tensors in their order, each with its indices, one letter an index."""
 

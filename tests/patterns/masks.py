@@ -366,7 +366,7 @@ def hilo(
     return {"O": high.transpose(3, 4).flatten(2, 5), "U": attend(X, pooled(Y), pooled(Z))}
 
 
-def agent(Q: Tensor, A: Tensor, K: Tensor, V: Tensor, toward: Tensor, back: Tensor) -> Results:
+def agent(Q: Tensor, A: Tensor, K: Tensor, V: Tensor, B: Tensor, C: Tensor) -> Results:
     """Agent attention (2312.08874): aggregation, then broadcast."""
-    gathered = torch.softmax(A @ K.mT / A.shape[-1] ** 0.5 + toward, -1) @ V
-    return {"O": torch.softmax(Q @ A.mT / Q.shape[-1] ** 0.5 + back, -1) @ gathered}
+    gathered = torch.softmax(A @ K.mT / A.shape[-1] ** 0.5 + B, -1) @ V
+    return {"O": torch.softmax(Q @ A.mT / Q.shape[-1] ** 0.5 + C, -1) @ gathered}
