@@ -1,4 +1,4 @@
-"""Masks against FlexAttention, in one run on one GPU: `python benchmarks/masks.py [--length N ...] [--json FILE]`.
+"""Masks beside FlexAttention, in one run on one GPU: `python benchmarks/masks.py [--length N ...]`.
 
 Forward passes in bf16 on random data through a cold L2 cache, medians, the candidates in turns (A, B, B, A);
 outputs are compared first. FlexAttention runs its Triton backend with its default configuration, or its FLASH
@@ -95,9 +95,7 @@ CASES = [
         "s2",
         "16 local blocks of 64, every 16th",
         lambda n: {"block": 64, "local": 16, "stride": 16},
-        lambda n: lambda b, h, q, k: (
-            (q >= k) & ((q // 64 - k // 64 < 16) | ((k // 64 + h) % 16 == 0))
-        ),
+        lambda n: lambda b, h, q, k: (q >= k) & ((q // 64 - k // 64 < 16) | ((k // 64 + h) % 16 == 0)),
         heads=True,
     ),
     Case(
@@ -198,7 +196,9 @@ def shards() -> dict[str, Any]:
     times = medians(runs)
     for name, causal in (("fa2", False), ("fa2 causal", True)):
         with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
-            times |= medians({name: lambda causal=causal: scaled_dot_product_attention(q, k, v, is_causal=causal)})
+            times |= medians(
+                {name: lambda causal=causal: scaled_dot_product_attention(q, k, v, is_causal=causal)}
+            )
     times |= {"attncc again": medians(runs)["attncc"]}
     return {"case": "strided shards, 512 local, 16 shards", "shape": shape, "ms": times}
 

@@ -7,6 +7,27 @@ from typing import Any
 
 import torch
 
+MASKS = (
+    "s2_relative",
+    "longgen",
+    "sinklora",
+    "duo",
+    "moa",
+    "masformer",
+    "lserve",
+    "a_shape",
+    "uni_encoder",
+    "yopo",
+    "natten1d",
+    "bigbird",
+    "longformer",
+    "block_causal",
+    "block_diffusion",
+    "sparse_strided",
+    "sparse_fixed",
+)
+"""Softmax attention, each with a mask of its own."""
+
 KERNELS = (
     "dense",
     "causal",
@@ -47,6 +68,11 @@ KERNELS = (
     "ragged",
     "shared_prefix",
     "anchor",
+    "duo_train",
+    "razor",
+    "halonet",
+    "agent",
+    *MASKS,
 )
 """Patterns that must have kernels."""
 
@@ -59,7 +85,7 @@ MORE = ("s2", "lightning", "retnet", "based", "based_window")
 PACKED = ("packed",)
 """Those without a batch, whose heads stand behind positions."""
 
-FOLDED = ("music", "pointer", "kronecker")
+FOLDED = ("music", "pointer", "kronecker", "halonet")
 """Those that go through features, or through keys of a second kind, one after the other."""
 
 PLAIN = ("pointer",)
@@ -69,7 +95,8 @@ UNBOUNDED = ("lssar",)
 """Kernels whose weights, powers here, pass what float16 holds: in other precisions only."""
 
 AHEAD = ("dense", "cross", "sigmoid", "neighborhood1d", "prefix_lm", "palm", "positional", "evoformer")
-AHEAD = (*AHEAD, "pointer", "kronecker", "ragged")
+AHEAD = (*AHEAD, "pointer", "kronecker", "ragged", "halonet", "agent", "s2_relative", "uni_encoder", "yopo")
+AHEAD = (*AHEAD, "natten1d", "bigbird", "longformer", "block_causal", "block_diffusion")
 """Those whose queries see later keys, or whose last one does not stand at the last key."""
 
 PAIRING = ("rope",)
@@ -81,7 +108,8 @@ LENGTHS = (1, 15, 63, 65, 127, 129, 250, 296, 333, 1023, 1025)
 @dataclass(frozen=True)
 class Shape:
     """Batch, heads, key heads, queries, keys, and the two feature extents; numbers not at their defaults; how
-    many sequences an alignment has, rows a table of distances, keys of a second kind, starts of sequences.
+    many sequences an alignment has, rows a table of distances, keys of a second kind, starts of sequences,
+    blocks of a layout, agents.
     """
 
     b: int
@@ -96,6 +124,9 @@ class Shape:
     r: int = 21
     j: int = 5
     s: int = 7
+    n: int = 70
+    c: int = 70
+    a: int = 19
 
     def __str__(self) -> str:
         return f"b{self.b}h{self.h}g{self.g}q{self.q}k{self.k}d{self.d}e{self.e}"
@@ -119,11 +150,14 @@ def arguments(cascade: Any, shape: Shape, dtype: torch.dtype, device: str, seed:
         if tensor.kind == "int":
             made[tensor.name] = _table(tensor.name, x).to(torch.int32).to(device)
             continue
+        if tensor.kind == "bool":
+            made[tensor.name] = (x > 0.5).to(device)
+            continue
         if tensor.name == "slope":
             x = 2.0 ** -(8.0 * torch.arange(1, extents[-1] + 1, dtype=torch.float64) / extents[-1])
         if tensor.name in ("Wq", "Wk"):
             x = 1 + 0.25 * x  # weights of a norm
-        if tensor.name == "lam":
+        if tensor.name in ("lam", "alpha"):
             x = torch.sigmoid(x)  # a share: where it is 1, a difference of equals is left
         made[tensor.name] = x.to(dtype).to(device)
     return made
@@ -134,6 +168,10 @@ def _table(name: str, x: torch.Tensor) -> torch.Tensor:
     match name:
         case "doc":
             return (3 * x).floor().sort(-1).values
+        case "segment":
+            return (3 * x.abs()).floor().sort(-1).values
+        case "spans":
+            return (3 * x.abs()).floor()
         case "span" | "source" | "length" | "pad" | "start":
             return (20 * x.abs()).floor()
         case "cu":
@@ -168,4 +206,23 @@ def numbers(name: str) -> dict[str, int | float]:
         "longlora": {"group": 38},
         "neighborhood1d": {"window": 37},
         "rope": {"base": 500.0},
+        "s2_relative": {"block": 16, "left": 2, "right": 1, "stride": 3},
+        "longgen": {"layer": 1, "window": 37, "sinks": 5},
+        "sinklora": {"group": 38},
+        "duo": {"window": 37, "sinks": 5},
+        "duo_train": {"window": 37, "sinks": 5},
+        "razor": {"recent": 37, "sinks": 5},
+        "moa": {"block": 16},
+        "masformer": {"block": 37},
+        "lserve": {"block": 16, "local": 3},
+        "a_shape": {"first": 21, "local": 37},
+        "yopo": {"first": 21, "height": 5, "width": 11},
+        "natten1d": {"window": 5, "dilation": 3, "stride": 2},
+        "bigbird": {"block": 16},
+        "longformer": {"window": 37},
+        "block_causal": {"block": 37},
+        "block_diffusion": {"block": 19},
+        "sparse_strided": {"stride": 37},
+        "sparse_fixed": {"block": 37, "summary": 5},
+        "halonet": {"width": 9, "block": 4, "around": 2},
     }.get(name, {})

@@ -27,6 +27,8 @@ REFUSED = {
     "gated_delta": "plan-recurrence",
     "landmark": "plan-earlier-kernel",
     "neighborhood2d": "plan-position",
+    "hilo": "plan-rows",
+    "halonet_padded": "plan-contraction",
 }
 """Patterns without kernels, and the rule that says so."""
 
@@ -54,11 +56,12 @@ def test_every_pattern_has_kernels_or_a_reason() -> None:
 
 @pytest.mark.parametrize("name", [*KERNELS, *MORE, *PACKED])
 def test_kernels(name: str) -> None:
-    """Of two passes each has a kernel, and the norms of keys have one before."""
+    """Of two passes each has a kernel, and norms of keys and what agents gather have one before."""
     kernels = planned(meaning(source(name)), source(name)).kernels
     found = [(kernel.rows.name, [loop.index.name for loop in kernel.loops]) for kernel in kernels]
     norms = [("k", [])] if name in ("qk_norm", "cosine", "lssa") else []
-    assert found == [*norms, *[("q", ["k"])] * (2 if name == "pointer" else 1)]
+    walks = {"pointer": [("q", ["k"])] * 2, "agent": [("a", ["k"]), ("q", ["a"])]}
+    assert found == [*norms, *walks.get(name, [("q", ["k"])])]
 
 
 @pytest.mark.parametrize(("name", "rule"), REFUSED.items())

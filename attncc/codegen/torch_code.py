@@ -71,7 +71,7 @@ def counts(e: Reduce, k: Body) -> Code:
     table, places = count.row.tensor, []
     for at in count.row.at:
         own = at == count.axis
-        code = Code(f"torch.arange({k.words.extent(count.axis)}, device=device)") if own else code_of(at, k)
+        code = Code(f"torch.arange({k.words.extent(count.along)}, device=device)") if own else code_of(at, k)
         places.append(f"{code.within(ATOM)}[..., None]" if code.lead else code.text)
     name = k.words.tensor(table.name)
     row = f"gather({name}, {', '.join(places)})" if len(places) > 1 else name

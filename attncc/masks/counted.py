@@ -6,7 +6,7 @@ The count is a sum of ones, so that it means what every other expression means; 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from attncc.ir.cascade import ONE, Apply, Expr, Index, Read, Reduce, children, free
 
@@ -19,12 +19,20 @@ class Counted:
     axis: Index
     limit: Expr
 
+    @property
+    def along(self) -> Index:
+        """The table's own index that `axis` runs along."""
+        return dict(zip(self.row.at, self.row.tensor.indices, strict=True))[self.axis]
+
 
 def counted(read: Read, axis: Index, limit: Expr) -> Reduce:
-    """`sum(axis where table[axis] <= limit) 1`, the table's other subscripts as in `read`."""
+    """`sum(axis where table[axis] <= limit) 1`, the table's other subscripts as in `read`; the limit may read
+    the axis' own name as a position outside.
+    """
+    bound = replace(axis, name=f"{axis.name}'") if axis in free(limit) else axis
     own = zip(read.tensor.indices, read.at, strict=True)
-    row = Read(read.tensor, tuple(i if i == axis else at for i, at in own))
-    return Reduce("sum", (axis,), Apply("<=", (row, limit)), ONE)
+    row = Read(read.tensor, tuple(bound if i == axis else at for i, at in own))
+    return Reduce("sum", (bound,), Apply("<=", (row, limit)), ONE)
 
 
 def count_of(e: Expr) -> Counted | None:
@@ -42,8 +50,7 @@ def searched(e: Expr, sorted_tables: frozenset[str]) -> Counted | None:
     count = count_of(e)
     if count is None or count.row.tensor.name not in sorted_tables:
         return None
-    along = dict(zip(count.row.at, count.row.tensor.indices, strict=True))[count.axis]
-    return count if along.role == "sequence" else None
+    return count if count.along.role == "sequence" else None
 
 
 def parts(e: Expr) -> Iterator[Expr]:

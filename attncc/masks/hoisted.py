@@ -55,7 +55,7 @@ def _compared(count: Counted, op: str, c: Expr) -> Expr:
 
 def below(count: Counted, c: Expr) -> tuple[Apply, Apply, Apply]:
     """Where `count <= c`: what holds there too, and two conditions of which one holds."""
-    size = extent(count.axis)
+    size = extent(count.along)
     place = Apply("min", (c, Apply("-", (size, ONE))))
     place = place if nonnegative(c) else Apply("max", (place, ZERO))
     element = _element(count, place)
@@ -64,7 +64,7 @@ def below(count: Counted, c: Expr) -> tuple[Apply, Apply, Apply]:
 
 def above(count: Counted, c: Expr) -> tuple[Apply, Apply, Apply]:
     """Where `count >= c`, likewise."""
-    size = extent(count.axis)
+    size = extent(count.along)
     place = Apply("-", (c, ONE))
     place = place if at_most(c, size) else Apply("min", (place, Apply("-", (size, ONE))))
     element = _element(count, Apply("max", (place, ZERO)))
@@ -84,7 +84,7 @@ def _below(count: Counted, c: Expr) -> Expr:
 def _above(count: Counted, c: Expr) -> Expr:
     some, always, bound = above(count, c)
     found = _chosen(always, bound, count, lambda _: ZERO)
-    return found if at_most(c, extent(count.axis)) else both(some, found)
+    return found if at_most(c, extent(count.along)) else both(some, found)
 
 
 def _chosen(always: Expr, bound: Apply, count: Counted, end: Callable[[Index], Expr]) -> Expr:

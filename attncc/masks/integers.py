@@ -49,7 +49,7 @@ def values(e: Expr, env: Env) -> Any:
                 return values(e.then if condition else e.other, env)
             return np.where(condition, values(e.then, env), values(e.other, env))
         case Reduce() if count := count_of(e):
-            row = values(count.row, {**env, count.axis.name: np.arange(env[f"|{count.axis.name}|"])})
+            row = values(count.row, {**env, count.axis.name: np.arange(env[f"|{count.along.name}|"])})
             return np.searchsorted(row, values(count.limit, env), side="right")
         case Reduce() if fold := folded_of(e):
             return _folded(fold, env)

@@ -55,9 +55,9 @@ def least(s: Sum, leaf: Leaf) -> float:
     found, constant = dict(s.terms), s.constant
     for term, coefficient in s.terms:
         if coefficient < 0 and (count := count_of(term)):
-            paired = min(-coefficient, max(found.get(extent(count.axis), 0), 0))
+            paired = min(-coefficient, max(found.get(extent(count.along), 0), 0))
             found[term] += paired
-            found[extent(count.axis)] = found.get(extent(count.axis), 0) - paired
+            found[extent(count.along)] = found.get(extent(count.along), 0) - paired
         if isinstance(term, Index) and coefficient < 0 and leaf(term) in (None, (0, inf), POSITION):
             paired = min(-coefficient, max(found.get(extent(term), 0), 0))
             found[term] += paired
@@ -236,9 +236,9 @@ def _among(a: Expr, b: Expr, facts: Facts) -> bool:
         if count is None or coefficient != 1 or not isinstance(count.limit, Read):
             continue
         own = zip(count.row.tensor.indices, count.row.at, count.limit.at, strict=False)
-        others = [(x, y) for i, x, y in own if i != count.axis]
+        others = [(x, y) for i, x, y in own if i != count.along]
         if count.limit.tensor == count.row.tensor and all(x == y for x, y in others):
-            place = count.limit.at[count.row.tensor.indices.index(count.axis)]
+            place = count.limit.at[count.row.tensor.indices.index(count.along)]
             return at_most(spelled(summed(a) - s.without(term) - 1), place, facts)
     return False
 

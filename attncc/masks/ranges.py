@@ -16,6 +16,7 @@ import numpy as np
 
 from attncc.ir.cascade import (
     ONE,
+    TRUE,
     ZERO,
     Apply,
     Choose,
@@ -102,18 +103,20 @@ def union(bands: Sequence[Band], first: Expr, last: Expr, block: Expr, prefix: s
     steps = _Steps(prefix, block)
     striding = next((b for b in bands if b.residue is not None), None)
     others = [b.untested() for b in bands if b is not striding]
-    segments = _chained(others, first, last, steps)
+    segments = _chained(others, first, last, steps, striding is not None)
     if striding is not None:
         behind = not any(set(b.highs) == set(striding.highs) and not b.guards for b in others)
         segments += _between(striding, segments, behind, first, last, steps)
     return Ranges(steps.equations, tuple(segments))
 
 
-def _chained(bands: Sequence[Band], first: Expr, last: Expr, steps: _Steps) -> list[TileRange]:
+def _chained(bands: Sequence[Band], first: Expr, last: Expr, steps: _Steps, closed: bool) -> list[TileRange]:
     """The tiles of bands without a residue, in rising order."""
     chain = ordered(bands)
     names = [""] if len(bands) == 1 else map(str, range(len(bands)))
-    found = [_range(b, first, last, steps, name) for b, name in zip(chain or bands, names, strict=True)]
+    found = [
+        _range(b, first, last, steps, name, closed) for b, name in zip(chain or bands, names, strict=True)
+    ]
     if len(bands) == 1:
         return found
     if chain is None:
@@ -182,10 +185,10 @@ def _stride(residue: Residue, steps: _Steps) -> tuple[Stride, Expr]:
     period = steps.let("period", residue.period)
     start = steps.let("start", canonical(Apply("%", (residue.ahead, period))))
     follows = steps.let("follows", whole(period))
-    pure = steps.let("pure", both(follows, both(whole(start), whole(residue.unit))))
+    pure = steps.let("pure", both(follows, both(whole(start), whole(residue.run))))
     first = Apply("//", (start, block))
     tiles = Apply("//", (period, block))
-    width = canonical(Apply("-", (_tiles(Apply("+", (start, residue.unit)), block), first)))
+    width = canonical(Apply("-", (_tiles(Apply("+", (start, residue.run)), block), first)))
     turn = steps.let("turn", Choose(follows, tiles, ONE))
     return Stride(
         turn,
@@ -277,8 +280,11 @@ class _Steps:
         return smallest((largest((e, low), self.facts), high), self.facts)
 
 
-def _range(band: Band, first: Expr, last: Expr, steps: _Steps, name: str) -> TileRange:
-    """One band's tiles, its scalars named with `name` at their end."""
+def _range(band: Band, first: Expr, last: Expr, steps: _Steps, name: str, closed: bool = False) -> TileRange:
+    """One band's tiles, its scalars named with `name` at their end.
+
+    A `closed` one that sees nothing still reaches up to where it ends.
+    """
     facts, block = band.plane.facts, steps.block
 
     def corner(bounds: tuple[Bound, ...], op: str, row: Expr, other: Expr) -> list[Expr]:
@@ -308,10 +314,13 @@ def _range(band: Band, first: Expr, last: Expr, steps: _Steps, name: str) -> Til
         steps.let(f"end{name}", ends("max", last, first)),
     )
     lo = steps.let(f"lo{name}", Apply("//", (begin, block)))
-    hi = largest((lo, _tiles(end, block)), steps.facts)
+    hi = _tiles(end, block)
+    if closed:
+        hi = largest((lo, hi), steps.facts)
+    alive: Expr = TRUE if closed or begin == ZERO else Apply("<", (begin, end))
     for guard in band.guards:
-        hi = Choose(guard, hi, lo)
-    hi = steps.let(f"hi{name}", hi)
+        alive = both(guard, alive)
+    hi = steps.let(f"hi{name}", hi if alive == TRUE else Choose(alive, hi, lo))
     if band.rest:
         return TileRange(lo, hi, lo, lo)
     inner_begin = steps.let(f"inner_begin{name}", begins("max", last, first))

@@ -31,7 +31,7 @@ from attncc.masks.counted import Counted, counted, searched
 from attncc.masks.hoisted import above, below
 from attncc.masks.intervals import truth, within
 from attncc.masks.normal import both, either, pushed
-from attncc.masks.residues import Residue, residue_of
+from attncc.masks.residues import residue_of
 from attncc.masks.sums import Sum, canonical, product, quotient, spelled, summed
 
 Bands = tuple[Band, ...]
@@ -102,6 +102,8 @@ def _scalar(e: Expr, plane: Plane) -> bool:
 
 def _compared(e: Expr, op: str, a: Expr, b: Expr, plane: Plane) -> Bands:
     difference = summed(a) - summed(b)
+    if op in ("==", "!=") and (found := _in_class(op, difference, e, plane)) is not None:
+        return found
     match op:
         case "<=":
             return _order(difference, e, plane)
@@ -117,16 +119,17 @@ def _compared(e: Expr, op: str, a: Expr, b: Expr, plane: Plane) -> Bands:
         case _:
             found = joined(solved(Apply("<", (a, b)), plane) + solved(Apply(">", (a, b)), plane))
     flat = not free(e) & {plane.rows, plane.columns}
-    if not flat and op == "==" and (place := residue_of(difference, e, plane.rows, plane.columns)):
-        return _in_class(*place, plane)
     return tested(e, plane) if flat or any(band.rest for band in found) else found
 
 
-def _in_class(residue: Residue, conditions: tuple[Expr, ...], plane: Plane) -> Bands:
-    """The columns of a residue class, by divisors that are positive numbers of the call."""
-    divisors = (residue.modulus, residue.unit)
-    if not all(_fixed(e, plane) for e in divisors) or any(r.at for e in divisors for r in reads(e)):
-        return tested(residue.test, plane)
+def _in_class(op: str, s: Sum, e: Expr, plane: Plane) -> Bands | None:
+    """The columns of a residue class that repeats after a positive number of the call; None if it is none."""
+    place = residue_of(op, s, e, plane.rows, plane.columns)
+    if place is None:
+        return None
+    residue, conditions = place
+    if not _fixed(residue.period, plane) or any(r.at for r in reads(residue.period)):
+        return None
     found: Bands = (Band(plane, residue=residue),)
     for condition in conditions:
         found = tuple(x & y for x in found for y in tested(condition, plane))
@@ -146,6 +149,9 @@ def _order(s: Sum, e: Expr, plane: Plane) -> Bands:
     match over:
         case []:
             return _row(s, e, plane)
+        case [(Apply(op="%"), _)]:
+            found = _in_class("<=", s, e, plane)
+            return tested(e, plane) if found is None else found
         case [(term, coefficient)]:
             return _invert(s.without(term), term, coefficient, e, plane)
         case _:

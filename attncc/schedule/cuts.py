@@ -1,11 +1,13 @@
 """Cascade → the cascades of its kernels, in the order they run; what one leaves, the next ones read.
 
-Two things have a kernel of their own, where what they leave is a number for every row:
+Three things have a kernel of their own; the first two where what they leave is a number for every row:
 
 * a pass over an index before another one: the sums that it completes. Each pass then has tiles of its own,
   where in one kernel the first would hold the registers of the second.
 * reductions over features at a walked index alone, as the norms of keys: made once for every position, where
   in one kernel every tile of rows would make them again. What they divide is multiplied by their inverse.
+* reductions over a sequence at every position of a walked index, which ask for no row: they have rows of
+  their own.
 
     S[q,k] = D[q,k] / sqrt(y[k])   -->   r[k] = inverse(sqrt(y[k])),   S[q,k] = D[q,k] * r[k]
 """
@@ -23,6 +25,7 @@ from attncc.ir.cascade import (
     Equation,
     Expr,
     Index,
+    Literal,
     Read,
     Reduce,
     Tensor,
@@ -31,6 +34,7 @@ from attncc.ir.cascade import (
     kind,
     reads,
     rebuild,
+    walk,
 )
 from attncc.ir.logic import factors, over, quotient, times
 from attncc.passes.share import fresh, pruned, replace_reads
@@ -194,3 +198,72 @@ def _is_row(e: Expr, place: tuple[Index, ...]) -> bool:
     if isinstance(e, Reduce) or not free(e) <= set(place):
         return False
     return all(_is_row(part, place) for part in children(e))
+
+
+# ---- rows of their own --------------------------------------------------------------------------
+
+
+def of_other_rows(cascade: Cascade, rows: Index) -> tuple[Cascade, tuple[Tensor, ...]] | None:
+    """What reductions over a sequence leave at positions of another index than `rows`, and for all rows
+    alike, each in an equation of its own; None if there is nothing like it.
+
+    O[q,e] = sum(a) P[q,a] * W[a,e] / l[a]   -->   r[a,e] = W[a,e] / l[a],   O[q,e] = sum(a) P[q,a] * r[a,e]
+    """
+    done = _at_other_rows(cascade, rows)
+    taken = {t.name for t in cascade.inputs} | {e.tensor.name for e in cascade.equations}
+    held: dict[Expr, Tensor] = {}
+
+    def left(e: Expr) -> Expr:
+        """An expression with its widest parts that are complete at other rows read from memory."""
+        place = None if isinstance(e, Read) else _one_place(e, done)
+        if place is None:
+            return rebuild(e, tuple(map(left, children(e))))
+        here = replace_reads(e, lambda r: Read(r.tensor, r.tensor.indices))
+        if here not in held:
+            name = fresh(f"{next(iter(reads(e))).tensor.name}_row", taken)
+            taken.add(name)
+            order = sorted(place, key=lambda i: ("batch", "sequence", "feature").index(i.role))
+            held[here] = Tensor(name, tuple(order), "float", "equation")
+        return Read(held[here], tuple(place[i] for i in held[here].indices))
+
+    rest = [e if e.tensor in done else replace(e, body=left(e.body)) for e in cascade.equations]
+    still = {r.tensor: None for e in rest if e.tensor not in done for r in reads(e.body) if r.tensor in done}
+    kept = (*held.values(), *still)
+    if not kept or any(t.kind != "float" for t in kept):
+        return None
+    spans = {e.tensor: e.span for e in cascade.equations}
+    made = [Equation(t, e, spans[next(iter(reads(e))).tensor]) for e, t in held.items()]
+    own = frozenset(i for i in kept[0].indices if i.role != "feature")
+    alike = tuple(t for t in kept if frozenset(i for i in t.indices if i.role != "feature") == own)
+    last = max(n for n, e in enumerate(rest, 1) if e.tensor in done)
+    return replace(cascade, equations=(*rest[:last], *made, *rest[last:])), alike
+
+
+def _one_place(e: Expr, done: set[Tensor]) -> dict[Index, Expr] | None:
+    """Where an expression reads tensors that are done, if it is a real number of theirs at one place."""
+    found = list(reads(e))
+    if not found or kind(e) != "float" or not all(r.tensor in done for r in found):
+        return None
+    at = [pair for r in found for pair in zip(r.tensor.indices, r.at, strict=True)]
+    place = dict(at)
+    bare = free(replace_reads(e, lambda r: Literal(1.0, "float")))
+    one = all(place[i] == subscript for i, subscript in at) and all(place.get(i) == i for i in bare)
+    folds = any(isinstance(part, Reduce) for part in walk(e))
+    return place if one and not folds and sum(i.role == "sequence" for i in place) == 1 else None
+
+
+def _at_other_rows(cascade: Cascade, rows: Index) -> set[Tensor]:
+    """The tensors over one sequence index other than `rows` that a reduction over a sequence goes into, and
+    no row does.
+    """
+    reduced: set[Tensor] = set()
+    bound: set[Tensor] = set()
+    for e in cascade.equations:
+        read = {r.tensor for r in reads(e.body)}
+        folds = isinstance(e.body, Reduce) and any(i.role == "sequence" for i in e.body.over)
+        if folds or read & reduced:
+            reduced.add(e.tensor)
+        if rows in free(e.body) or rows in e.tensor.indices or read & bound:
+            bound.add(e.tensor)
+    places = {t: [i for i in t.indices if i.role == "sequence"] for t in reduced - bound}
+    return {t for t, own in places.items() if len(own) == 1}

@@ -2,9 +2,9 @@
 
 A kernel takes tiles of one sequence index, its *rows*, and walks other sequence indices, one loop each. Row
 by row it holds the running state of every reduction over a walked index; what reads such a reduction follows
-it online, or waits for its walk to end: for the epilogue, or for another walk (`stages`). A cascade that
-needs a value at every position of a walked index which is itself a reduction over a sequence (a scan, a
-pooled block, a selection, a recurrence) needs a kernel before this one, and is refused by that rule.
+it online, or waits for its walk to end: for the epilogue, or for another walk (`stages`). A value at every
+position of a walked index which is itself a reduction over a sequence needs a kernel before this one: it has
+one where it asks for no row (`cuts`); a pooled block, a selection, a recurrence are refused by that rule.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from attncc.masks.bands import Band, bands
 from attncc.ops import REDUCTIONS
 from attncc.passes.operator import Operator, State
 from attncc.passes.share import replace_reads
-from attncc.schedule.cuts import cut, of_first_pass, with_inverses
+from attncc.schedule.cuts import cut, of_first_pass, of_other_rows, with_inverses
 from attncc.schedule.stages import Stage, nests, stages
 from attncc.source import Span
 
@@ -126,6 +126,19 @@ def partition(cascade: Cascade) -> Plan:
     """The kernels of a cascade, or `Refused`."""
     _check_families(cascade)
     _check_inputs(cascade)
+    kernels = _kernels(cascade)
+    equations = tuple(dict.fromkeys(e for kernel in kernels for e in kernel.cascade.equations))
+    return Plan(
+        replace(kernels[0].cascade, name=cascade.name, equations=equations, outputs=cascade.outputs),
+        kernels,
+    )
+
+
+def _kernels(cascade: Cascade) -> tuple[Kernel, ...]:
+    """The kernels of a cascade, those that have rows of their own first."""
+    if (found := of_other_rows(cascade, _rows(cascade))) is not None:
+        first, rest = cut(*found)
+        return (*_kernels(first), *_kernels(rest))
     kernels = []
     rest, positions = with_inverses(cascade, _rows(cascade))
     for tensors in positions:
@@ -134,12 +147,7 @@ def partition(cascade: Cascade) -> Plan:
     while (found := of_first_pass(last := _kernel(rest))) is not None:
         first, rest = cut(*found)
         kernels.append(_kernel(first))
-    kernels.append(last)
-    equations = tuple(dict.fromkeys(e for kernel in kernels for e in kernel.cascade.equations))
-    return Plan(
-        replace(kernels[0].cascade, name=cascade.name, equations=equations, outputs=cascade.outputs),
-        tuple(kernels),
-    )
+    return (*kernels, last)
 
 
 def _kernel(cascade: Cascade) -> Kernel:

@@ -17,7 +17,7 @@ import torch
 
 import attncc
 from attncc.verify.criterion import worst
-from tests.shapes import FOLDED, KERNELS, MANY, Shape, arguments, doubled, numbers, output
+from tests.shapes import FOLDED, KERNELS, MANY, MASKS, Shape, arguments, doubled, numbers, output
 
 CASES = (
     [Shape(1, 2, 2, n, n, 16, 16) for n in (1, 15, 63, 65, 127, 129, 250)]
@@ -32,6 +32,9 @@ FEW = [CASES[n] for n in (0, 3, 5, 7, 9, 11)]
 SMALL = [Shape(1, 2, 2, 1, 1, 7, 5), Shape(1, 2, 1, 65, 65, 7, 5), Shape(2, 3, 1, 33, 70, 5, 16), CASES[11]]
 """For patterns that fold features one after the other: the interpreter takes its time for each."""
 
+BRIEF = [CASES[n] for n in (2, 7, 8)]
+"""For patterns that are others but for a mask."""
+
 MAKE = torch.Tensor.new_empty
 
 
@@ -39,6 +42,8 @@ def shapes(name: str) -> list[Shape]:
     """Where a pattern is tried."""
     if name in FOLDED:
         return SMALL
+    if name in MASKS:
+        return BRIEF
     return CASES if name in KERNELS[:MANY] else FEW
 
 

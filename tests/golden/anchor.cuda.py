@@ -217,7 +217,7 @@ def anchor_kernel(
     k_begin0 = doc_count0
     k_end0 = tl.maximum(0, tl.minimum(NK + last - NQ + 1, tl.where(last + (NK - NQ) >= 0, NK, 0)))
     k_lo0 = k_begin0 // BLOCK_K
-    k_hi0 = tl.maximum(k_lo0, (BLOCK_K + k_end0 - 1) // BLOCK_K)
+    k_hi0 = tl.where(k_begin0 < k_end0, (BLOCK_K + k_end0 - 1) // BLOCK_K, k_lo0)
     k_inner_begin0 = doc_count1
     k_inner_end0 = tl.maximum(0, tl.minimum(NK + q0 - NQ + 1, tl.where(q0 + (NK - NQ) >= 0, NK, 0)))
     k_full_lo0 = tl.minimum((BLOCK_K + k_inner_begin0 - 1) // BLOCK_K, k_hi0)
@@ -225,7 +225,7 @@ def anchor_kernel(
     k_begin1 = doc_count2
     k_end1 = tl.maximum(0, tl.minimum(NK + last - NQ + 1, doc_count3))
     k_lo1 = k_begin1 // BLOCK_K
-    k_hi1 = tl.maximum(k_lo1, (BLOCK_K + k_end1 - 1) // BLOCK_K)
+    k_hi1 = tl.where(k_begin1 < k_end1, (BLOCK_K + k_end1 - 1) // BLOCK_K, k_lo1)
     k_inner_end1 = tl.maximum(0, tl.minimum(NK + q0 - NQ + 1, doc_count3))
     k_full_lo1 = tl.minimum((BLOCK_K + k_begin1 - 1) // BLOCK_K, k_hi1)
     k_full_hi1 = tl.maximum(k_full_lo1, k_inner_end1 // BLOCK_K)

@@ -210,11 +210,11 @@ def anchor(Q, K, V, doc):
         begin0 = max(0, lowest0)
         end0 = max(0, min(NK + last - NQ + 1, NK if last + (NK - NQ) >= 0 else 0))
         lo0 = begin0 // BLOCK_K
-        hi0 = max(lo0, (BLOCK_K + end0 - 1) // BLOCK_K)
+        hi0 = (BLOCK_K + end0 - 1) // BLOCK_K if begin0 < end0 else lo0
         begin1 = max(0, lowest1)
         end1 = max(0, min(NK + last - NQ + 1, highest0 + 1))
         lo1 = begin1 // BLOCK_K
-        hi1 = max(lo1, (BLOCK_K + end1 - 1) // BLOCK_K)
+        hi1 = (BLOCK_K + end1 - 1) // BLOCK_K if begin1 < end1 else lo1
         swap00 = lo1 < lo0
         left_lo00 = lo1 if swap00 else lo0
         left_hi00 = hi1 if swap00 else hi0

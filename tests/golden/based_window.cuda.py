@@ -184,7 +184,7 @@ def based_window_kernel(
     k_begin1 = tl.maximum(0, NK + q0 - NQ - window + 1)
     k_end1 = tl.maximum(0, NK + last - NQ + 1)
     k_lo1 = k_begin1 // BLOCK_K
-    k_hi1 = tl.maximum(k_lo1, (BLOCK_K + k_end1 - 1) // BLOCK_K)
+    k_hi1 = tl.where(k_begin1 < k_end1, (BLOCK_K + k_end1 - 1) // BLOCK_K, k_lo1)
     k_stop0 = tl.where(k_hi0 <= k_hi1, tl.minimum(k_hi0, tl.maximum(k_lo1, k_full_hi0)), k_hi0)
     k_start1 = tl.maximum(k_lo1, k_stop0)
     k_stop1 = tl.maximum(k_hi1, k_start1)

@@ -167,7 +167,7 @@ def based_window(Q, K, V, window=64):
         begin1 = max(0, NK + q0 - NQ - window + 1)
         end1 = max(0, NK + last - NQ + 1)
         lo1 = begin1 // BLOCK_K
-        hi1 = max(lo1, (BLOCK_K + end1 - 1) // BLOCK_K)
+        hi1 = (BLOCK_K + end1 - 1) // BLOCK_K if begin1 < end1 else lo1
         stop0 = min(hi0, max(lo1, full_hi0)) if hi0 <= hi1 else hi0
         start1 = max(lo1, stop0)
         stop1 = max(hi1, start1)

@@ -216,7 +216,7 @@ def document_kernel(
     k_begin = doc_count0
     k_end = tl.maximum(0, tl.minimum(NK + last - NQ + 1, tl.where(last + (NK - NQ) >= 0, NK, 0)))
     k_lo = k_begin // BLOCK_K
-    k_hi = tl.maximum(k_lo, (BLOCK_K + k_end - 1) // BLOCK_K)
+    k_hi = tl.where(k_begin < k_end, (BLOCK_K + k_end - 1) // BLOCK_K, k_lo)
     k_inner_begin = doc_count1
     k_inner_end = tl.maximum(0, tl.minimum(NK + q0 - NQ + 1, tl.where(q0 + (NK - NQ) >= 0, NK, 0)))
     k_full_lo = tl.minimum((BLOCK_K + k_inner_begin - 1) // BLOCK_K, k_hi)

@@ -196,7 +196,7 @@ def document(Q, K, V, doc):
         begin = max(0, lowest0)
         end = max(0, min(NK + last - NQ + 1, NK if last + (NK - NQ) >= 0 else 0))
         lo = begin // BLOCK_K
-        hi = max(lo, (BLOCK_K + end - 1) // BLOCK_K)
+        hi = (BLOCK_K + end - 1) // BLOCK_K if begin < end else lo
         tiles = (
             (range(lo, hi), False),
         )

@@ -180,7 +180,7 @@ def gemma2_kernel(
     k_begin = tl.maximum(0, NK + q0 - NQ - window + 1)
     k_end = tl.maximum(0, NK + last - NQ + 1)
     k_lo = k_begin // BLOCK_K
-    k_hi = tl.maximum(k_lo, (BLOCK_K + k_end - 1) // BLOCK_K)
+    k_hi = tl.where(k_begin < k_end, (BLOCK_K + k_end - 1) // BLOCK_K, k_lo)
     k_inner_begin = tl.maximum(0, NK + last - NQ - window + 1)
     k_inner_end = tl.maximum(0, NK + q0 - NQ + 1)
     k_full_lo = tl.minimum((BLOCK_K + k_inner_begin - 1) // BLOCK_K, k_hi)

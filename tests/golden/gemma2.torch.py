@@ -152,7 +152,7 @@ def gemma2(Q, K, V, window=4096, cap=50.0, scalar=256.0):
         begin = max(0, NK + q0 - NQ - window + 1)
         end = max(0, NK + last - NQ + 1)
         lo = begin // BLOCK_K
-        hi = max(lo, (BLOCK_K + end - 1) // BLOCK_K)
+        hi = (BLOCK_K + end - 1) // BLOCK_K if begin < end else lo
         inner_begin = max(0, NK + last - NQ - window + 1)
         inner_end = max(0, NK + q0 - NQ + 1)
         full_lo = min((BLOCK_K + inner_begin - 1) // BLOCK_K, hi)

@@ -160,7 +160,7 @@ def left_padded_kernel(
     k_begin = (tl.minimum(tl.maximum(0, pad_at0), NK)).to(tl.int32)
     k_end = tl.maximum(0, NK + last - NQ + 1)
     k_lo = k_begin // BLOCK_K
-    k_hi = tl.maximum(k_lo, (BLOCK_K + k_end - 1) // BLOCK_K)
+    k_hi = tl.where(k_begin < k_end, (BLOCK_K + k_end - 1) // BLOCK_K, k_lo)
     k_inner_end = tl.maximum(0, NK + q0 - NQ + 1)
     k_full_lo = tl.minimum((BLOCK_K + k_begin - 1) // BLOCK_K, k_hi)
     k_full_hi = tl.maximum(k_full_lo, k_inner_end // BLOCK_K)

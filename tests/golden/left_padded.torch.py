@@ -150,7 +150,7 @@ def left_padded(Q, K, V, pad):
         begin = max(0, lowest(begin_pad))
         end = max(0, NK + last - NQ + 1)
         lo = begin // BLOCK_K
-        hi = max(lo, (BLOCK_K + end - 1) // BLOCK_K)
+        hi = (BLOCK_K + end - 1) // BLOCK_K if begin < end else lo
         inner_begin_pad = pad[:, None, ...]
         inner_begin = max(0, highest(inner_begin_pad))
         inner_end = max(0, NK + q0 - NQ + 1)

@@ -181,7 +181,7 @@ def longlora_kernel(
     )
     k_end = tl.maximum(0, NK + last - NQ + 1)
     k_lo = k_begin // BLOCK_K
-    k_hi = tl.maximum(k_lo, (BLOCK_K + k_end - 1) // BLOCK_K)
+    k_hi = tl.where(k_begin < k_end, (BLOCK_K + k_end - 1) // BLOCK_K, k_lo)
     k_inner_begin = tl.maximum(
         0,
         floor_divide(tl.where(h < NH // 2, 0, group // 2) + NK + last - NQ, group) * group

@@ -168,7 +168,7 @@ def longlora(Q, K, V, group=2048):
         )
         end = max(0, NK + last - NQ + 1)
         lo = begin // BLOCK_K
-        hi = max(lo, (BLOCK_K + end - 1) // BLOCK_K)
+        hi = (BLOCK_K + end - 1) // BLOCK_K if begin < end else lo
         inner_begin = max(
             0,
             highest(

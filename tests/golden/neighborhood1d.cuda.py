@@ -184,7 +184,7 @@ def neighborhood1d_kernel(
         ),
     )
     k_lo = k_begin // BLOCK_K
-    k_hi = tl.maximum(k_lo, (BLOCK_K + k_end - 1) // BLOCK_K)
+    k_hi = tl.where(k_begin < k_end, (BLOCK_K + k_end - 1) // BLOCK_K, k_lo)
     k_inner_begin = tl.maximum(0, tl.minimum(NK + last - floor_divide(window, 2) - NQ, NK - window))
     k_inner_end = tl.maximum(
         0,

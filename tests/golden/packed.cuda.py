@@ -253,7 +253,7 @@ def packed_kernel(
         )
     ).to(tl.int32)
     k_lo = k_begin // BLOCK_K
-    k_hi = tl.maximum(k_lo, (BLOCK_K + k_end - 1) // BLOCK_K)
+    k_hi = tl.where(k_begin < k_end, (BLOCK_K + k_end - 1) // BLOCK_K, k_lo)
     k_inner_begin = (
         tl.maximum(0, tl.minimum(tl.where(cu_count1 <= 0, 0, NK), cu_at2))
     ).to(tl.int32)

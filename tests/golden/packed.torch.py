@@ -226,7 +226,7 @@ def packed(Q, K, V, cu):
         begin = max(0, lowest0)
         end = max(0, min(min(NK + last - NQ + 1, NK if last + (NK - NQ) >= 0 else 0), highest0 + 1))
         lo = begin // BLOCK_K
-        hi = max(lo, (BLOCK_K + end - 1) // BLOCK_K)
+        hi = (BLOCK_K + end - 1) // BLOCK_K if begin < end else lo
         tiles = (
             (range(lo, hi), False),
         )

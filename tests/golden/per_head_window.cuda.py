@@ -159,7 +159,7 @@ def per_head_window_kernel(
     ).to(tl.int32)
     k_end = tl.maximum(0, NK + last - NQ + 1)
     k_lo = k_begin // BLOCK_K
-    k_hi = tl.maximum(k_lo, (BLOCK_K + k_end - 1) // BLOCK_K)
+    k_hi = tl.where(k_begin < k_end, (BLOCK_K + k_end - 1) // BLOCK_K, k_lo)
     k_inner_begin = (
         tl.minimum(tl.maximum(0, (NK + last).to(tl.int64) - span_at0 - NQ + 1), NK)
     ).to(tl.int32)

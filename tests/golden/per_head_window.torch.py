@@ -147,7 +147,7 @@ def per_head_window(Q, K, V, span):
         begin = max(0, lowest(q + NK - begin_span[..., None] - NQ + 1))
         end = max(0, NK + last - NQ + 1)
         lo = begin // BLOCK_K
-        hi = max(lo, (BLOCK_K + end - 1) // BLOCK_K)
+        hi = (BLOCK_K + end - 1) // BLOCK_K if begin < end else lo
         inner_begin_span = span[None, :, ...]
         inner_begin = max(0, highest(q + NK - inner_begin_span[..., None] - NQ + 1))
         inner_end = max(0, NK + q0 - NQ + 1)

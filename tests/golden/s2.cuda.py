@@ -1,19 +1,20 @@
 """S2-Attention: local blocks, and columns of blocks that each key head takes in turn (arXiv 2407.17678).
 
-dkernel's causal layout with offset 0; Phi-3-small, vLLM and ONNX Runtime add 1 to the block before the
-remainder. `local` and `stride` count blocks. The key heads together see every block when
-`|g| >= stride`, and not with fewer.
+dkernel's causal layout, with `offset` 0; Phi-3-small's, and vLLM's and ONNX Runtime's after it, has 1.
+`local` and `stride` count blocks. Heads that are `alike` take the same columns; otherwise the heads together
+see every block when `|g| >= stride`.
 
 (1) near[q,k] = q // block - k // block < local
-(2) shard[k] = (k // block + g * max(1, stride // |g|)) % stride == 0
-(3) S[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
-(4) P[q,k] = softmax(k where k <= q and (near[q,k] or shard[k])) S[q,k]
-(5) O[q,e] = sum(k) P[q,k] * V[k,e]
+(2) turn = if alike then 0 else g * max(1, stride // |g|)
+(3) shard[k] = (k // block + turn + offset) % stride == 0
+(4) S[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
+(5) P[q,k] = softmax(k where k <= q and (near[q,k] or shard[k])) S[q,k]
+(6) O[q,e] = sum(k) P[q,k] * V[k,e]
 
 As it runs:
 
     seen: k <= q + (|k| - |q|) and ((q + (|k| - |q|)) // block - k // block < local or (k // block +
-        h // (|h| // |g|) * max(1, stride // |g|)) % stride == 0)
+        (if alike then 0 else h // (|h| // |g|) * max(1, stride // |g|)) + offset) % stride == 0)
     S[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
     P_max[q] = max(k where seen) S[q,k]
     P_total[q] = sum(k where seen) exp(S[q,k] - finite(P_max[q]))
@@ -159,11 +160,13 @@ def modulo(a, b):
     return ((a % b) + b) % b
 
 
-@triton.jit(do_not_specialize=["block", "local", "stride", "NQ", "NK", "NB", "NH", "NG"])
+@triton.jit(
+    do_not_specialize=["block", "local", "stride", "offset", "alike", "NQ", "NK", "NB", "NH", "NG"]
+)
 def s2_kernel(
     Q, K, V, O,
     sO_b, sO_h, sO_q, sO_e,
-    block, local, stride,
+    block, local, stride, offset, alike,
     NQ, NK, NB, NH, NG,
     D: tl.constexpr, E: tl.constexpr,
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
@@ -213,7 +216,16 @@ def s2_kernel(
     k_full_hi_class = k_inner_end // BLOCK_K
     k_period = block * stride
     k_start = (
-        modulo(-((h // (NH // NG)).to(tl.int64) * tl.maximum(1, stride // NG) * block), k_period)
+        modulo(
+            -(
+                tl.where(
+                    alike != 0, 0, (h // (NH // NG)).to(tl.int64) * tl.maximum(1, stride // NG)
+                )
+                * block
+            )
+            - block.to(tl.int64) * offset,
+            k_period,
+        )
     ).to(tl.int32)
     k_follows = k_period % BLOCK_K == 0
     k_pure = k_follows & ((k_start % BLOCK_K == 0) & (block % BLOCK_K == 0))
@@ -261,14 +273,23 @@ def s2_kernel(
         S_seen_qk = S_qk
         if step >= k_whole:
             # seen: k < |k| and k <= q + (|k| - |q|) and ((q + (|k| - |q|)) // block - k // block <
-            #     local or (k // block + h // (|h| // |g|) * max(1, stride // |g|)) % stride == 0)
+            #     local or (k // block + (if alike then 0 else h // (|h| // |g|) * max(1, stride //
+            #     |g|)) + offset) % stride == 0)
             seen_qk = (
                 ((k < NK)[None, :] & (k[None, :] <= (q + (NK - NQ))[:, None]))
                 & (
                     (floor_divide(q + (NK - NQ), block)[:, None] - (k // block)[None, :] < local)
                     | (
-                        (k // block + (h // (NH // NG)).to(tl.int64) * tl.maximum(1, stride // NG))
-                        % stride
+                        modulo(
+                            k // block
+                            + tl.where(
+                                alike != 0,
+                                0,
+                                (h // (NH // NG)).to(tl.int64) * tl.maximum(1, stride // NG),
+                            )
+                            + offset,
+                            stride,
+                        )
                         == 0
                     )[None, :]
                 )
@@ -302,7 +323,7 @@ def s2_kernel(
     )
 
 
-def s2(Q, K, V, block=64, local=16, stride=8):
+def s2(Q, K, V, block=64, local=16, stride=8, offset=0, alike=False):
     """Q[b,h,q,d], K[b,g,k,d], V[b,g,k,e] -> O[b,h,q,e], on cuda:90.
 
     Tensors may have any strides. ValueError and TypeError name what does not fit.
@@ -316,6 +337,8 @@ def s2(Q, K, V, block=64, local=16, stride=8):
     check_number("block", block, int)
     check_number("local", local, int)
     check_number("stride", stride, int)
+    check_number("offset", offset, int)
+    check_number("alike", alike, bool)
     if block <= 0:
         raise ValueError(f"`block` divides positions and must be positive, not {block}")
     if stride <= 0:
@@ -349,7 +372,7 @@ def s2(Q, K, V, block=64, local=16, stride=8):
                 describe(V, [1, 1, tile["BLOCK_K"], tile["BLOCK_E"]]),
                 O,
                 *O.stride(),
-                block, local, stride,
+                block, local, stride, offset, int(alike),
                 NQ, NK, NB, NH, NG,
                 D, E,
                 **tile,
@@ -377,7 +400,7 @@ def _amax(x, dim, nothing):
     return x.amax(dim) if x.shape[dim] else torch.full_like(x.sum(dim), nothing)
 
 
-def reference(Q, K, V, block=64, local=16, stride=8):
+def reference(Q, K, V, block=64, local=16, stride=8, offset=0, alike=False):
     """`s2`: dense, differentiable, any device and dtype."""
     _, NH, NQ, D = Q.shape
     _, NG, NK, _ = K.shape
@@ -387,8 +410,10 @@ def reference(Q, K, V, block=64, local=16, stride=8):
     k = torch.arange(NK, device=Q.device)
     # near[q,k] = (q + (|k| - |q|)) // block - k // block < local
     near = ((q + (NK - NQ)) // block)[:, None] - k // block < local
-    # shard[g,k] = (k // block + g * max(1, stride // |g|)) % stride == 0
-    shard = (k // block + (g * max(1, stride // NG))[:, None]) % stride == 0
+    # turn[g] = if alike then 0 else g * max(1, stride // |g|)
+    turn = Q.new_zeros((NG,), dtype=torch.int64) if alike else g * max(1, stride // NG)
+    # shard[g,k] = (k // block + turn[g] + offset) % stride == 0
+    shard = (k // block + turn[:, None] + offset) % stride == 0
     # S[b,h,q,k] = sum(d) Q[b,h,q,d] * K[b, h // (|h| // |g|), k, d] / sqrt(|d|)
     S = _einsum("bhqd,bhkd->bhqk", Q, K[:, h // (NH // NG)]) / math.sqrt(D)
     # P[b,h,q,k] = if k <= q + (|k| - |q|) and (near[q,k] or shard[h // (|h| // |g|), k]) then
@@ -415,6 +440,8 @@ if __name__ == "__main__":
         "block": 16,
         "local": 4,
         "stride": 2,
+        "offset": 0,
+        "alike": False,
     }
     made = s2(**given)
     floats = {

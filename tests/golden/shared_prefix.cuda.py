@@ -232,7 +232,7 @@ def shared_prefix_kernel(
     k_begin1 = doc_count0
     k_end1 = tl.maximum(0, tl.minimum(NK + last - NQ + 1, tl.where(last + (NK - NQ) >= 0, NK, 0)))
     k_lo1 = k_begin1 // BLOCK_K
-    k_hi1 = tl.maximum(k_lo1, (BLOCK_K + k_end1 - 1) // BLOCK_K)
+    k_hi1 = tl.where(k_begin1 < k_end1, (BLOCK_K + k_end1 - 1) // BLOCK_K, k_lo1)
     k_inner_begin1 = doc_count1
     k_inner_end1 = tl.maximum(0, tl.minimum(NK + q0 - NQ + 1, tl.where(q0 + (NK - NQ) >= 0, NK, 0)))
     k_full_lo1 = tl.minimum((BLOCK_K + k_inner_begin1 - 1) // BLOCK_K, k_hi1)

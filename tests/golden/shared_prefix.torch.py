@@ -212,7 +212,7 @@ def shared_prefix(Q, K, V, doc, prefix):
         begin1 = max(0, lowest0)
         end1 = max(0, min(NK + last - NQ + 1, NK if last + (NK - NQ) >= 0 else 0))
         lo1 = begin1 // BLOCK_K
-        hi1 = max(lo1, (BLOCK_K + end1 - 1) // BLOCK_K)
+        hi1 = (BLOCK_K + end1 - 1) // BLOCK_K if begin1 < end1 else lo1
         stop0 = min(hi0, max(lo1, full_hi0)) if hi0 <= hi1 else hi0
         full_stop0 = min(full_hi0, stop0)
         start1 = max(lo1, stop0)

@@ -172,7 +172,7 @@ def streaming_kernel(
     k_begin1 = tl.maximum(0, NK + q0 - NQ - window + 1)
     k_end1 = tl.maximum(0, NK + last - NQ + 1)
     k_lo1 = k_begin1 // BLOCK_K
-    k_hi1 = tl.maximum(k_lo1, (BLOCK_K + k_end1 - 1) // BLOCK_K)
+    k_hi1 = tl.where(k_begin1 < k_end1, (BLOCK_K + k_end1 - 1) // BLOCK_K, k_lo1)
     k_inner_begin1 = tl.maximum(0, NK + last - NQ - window + 1)
     k_inner_end1 = tl.maximum(0, NK + q0 - NQ + 1)
     k_full_lo1 = tl.minimum((BLOCK_K + k_inner_begin1 - 1) // BLOCK_K, k_hi1)

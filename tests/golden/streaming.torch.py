@@ -152,7 +152,7 @@ def streaming(Q, K, V, window=1024, sinks=4):
         begin1 = max(0, NK + q0 - NQ - window + 1)
         end1 = max(0, NK + last - NQ + 1)
         lo1 = begin1 // BLOCK_K
-        hi1 = max(lo1, (BLOCK_K + end1 - 1) // BLOCK_K)
+        hi1 = (BLOCK_K + end1 - 1) // BLOCK_K if begin1 < end1 else lo1
         inner_begin1 = max(0, NK + last - NQ - window + 1)
         inner_end1 = max(0, NK + q0 - NQ + 1)
         full_lo1 = min((BLOCK_K + inner_begin1 - 1) // BLOCK_K, hi1)

@@ -210,6 +210,10 @@ def _atom(pick: Pick, env: dict[str, Any], tests: bool) -> Pair:
             return ((k // n(1, 12) + h * n(0, 3)) % n(1, 5)).equals(n(0, 3))
         case "shards":
             return ((k // env_block(pick, env) + h * n(0, 3)) % n(2, 9)).equals(0)
+        case "summaries":
+            return (k + n(-9, 9)) % env_block(pick, env) >= n(-1, 9)
+        case "gaps":
+            return (k // env_block(pick, env) % n(2, 5)).differs(0)
         case "shifted shards":
             return (((k + n(-30, 30)) // env_block(pick, env)) % n(2, 9)).equals(n(0, 3))
         case "reach":
@@ -257,6 +261,8 @@ BOUNDS = (
     *("document", "limit", "head", "head window", "head choice", "always", "never"),
 )
 TESTS = (
+    "summaries",
+    "gaps",
     "shards",
     "shards",
     "shifted shards",

@@ -86,15 +86,26 @@ def sink(Q: Tensor, K: Tensor, V: Tensor, sink: Tensor) -> Results:
     return {"O": P @ per_head(V, Q.shape[1]), "lse": torch.logsumexp(scores, -1)}
 
 
-def s2(Q: Tensor, K: Tensor, V: Tensor, block: int = 64, local: int = 16, stride: int = 8) -> Results:
-    """S2-Attention (2407.17678), dkernel's causal rule with offset 0: one layout of blocks a key head."""
+def s2(
+    Q: Tensor,
+    K: Tensor,
+    V: Tensor,
+    block: int = 64,
+    local: int = 16,
+    stride: int = 8,
+    offset: int = 0,
+    alike: bool = False,
+) -> Results:
+    """S2-Attention (2407.17678), dkernel's causal rule: one layout of blocks a key head, or one for all."""
     groups, count = K.shape[1], -(-K.shape[-2] // block)
-    step = max(1, stride // groups)
+    step = max(1, stride // (1 if alike else groups))
     layout = torch.zeros(groups, count, count, dtype=torch.bool, device=Q.device)
     for j in range(groups):
         for qb in range(count):
             for kb in range(qb + 1):
-                layout[j, qb, kb] = qb - kb < local or (kb + j * step) % stride == 0
+                layout[j, qb, kb] = (
+                    qb - kb < local or (kb + (0 if alike else j) * step + offset) % stride == 0
+                )
     q, k = grid(Q, K)
     seen = layout[:, (q // block).clamp_min(0), k // block] & (k <= q)
     return {"O": attended(dots(Q, K), per_head(seen[None], Q.shape[1]), V)["O"]}

@@ -33,7 +33,39 @@ def shape(found: Plan) -> list[tuple[str, int, list[str]]]:
     return [(k.rows.name, len(k.loops), [t.name for t in k.writes]) for k in found.kernels]
 
 
+GATHERED = (
+    "align j to k",
+    "X[k,j] = sum(d) K[k,d] * K[j,d]",
+    "W[k,e] = sum(j) (softmax(j where j <= k) X[k,j]) * V[j,e]",
+)
+
 CASES = {
+    "a softmax before another": (
+        ("O[b,h,q,e]", *GATHERED, SCORES, "O[q,e] = sum(k) (softmax(k where k <= q) S[q,k]) * W[k,e]"),
+        ["W_total2_row", "O"],
+    ),
+    "sums at other rows, read as they are and divided": (
+        (
+            "O[b,h,q,e]",
+            "align j to k",
+            "n[k] = sum(j where j <= k) softplus(sum(d) K[k,d] * K[j,d])",
+            SCORES,
+            "O[q,e] = sum(k where k <= q) softplus(S[q,k] + n[k]) * V[k,e] / n[k]",
+        ),
+        ["n", "O"],
+    ),
+    "three, one before the other": (
+        (
+            "O[b,h,q,e]",
+            "align j to k",
+            "align i to k",
+            "W[i,e] = sum(j where j <= i) softplus(sum(d) K[i,d] * K[j,d]) * V[j,e]",
+            "U[k,e] = sum(i where i <= k) softplus(sum(d) K[k,d] * K[i,d]) * W[i,e]",
+            SCORES,
+            "O[q,e] = sum(k where k <= q) softplus(S[q,k]) * U[k,e]",
+        ),
+        ["W", "U", "O"],
+    ),
     "one pass": (("O[b,h,q,e]", SCORES, "O[q,e] = sum(k) (softmax(k) S[q,k]) * V[k,e]"), ["O"]),
     "two passes": (("O[b,h,q,e]", SCORES, MEAN, ABOVE), ["mu_sum_row", "O"]),
     "three passes": (

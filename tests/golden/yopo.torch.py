@@ -1,0 +1,511 @@
+"""Visual tokens as text: an image's tokens see those around them, all else is causal (arXiv 2410.06169).
+
+The image is `height` by `width` tokens from position `first` on, in row-major order; windows are cut off at
+its edges and see later tokens too. `keep` weighs the image in each head, its columns after the softmax and
+its rows: 0 or 1 in the published tables.
+
+(1) image[k] = first <= k and k < first + height * width
+(2) rows[q,k] = abs((q - first) // width - (k - first) // width) <= (window - 1) // 2
+(3) columns[q,k] = abs((q - first) % width - (k - first) % width) <= (window - 1) // 2
+(4) seen[q,k] = if image[q] and image[k] then rows[q,k] and columns[q,k] else k <= q
+(5) S[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
+(6) P[q,k] = softmax(k where seen[q,k]) S[q,k]
+(7) A[q,e] = sum(k) (if image[k] then keep else 1) * P[q,k] * V[k,e]
+(8) O[q,e] = if image[q] then keep * A[q,e] else A[q,e]
+
+As it runs:
+
+    seen: if q + (|k| - |q|) >= 0 and first <= q + (|k| - |q|) and q + (|k| - |q|) < first + height
+        * width and first <= k and k < first + height * width then abs((q + (|k| - |q|) - first) //
+        width - (k - first) // width) <= (window - 1) // 2 and abs((q + (|k| - |q|) - first) % width
+        - (k - first) % width) <= (window - 1) // 2 else k <= q + (|k| - |q|)
+    S[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
+    P_max[q] = max(k where seen) S[q,k]
+    P_total[q] = sum(k where seen) exp(S[q,k] - finite(P_max[q]))
+    A_total[q,e] = sum(k where seen) (if first <= k and k < first + height * width then keep else 1)
+        * V[k,e] * exp(S[q,k] - finite(P_max[q]))
+    O[q,e] = if q + (|k| - |q|) >= 0 and first <= q + (|k| - |q|) and q + (|k| - |q|) < first +
+        height * width then keep * (A_total[q,e] / P_total[q]) else A_total[q,e] / P_total[q]
+
+One pass over k for every tile of rows q,
+over 3 ranges of tiles that its predicate leaves live.
+State of a row: P_max[q], P_total[q], A_total[q,e].
+
+Edit the pattern, not this file.
+"""
+
+import math
+
+import torch
+
+
+def extents(*tensors):
+    """Extents by index; each tensor is (name, its indices, itself). What does not fit is an error."""
+    found = {}
+    first = tensors[0][2]
+    for name, indices, tensor in tensors:
+        names = indices.split()
+        if not torch.is_tensor(tensor):
+            raise TypeError(f"`{name}` is a tensor over ({indices}), not {type(tensor).__name__}")
+        if tensor.dim() != len(names):
+            shape = tuple(tensor.shape)
+            raise ValueError(f"`{name}` is over ({indices}), but has {tensor.dim()} axes: {shape}")
+        if tensor.device != first.device:
+            raise ValueError(f"`{name}` is on {tensor.device}, `{tensors[0][0]}` on {first.device}")
+        for index, size in zip(names, tensor.shape):
+            other, known = found.setdefault(index, (name, size))
+            if known != size:
+                raise ValueError(f"`{name}` has {size} along `{index}`, but `{other}` has {known}")
+    return {index: size for index, (_, size) in found.items()}
+
+
+def check_kinds(floats, integers, booleans, allowed):
+    """Element types: all float tensors share one of `allowed`; gradients are not there yet."""
+    for name, tensor in floats:
+        if tensor.dtype not in allowed:
+            names = ", ".join(str(kind)[6:] for kind in allowed)
+            raise TypeError(f"`{name}` is {str(tensor.dtype)[6:]}; this kernel takes {names}")
+        if tensor.dtype != floats[0][1].dtype:
+            first, other = floats[0][0], str(floats[0][1].dtype)[6:]
+            raise TypeError(f"`{name}` is {str(tensor.dtype)[6:]}, but `{first}` is {other}")
+        if tensor.requires_grad and torch.is_grad_enabled():
+            raise NotImplementedError(
+                f"`{name}` requires grad, and this kernel has no backward pass yet: call it under "
+                'torch.no_grad(), or as the dense reference, backend="reference", which is differentiable'
+            )
+    for name, tensor in integers:
+        if tensor.dtype not in (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8):
+            raise TypeError(f"`{name}` is a table of integers, not {str(tensor.dtype)[6:]}")
+    for name, tensor in booleans:
+        if tensor.dtype != torch.bool:
+            raise TypeError(f"`{name}` is a table of truth values, not {str(tensor.dtype)[6:]}")
+
+
+def check_number(name, value, kind):
+    """A number of the pattern; an integer fits 29 bits, so that positions can be added to it."""
+    if kind is bool and not isinstance(value, bool):
+        raise TypeError(f"`{name}` is True or False, not {value!r}")
+    if kind is int and (isinstance(value, bool) or not isinstance(value, int)):
+        raise TypeError(f"`{name}` is an integer, not {value!r}")
+    if kind is int and not -(1 << 29) < value < 1 << 29:
+        raise ValueError(f"`{name}` is {value}: integers of a pattern stay between -2**29 and 2**29")
+    if kind is float and (isinstance(value, bool) or not isinstance(value, (int, float))):
+        raise TypeError(f"`{name}` is a number, not {value!r}")
+
+
+KINDS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+# rows and columns of a tile
+BLOCK_Q = 128
+BLOCK_K = 128
+
+
+def accumulator(tensor):
+    """The kind that sums are held in: float64 for float64, otherwise float32."""
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+def divide(a, b):
+    """a / b, where 0 / 0 is 0: the mean of nothing, a softmax over nothing."""
+    nothing = (a == 0) & (b == 0)
+    return torch.where(nothing, 0.0, a / torch.where(nothing, 1.0, b))
+
+
+def finite(m):
+    """A maximum as a scale: that of nothing, -inf, scales by 0."""
+    return torch.where(m == -math.inf, 0.0, m)
+
+
+def highest(x):
+    """The greatest of a number over all heads."""
+    return int(x.max()) if x.numel() else 0
+
+
+def lowest(x):
+    """The least of a number over all heads."""
+    return int(x.min()) if x.numel() else 0
+
+
+def most(a, b):
+    """The larger of two, tensors or numbers."""
+    if torch.is_tensor(a) and torch.is_tensor(b):
+        return torch.maximum(a, b)
+    if torch.is_tensor(a) or torch.is_tensor(b):
+        return torch.clamp(a, min=b) if torch.is_tensor(a) else torch.clamp(b, min=a)
+    return max(a, b)
+
+
+def walk(tiles, block, end):
+    """(start, stop, seen whole) of every tile."""
+    for steps, whole in tiles:
+        for n in steps:
+            yield n * block, min((n + 1) * block, end), whole
+
+
+def yopo(Q, K, V, keep, first, height=24, width=24, window=7):
+    """Q[b,h,q,d], K[b,g,k,d], V[b,g,k,e], keep[h] -> O[b,h,q,e], on any device.
+
+    Tensors may have any strides. ValueError and TypeError name what does not fit.
+    """
+    sizes = extents(
+        ("Q", "b h q d", Q),
+        ("K", "b g k d", K),
+        ("V", "b g k e", V),
+        ("keep", "h", keep),
+    )
+    check_kinds([("Q", Q), ("K", K), ("V", V), ("keep", keep)], [], [], KINDS)
+    check_number("first", first, int)
+    check_number("height", height, int)
+    check_number("width", width, int)
+    check_number("window", window, int)
+    if width <= 0:
+        raise ValueError(f"`width` divides positions and must be positive, not {width}")
+    NB, NH, NQ, D, NG, NK, E = (
+        sizes["b"], sizes["h"], sizes["q"], sizes["d"], sizes["g"], sizes["k"], sizes["e"]
+    )
+    if NG == 0 or NH % NG:
+        raise ValueError(f"|g| = {NG} does not divide |h| = {NH}")
+    O = Q.new_empty((NB, NH, NQ, E))
+    device, kind = Q.device, accumulator(Q)
+    h = torch.arange(NH, device=device)[None, :]
+    for q0 in range(0, NQ, BLOCK_Q):
+        q1 = min(q0 + BLOCK_Q, NQ)
+        q = torch.arange(q0, q1, device=device)
+        # state of P_max[q] = max(k where seen) S[q,k]
+        P_max_q = torch.full([NB, NH, q1 - q0], -math.inf, device=device, dtype=kind)
+        # state of P_total[q] = sum(k where seen) exp(S[q,k] - finite(P_max[q]))
+        P_total_q = torch.full([NB, NH, q1 - q0], 0.0, device=device, dtype=kind)
+        # state of A_total[q,e] = sum(k where seen) (if first <= k and k < first + height * width
+        #     then keep else 1) * V[k,e] * exp(S[q,k] - finite(P_max[q]))
+        A_total_qe = torch.full([NB, NH, q1 - q0, E], 0.0, device=device, dtype=kind)
+        Q_qd = Q[:, :, q0:q1].to(kind)
+        keep_ = keep[None, :, ...].to(kind)
+        # tiles of k that these rows see, and which of them whole
+        last = q1 - 1
+        begin0 = max(
+            max(0, first),
+            (NK + q0 - NQ - first) // width * width + first + width - (window + 1) // 2 * width,
+        )
+        end0 = max(
+            0,
+            min(
+                min(
+                    min(
+                        min(
+                            min(NK, NK if last + (NK - NQ) >= 0 else 0),
+                            NK if first <= last + (NK - NQ) else 0,
+                        ),
+                        NK if q0 + (NK - NQ) < first + height * width else 0,
+                    ),
+                    height * width + first,
+                ),
+                (window + 1) // 2 * width + (NK + last - NQ - first) // width * width + first,
+            ),
+        )
+        lo0 = begin0 // BLOCK_K
+        hi0 = (BLOCK_K + end0 - 1) // BLOCK_K if begin0 < end0 else lo0
+        end1 = max(
+            0,
+            min(
+                highest(
+                    most(
+                        torch.where(
+                            ((q + (NK - NQ) < 0) | (first > q + (NK - NQ)))
+                            | (q + (NK - NQ) >= first + height * width),
+                            NK - 1,
+                            -1,
+                        ),
+                        first - 1,
+                    )
+                )
+                + 1,
+                NK + last - NQ + 1,
+            ),
+        )
+        hi1 = (BLOCK_K + end1 - 1) // BLOCK_K
+        inner_end1 = max(
+            0,
+            min(
+                lowest(
+                    most(
+                        torch.where(
+                            ((q + (NK - NQ) < 0) | (first > q + (NK - NQ)))
+                            | (q + (NK - NQ) >= first + height * width),
+                            NK - 1,
+                            -1,
+                        ),
+                        first - 1,
+                    )
+                )
+                + 1,
+                NK + q0 - NQ + 1,
+            ),
+        )
+        full_hi1 = inner_end1 // BLOCK_K
+        begin2 = max(0, height * width + first)
+        end2 = max(0, NK + last - NQ + 1)
+        lo2 = begin2 // BLOCK_K
+        hi2 = (BLOCK_K + end2 - 1) // BLOCK_K if begin2 < end2 else lo2
+        inner_end2 = max(0, NK + q0 - NQ + 1)
+        full_lo2 = min((BLOCK_K + begin2 - 1) // BLOCK_K, hi2)
+        full_hi2 = max(full_lo2, inner_end2 // BLOCK_K)
+        swap00 = 0 < lo0
+        left_lo00 = 0 if swap00 else lo0
+        left_hi00 = hi1 if swap00 else hi0
+        left_full_hi00 = full_hi1 if swap00 else lo0
+        right_lo00 = lo0 if swap00 else 0
+        right_hi00 = hi0 if swap00 else hi1
+        right_full_hi00 = lo0 if swap00 else full_hi1
+        swap01 = lo2 < right_lo00
+        left_lo01 = lo2 if swap01 else right_lo00
+        left_hi01 = hi2 if swap01 else right_hi00
+        left_full_lo01 = full_lo2 if swap01 else right_lo00
+        left_full_hi01 = full_hi2 if swap01 else right_full_hi00
+        right_lo01 = right_lo00 if swap01 else lo2
+        right_hi01 = right_hi00 if swap01 else hi2
+        right_full_lo01 = right_lo00 if swap01 else full_lo2
+        right_full_hi01 = right_full_hi00 if swap01 else full_hi2
+        swap10 = left_lo01 < left_lo00
+        left_lo10 = left_lo01 if swap10 else left_lo00
+        left_hi10 = left_hi01 if swap10 else left_hi00
+        left_full_lo10 = left_full_lo01 if swap10 else left_lo00
+        left_full_hi10 = left_full_hi01 if swap10 else left_full_hi00
+        right_lo10 = left_lo00 if swap10 else left_lo01
+        right_hi10 = left_hi00 if swap10 else left_hi01
+        right_full_lo10 = left_lo00 if swap10 else left_full_lo01
+        right_full_hi10 = left_full_hi00 if swap10 else left_full_hi01
+        stop0 = max(
+            min(left_hi10, max(right_lo10, left_full_hi10))
+            if left_hi10 <= right_hi10
+            else left_hi10,
+            left_lo10,
+        )
+        full_start0 = min(max(left_full_lo10, left_lo10), stop0)
+        full_stop0 = min(max(left_full_hi10, full_start0), stop0)
+        start1 = max(right_lo10, stop0)
+        stop1 = max(
+            min(right_hi10, max(right_lo01, right_full_hi10))
+            if right_hi10 <= right_hi01
+            else right_hi10,
+            start1,
+        )
+        full_start1 = min(max(right_full_lo10, start1), stop1)
+        full_stop1 = min(max(right_full_hi10, full_start1), stop1)
+        start2 = max(right_lo01, stop1)
+        stop2 = max(right_hi01, start2)
+        full_start2 = min(max(right_full_lo01, start2), stop2)
+        full_stop2 = min(max(right_full_hi01, full_start2), stop2)
+        tiles = (
+            (range(left_lo10, full_start0), False),
+            (range(full_start0, full_stop0), True),
+            (range(full_stop0, stop0), False),
+            (range(start1, full_start1), False),
+            (range(full_start1, full_stop1), True),
+            (range(full_stop1, stop1), False),
+            (range(start2, full_start2), False),
+            (range(full_start2, full_stop2), True),
+            (range(full_stop2, stop2), False),
+        )
+        for k0, k1, whole in walk(tiles, BLOCK_K, NK):
+            k = torch.arange(k0, k1, device=device)
+            # S[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
+            K_kd = K[:, :, k0:k1].index_select(1, (h // (NH // NG)).flatten()).to(kind)
+            S_qk = Q_qd @ K_kd.mT
+            # P_max[q] = max(k where seen) S[q,k]
+            S_seen_qk = S_qk
+            if not whole:
+                # seen: k < |k| and (if q + (|k| - |q|) >= 0 and first <= q + (|k| - |q|) and q +
+                #     (|k| - |q|) < first + height * width and first <= k and k < first + height *
+                #     width then abs((q + (|k| - |q|) - first) // width - (k - first) // width) <=
+                #     (window - 1) // 2 and abs((q + (|k| - |q|) - first) % width - (k - first) %
+                #     width) <= (window - 1) // 2 else k <= q + (|k| - |q|))
+                seen_qk = torch.where(
+                    (
+                        (
+                            ((q + (NK - NQ) >= 0) & (first <= q + (NK - NQ)))
+                            & (q + (NK - NQ) < first + height * width)
+                        )[:, None]
+                        & (first <= k)[None, :]
+                    )
+                    & (k < first + height * width)[None, :],
+                    (
+                        torch.abs(
+                            ((q + (NK - NQ) - first) // width)[:, None]
+                            - ((k - first) // width)[None, :]
+                        )
+                        <= (window - 1) // 2
+                    )
+                    & (
+                        torch.abs(
+                            ((q + (NK - NQ) - first) % width)[:, None]
+                            - ((k - first) % width)[None, :]
+                        )
+                        <= (window - 1) // 2
+                    ),
+                    k[None, :] <= (q + (NK - NQ))[:, None],
+                )
+                S_seen_qk = torch.where(seen_qk, S_seen_qk, -math.inf)
+            P_max_tile_q = S_seen_qk.amax(-1)
+            P_max_old_q = P_max_q
+            P_max_q = torch.maximum(P_max_old_q, P_max_tile_q * (1 / math.sqrt(D)))
+            # P_total[q] = sum(k where seen) exp(S[q,k] - finite(P_max[q]))
+            alpha_q = torch.exp2(
+                P_max_old_q * 1.4426950408889634 - finite(P_max_q) * 1.4426950408889634
+            )
+            exp_S_seen_qk = torch.exp2(
+                S_seen_qk * (1.4426950408889634 / math.sqrt(D))
+                - (finite(P_max_q) * 1.4426950408889634)[..., :, None]
+            )
+            P_total_tile_q = exp_S_seen_qk.sum(-1)
+            P_total_q = P_total_q * alpha_q + P_total_tile_q
+            # A_total[q,e] = sum(k where seen) (if first <= k and k < first + height * width then
+            #     keep else 1) * V[k,e] * exp(S[q,k] - finite(P_max[q]))
+            exp_S_seen_seen_qk = (
+                torch.where(
+                    (first <= k) & (k < first + height * width), keep_[..., None], 1
+                )[..., None, :]
+                * exp_S_seen_qk
+            )
+            if not whole:
+                # seen: k < |k| and (if q + (|k| - |q|) >= 0 and first <= q + (|k| - |q|) and q +
+                #     (|k| - |q|) < first + height * width and first <= k and k < first + height *
+                #     width then abs((q + (|k| - |q|) - first) // width - (k - first) // width) <=
+                #     (window - 1) // 2 and abs((q + (|k| - |q|) - first) % width - (k - first) %
+                #     width) <= (window - 1) // 2 else k <= q + (|k| - |q|))
+                seen_qk = torch.where(
+                    (
+                        (
+                            ((q + (NK - NQ) >= 0) & (first <= q + (NK - NQ)))
+                            & (q + (NK - NQ) < first + height * width)
+                        )[:, None]
+                        & (first <= k)[None, :]
+                    )
+                    & (k < first + height * width)[None, :],
+                    (
+                        torch.abs(
+                            ((q + (NK - NQ) - first) // width)[:, None]
+                            - ((k - first) // width)[None, :]
+                        )
+                        <= (window - 1) // 2
+                    )
+                    & (
+                        torch.abs(
+                            ((q + (NK - NQ) - first) % width)[:, None]
+                            - ((k - first) % width)[None, :]
+                        )
+                        <= (window - 1) // 2
+                    ),
+                    k[None, :] <= (q + (NK - NQ))[:, None],
+                )
+                exp_S_seen_seen_qk = torch.where(seen_qk, exp_S_seen_seen_qk, 0.0)
+            V_ke = V[:, :, k0:k1].index_select(1, (h // (NH // NG)).flatten()).to(kind)
+            A_total_qe = A_total_qe * alpha_q[..., :, None] + exp_S_seen_seen_qk @ V_ke
+        # O[q,e] = if q + (|k| - |q|) >= 0 and first <= q + (|k| - |q|) and q + (|k| - |q|) < first
+        #     + height * width then keep * (A_total[q,e] / P_total[q]) else A_total[q,e] /
+        #     P_total[q]
+        ratio_A_total_qe = divide(A_total_qe, P_total_q[..., :, None])
+        O_qe = torch.where(
+            (
+                ((q + (NK - NQ) >= 0) & (first <= q + (NK - NQ)))
+                & (q + (NK - NQ) < first + height * width)
+            )[:, None],
+            keep_[..., None, None] * ratio_A_total_qe,
+            ratio_A_total_qe,
+        )
+        O[..., q0:q1, :] = O_qe
+    return O
+
+
+def _divide(a, b):
+    """a / b; 0 / 0 is 0, and no gradient passes where the divisor is 0."""
+    none = b == 0
+    at_none = torch.where(a == 0, 0, a / b).detach()
+    return torch.where(none, at_none, a / torch.where(none, 1, b))
+
+
+def _einsum(spelled, *tensors):
+    """torch.einsum in the widest dtype of its tensors; a mask among them is 0 and 1."""
+    dtype = tensors[0].dtype
+    for x in tensors[1:]:
+        dtype = torch.promote_types(dtype, x.dtype)
+    return torch.einsum(spelled, *(x.to(dtype) for x in tensors))
+
+
+def _take(x, at):
+    """x at positions along some of its axes, `at` = {axis: positions}; 0 where one of them lies outside."""
+    where = [slice(None)] * x.ndim
+    for axis, i in at.items():
+        size = x.shape[axis]
+        inside = (i >= 0) & (i < size)
+        where[axis] = torch.where(inside, i, size) if torch.is_tensor(i) else i if inside else size
+        x = torch.nn.functional.pad(x, [0, 0] * (x.ndim - 1 - axis) + [0, 1])
+    return x[tuple(where)]
+
+
+def _amax(x, dim, nothing):
+    """The largest along an axis, which may be empty."""
+    return x.amax(dim) if x.shape[dim] else torch.full_like(x.sum(dim), nothing)
+
+
+def reference(Q, K, V, keep, first, height=24, width=24, window=7):
+    """`yopo`: dense, differentiable, any device and dtype."""
+    _, NH, NQ, D = Q.shape
+    _, NG, NK, _ = K.shape
+    h = torch.arange(NH, device=Q.device)
+    q = torch.arange(NQ, device=Q.device)
+    k = torch.arange(NK, device=Q.device)
+    # image[k] = first <= k and k < first + height * width
+    image = (first <= k) & (k < first + height * width)
+    # rows[q,k] = abs((q + (|k| - |q|) - first) // width - (k - first) // width) <= (window - 1) //
+    #     2
+    rows = torch.abs(((q + (NK - NQ) - first) // width)[:, None] - (k - first) // width) <= (window - 1) // 2
+    # columns[q,k] = abs((q + (|k| - |q|) - first) % width - (k - first) % width) <= (window - 1) //
+    #     2
+    columns = torch.abs(((q + (NK - NQ) - first) % width)[:, None] - (k - first) % width) <= (window - 1) // 2
+    # seen[q,k] = if image[q + (|k| - |q|)] and image[k] then rows[q,k] and columns[q,k] else k <= q
+    #     + (|k| - |q|)
+    at_q = q + (NK - NQ)
+    where_qk = ((at_q >= 0) & _take(image, {0: at_q}))[:, None] & image
+    seen = torch.where(where_qk, rows & columns, k <= at_q[:, None])
+    # S[b,h,q,k] = sum(d) Q[b,h,q,d] * K[b, h // (|h| // |g|), k, d] / sqrt(|d|)
+    S = _einsum("bhqd,bhkd->bhqk", Q, K[:, h // (NH // NG)]) / math.sqrt(D)
+    # P[b,h,q,k] = if seen[q,k] then exp(S[b,h,q,k] - max(k where seen[q,k]) S[b,h,q,k]) / sum(k
+    #     where seen[q,k]) exp(S[b,h,q,k] - max(k where seen[q,k]) S[b,h,q,k]) else 0
+    max_P_q = _amax(torch.where(seen, S, -math.inf), 3, -math.inf)
+    exp_P_qk = torch.exp(torch.where(seen, S - max_P_q[..., None], -math.inf))
+    P = _divide(exp_P_qk, exp_P_qk.sum(-1)[..., None])
+    # A[b,h,q,e] = sum(k) (if image[k] then keep[h] else 1) * P[b,h,q,k] * V[b, h // (|h| // |g|),
+    #     k, e]
+    A = _einsum("hk,bhqk,bhke->bhqe", torch.where(image, keep[:, None], 1), P, V[:, h // (NH // NG)])
+    # O[b,h,q,e] = if image[q + (|k| - |q|)] then keep[h] * A[b,h,q,e] else A[b,h,q,e]
+    O = torch.where(((at_q >= 0) & _take(image, {0: at_q}))[:, None], keep[:, None, None] * A, A)
+    return O
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    device = "cpu"
+    given = {
+        "Q": torch.randn(2, 4, 150, 64, device=device, dtype=torch.float32),
+        "K": torch.randn(2, 2, 203, 64, device=device, dtype=torch.float32),
+        "V": torch.randn(2, 2, 203, 64, device=device, dtype=torch.float32),
+        "keep": torch.rand(4, device=device, dtype=torch.float32) / 8,
+        "first": 16,
+        "height": 6,
+        "width": 6,
+        "window": 1,
+    }
+    made = yopo(**given)
+    floats = {
+        name: x.double()
+        for name, x in given.items()
+        if torch.is_tensor(x) and x.is_floating_point()
+    }
+    meant = reference(**{**given, **floats})
+    for name, x, y in (
+        ("O", made, meant),
+    ):
+        row = torch.linalg.vector_norm(torch.where(y.isfinite(), y, 0), dim=-1).mean()
+        error = torch.linalg.vector_norm(torch.where(x == y, 0, x - y), dim=-1).max() / row
+        print(f"{name}: the worst row is {error:.1e} of a mean row off")
+        assert error < 1e-5, f"{name} is wrong"
