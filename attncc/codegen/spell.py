@@ -250,6 +250,15 @@ TORCH_HELPERS = {
     near = tuple(place.clamp(0, size - 1) for place, size in zip(at, tensor.shape))
     return torch.where(inside, tensor[near], torch.zeros((), dtype=tensor.dtype, device=tensor.device))
 ''',
+    "listed": '''def listed(whole, some, tiles):
+    """Tiles, those that all of the batch sees whole and the others of which any of it may see some."""
+    whole, some = (
+        (torch.as_tensor(x, device=tiles.device) & (tiles >= 0)).reshape(-1, tiles.numel())
+        for x in (whole, some)
+    )
+    whole, some = whole.all(0), some.any(0)
+    return (tiles[whole].tolist(), True), (tiles[some & ~whole].tolist(), False)
+''',
     "walk": '''def walk(tiles, block, end):
     """(start, stop, seen whole) of every tile."""
     for steps, whole in tiles:

@@ -30,6 +30,7 @@ from attncc.ir.cascade import (
 from attncc.ir.graph import recurrent
 from attncc.ir.show import show_expr
 from attncc.masks.bands import Band, bands
+from attncc.masks.summary import listable
 from attncc.ops import REDUCTIONS
 from attncc.passes.operator import Operator, State
 from attncc.passes.share import replace_reads
@@ -77,6 +78,12 @@ class Loop:
         fixed = [any(b.direction == "flat" for b in band.highs) for band in self.bands]
         moving = [any(b.direction == "up" for b in band.lows) for band in self.bands]
         return all(f or m for f, m in zip(fixed, moving, strict=True))
+
+    @property
+    def listed(self) -> bool:
+        """Whether tables along the index, in no order, decide which tiles are live: then they are listed."""
+        tests = (test for band in self.bands for test in band.rest)
+        return self.outer is None and any(listable(test, self.index) for test in tests)
 
 
 @dataclass(frozen=True)
