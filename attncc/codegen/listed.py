@@ -78,7 +78,7 @@ def _lists(walk: Walk, output: Tensor, program: Program, words: Words, inline: b
         rows: _box(scalar(words.start(rows)), scalar(words.block(rows)), rows),
         columns: _box(first, size, columns),
     }
-    known = summary(walk.listed, box, lambda name: words.free(name, ("end", output.name, name)))
+    known = summary(walk.listed, box, lambda name: words.free(name, (name, ())))
     batch, own = places(walk, program), known.along(columns)
     used = _names(program) if inline else ()
     block = _block((rows, columns, tile), used)
@@ -143,7 +143,7 @@ def _names(program: Program) -> frozenset[str]:
 
 def _table(end: Tensor, batch: tuple[Index, ...], tile: Index) -> Tensor:
     """What is found of every tile, at every place."""
-    return Tensor(end.name, (*batch, tile), "int", "table")
+    return Tensor(f"{end.name}_each", (*batch, tile), "int", "table")
 
 
 def _tables(body: tuple[Statement, ...], program: Program) -> tuple[Tensor, ...]:

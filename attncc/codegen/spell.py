@@ -253,7 +253,7 @@ TORCH_HELPERS = {
     "listed": '''def listed(whole, some, tiles):
     """Tiles, those that all of the batch sees whole and the others of which any of it may see some."""
     whole, some = (
-        (torch.as_tensor(x, device=tiles.device) & (tiles >= 0)).reshape(-1, tiles.numel())
+        (torch.as_tensor(x, device=tiles.device) & (tiles >= 0))[None].flatten(0, -2)
         for x in (whole, some)
     )
     whole, some = whole.all(0), some.any(0)

@@ -55,4 +55,4 @@ def list_for(walk: Walk, k: Body) -> Lists:
 
 def _name(output: Tensor, k: Body) -> str:
     """Over tiles, as the list reads it; the batch stands before."""
-    return k.words.value(replace(output, indices=output.indices[-1:]))
+    return k.words.value(replace(output, name=output.name.removesuffix("_each"), indices=output.indices[-1:]))

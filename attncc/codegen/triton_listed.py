@@ -27,12 +27,13 @@ def listing_lines(s: Listing, k: Body, lines: Lines) -> Iterator[str]:
     """What writes a list: one pass over all tiles of the index."""
     w = k.words
     name, tile, count = w.tensor(s.output.name), w.position(s.tile), w.extent(s.tile)
-    here = w.free(f"{s.output.name}_here")
+    here = w.free(f"{s.output.name}_here", ("list_here", s.output))
     others, live, full, place, rest = map(w.free, ("others", "live", "full", "place", "rest"))
     yield f"{here} = {name} + {_row(k.program.batch, s.index, k, count)}"
     yield "whole = tl.full([], 0, tl.int32)"
     yield f"{others} = tl.full([], 0, tl.int32)"
     yield f"for {w.start(s.tile)} in tl.range(0, {count}, {w.block(s.tile)}):"
+    yield f"{INDENT}{w.start(s.tile)} = tl.cast({w.start(s.tile)}, tl.int32)"
     yield f"{INDENT}{tile} = {w.start(s.tile)} + {w.inside(s.tile)}"
     yield from (f"{INDENT}{line}" for line in lines(s.body, k))
     yield f"{INDENT}{live} = {along(code_of(s.may, k), (s.tile,), k).text}"
