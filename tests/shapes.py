@@ -42,6 +42,10 @@ KERNELS = (
     "music",
     "pointer",
     "kronecker",
+    "clusters",
+    "block_layout",
+    "tree",
+    "transfusion",
 )
 """Patterns that must have kernels."""
 
@@ -61,7 +65,7 @@ UNBOUNDED = ("lssar",)
 """Kernels whose weights, powers here, pass what float16 holds: in other precisions only."""
 
 AHEAD = ("dense", "cross", "sigmoid", "neighborhood1d", "prefix_lm", "palm", "positional", "evoformer")
-AHEAD = (*AHEAD, "pointer", "kronecker")
+AHEAD = (*AHEAD, "pointer", "kronecker", "transfusion")
 """Those whose queries see later keys."""
 
 PAIRING = ("rope",)
@@ -73,7 +77,8 @@ LENGTHS = (1, 15, 63, 65, 127, 129, 250, 296, 333, 1023, 1025)
 @dataclass(frozen=True)
 class Shape:
     """Batch, heads, key heads, queries, keys, and the two feature extents; numbers not at their defaults; how
-    many sequences an alignment has, rows a table of distances, and keys of a second kind.
+    many sequences an alignment has, rows a table of distances, and keys of a second kind; rows and columns a table of
+    blocks or nodes.
     """
 
     b: int
@@ -87,6 +92,8 @@ class Shape:
     m: int = 2
     r: int = 21
     j: int = 5
+    y: int = 9
+    x: int = 11
 
     def __str__(self) -> str:
         return f"b{self.b}h{self.h}g{self.g}q{self.q}k{self.k}d{self.d}e{self.e}"
@@ -110,6 +117,9 @@ def arguments(cascade: Any, shape: Shape, dtype: torch.dtype, device: str, seed:
         if tensor.kind == "int":
             made[tensor.name] = _table(tensor.name, x).to(torch.int32).to(device)
             continue
+        if tensor.kind == "bool":
+            made[tensor.name] = (x < 0.5).to(device)
+            continue
         if tensor.name == "slope":
             x = 2.0 ** -(8.0 * torch.arange(1, extents[-1] + 1, dtype=torch.float64) / extents[-1])
         if tensor.name in ("Wq", "Wk"):
@@ -125,6 +135,8 @@ def _table(name: str, x: torch.Tensor) -> torch.Tensor:
     match name:
         case "doc":
             return (3 * x).floor().sort(-1).values
+        case "cluster" | "image":
+            return (2 * x).round()
         case "span" | "source":
             return (20 * x.abs()).floor()
         case _:
@@ -156,4 +168,5 @@ def numbers(name: str) -> dict[str, int | float]:
         "longlora": {"group": 38},
         "neighborhood1d": {"window": 37},
         "rope": {"base": 500.0},
+        "block_layout": {"block": 19},
     }.get(name, {})

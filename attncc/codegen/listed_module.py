@@ -58,4 +58,5 @@ def _launch(program: Program, grid: str, cascade: Cascade, words: Words, many: I
     names = [words.block(i) for i in signature.blocks if i != many]
     lanes = [f"{words.block(many)}={LANES}"] if many in signature.blocks else []
     yield f"    {', '.join([*(f'{name}=tile[{name!r}]' for name in names), *lanes])},".replace("'", '"')
+    yield "    num_warps=4, num_stages=1,"
     yield ")"

@@ -30,7 +30,9 @@ class Signature:
     def walked(self) -> tuple[Index, ...]:
         """Indices that loops walk, those of listed tiles and the numbers of these tiles."""
         lists = (s for s in statements(self.program.body) if isinstance(s, Listing))
-        return tuple(dict.fromkeys([*(s.index for s in self.walks), *(i for s in lists for i in (s.index, s.tile))]))
+        return tuple(
+            dict.fromkeys([*(s.index for s in self.walks), *(i for s in lists for i in (s.index, s.tile))])
+        )
 
     @property
     def features(self) -> tuple[Index, ...]:

@@ -1,7 +1,7 @@
 """Lists of tiles as Triton: how a kernel writes one, and how another walks it.
 
-    k_list at a tile of rows and a place:   how many tiles are seen whole, how many at all,
-                                            the first of these rising, ... and the others falling from the end
+k_list at a tile of rows and a place:   how many tiles are seen whole, how many at all,
+                                        the first of these rising, ... and the others falling from the end
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ def listed_ranges(s: Walk, k: Body) -> WalkRanges:
     w = k.words
     output = list_of(s, k.program, w)
     here, whole, steps, end, count = (
-        w.free(f"{s.index.name}_{name}", (name, output)) for name in ("list_here", "whole", "steps", "end", "tiles")
+        w.free(f"{s.index.name}_{name}", (name, output))
+        for name in ("list_here", "whole", "steps", "end", "tiles")
     )
     lines = (
         f"{count} = tl.cdiv({w.extent(s.index)}, {w.block(s.index)})",

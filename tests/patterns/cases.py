@@ -80,6 +80,10 @@ TENSORS: dict[str, dict[str, str]] = {
     "pointer": {"X": "bqd", "Y": "bkd", "v": "d"},
     "evoformer": {"Q": "bmhqd", "K": "bmhkd", "V": "bmhke", "pair": "bhqk", "G": "bmhqe"},
     "music": {**GROUPED, "E": "hrd"},
+    "clusters": {**GROUPED, "cluster": "bgk"},
+    "block_layout": {**GROUPED, "layout": "hyx"},
+    "tree": {**GROUPED, "above": "byx"},
+    "transfusion": {**GROUPED, "image": "bk"},
     "kronecker": {"Q": "bhqd", "K1": "bhjd", "K2": "bhkd", "V1": "bhje", "V2": "bhke"},
 }
 """Every pattern's tensors in its order, each with its indices, one letter an index."""
@@ -112,6 +116,10 @@ def _plausible(pattern: str, name: str, x: Tensor) -> Tensor:
             return 0.2 * x.abs()
         case "doc":
             return (3 * x).floor().long().sort(-1).values
+        case "cluster" | "image":
+            return (2 * x).round().long()
+        case "layout" | "above":
+            return x < 0.5
         case "span" | "source":
             return (20 * x.abs()).long()
         case "Tq" | "Tv":
@@ -150,6 +158,12 @@ FOLDED = tuple({**s, "m": 1 + i % 3} for i, s in enumerate(ALONE))
 
 TABLED = tuple({**s, "r": r} for s, r in zip(SHAPES, (1, 65, 4, 63, 16, 1, 130, 33), strict=True))
 """The same with tables of distances, some of which all pairs fit into."""
+
+SQUARES = tuple(
+    {**s, "y": y, "x": x}
+    for s, y, x in zip(SHAPES, (1, 9, 15, 4, 8, 65, 16, 17), (1, 9, 15, 8, 4, 70, 16, 9), strict=True)
+)
+"""The same with tables over rows and columns of their own."""
 
 TRIPLES = tuple(
     {"b": b, "h": h, "q": q, "j": j, "k": k, "d": d, "e": e}
@@ -277,6 +291,10 @@ CASES: dict[str, tuple[Case, ...]] = {
     "pointer": _cases("pointer", ALONE),
     "evoformer": _cases("evoformer", FOLDED),
     "music": _cases("music", TABLED),
+    "clusters": _cases("clusters", SHAPES),
+    "block_layout": _cases("block_layout", SQUARES, {"block": 8}, {"block": 5}, {"block": 16}, {}),
+    "tree": _cases("tree", SQUARES),
+    "transfusion": _cases("transfusion", SHAPES),
     "kronecker": _cases("kronecker", TRIPLES),
 }
 """What every pattern is tried on."""

@@ -21,7 +21,7 @@ from attncc.ir.evaluate import evaluate
 from attncc.source import Source
 from attncc.syntax import ast
 from attncc.syntax.parser import parse
-from tests.patterns import definitions, scores
+from tests.patterns import definitions, listed, scores
 from tests.patterns.cases import CASES, TENSORS, Arguments, Case, inputs
 from tests.patterns.parts import Results, dots
 
@@ -53,7 +53,8 @@ def cascade(name: str) -> Cascade:
 
 def definition(name: str) -> Callable[..., Results]:
     """What defines a pattern, in whichever module it stands."""
-    defined: Callable[..., Results] = getattr(definitions if hasattr(definitions, name) else scores, name)
+    module = next(m for m in (definitions, scores, listed) if hasattr(m, name))
+    defined: Callable[..., Results] = getattr(module, name)
     return defined
 
 
@@ -156,7 +157,9 @@ def test_reference_is_the_definition(case: Case) -> None:
         assert_same(f"d{name}", x.numpy(), y)
 
 
-LONG = Case("causal", {"b": 1, "h": 6, "g": 2, "q": 37, "k": 41, "d": 8, "e": 5, "m": 2, "r": 9})
+LONG = Case(
+    "causal", {"b": 1, "h": 6, "g": 2, "q": 37, "k": 41, "d": 8, "e": 5, "m": 2, "r": 9, "y": 11, "x": 11}
+)
 
 
 def arguments(pattern: str, **scalars: int | float) -> Arguments:
@@ -240,6 +243,7 @@ AHEAD = (
     "pointer",
     "evoformer",
     "kronecker",
+    "transfusion",
 )
 """Patterns whose queries see later keys."""
 CAUSAL = [name for name in NAMES if name not in AHEAD]
