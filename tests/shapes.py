@@ -77,8 +77,8 @@ LENGTHS = (1, 15, 63, 65, 127, 129, 250, 296, 333, 1023, 1025)
 @dataclass(frozen=True)
 class Shape:
     """Batch, heads, key heads, queries, keys, and the two feature extents; numbers not at their defaults; how
-    many sequences an alignment has, rows a table of distances, and keys of a second kind; rows and columns a table of
-    blocks or nodes.
+    many sequences an alignment has, rows a table of distances, and keys of a second kind; rows and columns a
+    table of blocks or nodes.
     """
 
     b: int

@@ -1,4 +1,4 @@
-"""Walk whose live tiles tables decide → the programs that list them: ends of every tile first, then the lists.
+"""Walk whose live tiles tables decide → the programs that list them: first the ends of tiles, then the lists.
 
     doc_k_least[b,n], doc_k_greatest[b,n]     of the columns in every tile n
     doc_q_least, doc_q_greatest               of the rows of this tile
@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from attncc.codegen.ranges import scalar
 from attncc.codegen.words import Words
-from attncc.ir.cascade import ONE, ZERO, Apply, Expr, Index, Read, Tensor, extent, free, number, substitute
+from attncc.ir.cascade import ONE, Apply, Expr, Index, Read, Tensor, extent, free, number, substitute
 from attncc.ir.logic import conjoin
 from attncc.masks.summary import End, summary
 from attncc.schedule.block import Block, let, value_of

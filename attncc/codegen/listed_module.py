@@ -21,11 +21,11 @@ def list_kernels(
         listing = one.listing
         if one.ends is not None:
             tile, size = one.listing.tile, words.block(listing.index)
-            names = (
+            more = (
                 f"{words.extent(tile)} = tl.cdiv({words.extent(listing.index)}, {size})",
                 f"{words.position(tile)} = {words.start(listing.index)} // {size}",
             )
-            yield kernel_text(one.ends, words, Signature(one.ends, cascade, words), names=names)
+            yield kernel_text(one.ends, words, Signature(one.ends, cascade, words), more=more)
         yield kernel_text(one.program, words, Signature(one.program, cascade, words))
 
 
@@ -34,7 +34,7 @@ def list_launches(lists: tuple[Lists, ...], cascade: Cascade, words: Words, firs
     w = words
     for one in lists:
         index, tile, rows = one.listing.index, one.listing.tile, one.program.rows
-        yield f"# the tiles of {index.name} that every tile of rows {rows.name} sees, by the tables of this call"
+        yield f"# tiles of {index.name} that tiles of rows {rows.name} see, by the tables of this call"
         yield f'{w.extent(tile)} = triton.cdiv({w.extent(index)}, tile["{w.block(index)}"])'
         if one.ends is not None:
             for end in one.ends.outputs:

@@ -1,4 +1,4 @@
-"""Lists of tiles as plain PyTorch: what tables hold of every tile of columns, and which tiles rows see of it."""
+"""Lists of tiles as plain PyTorch: what tables hold of every tile of columns, and which of them rows see."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Lines = Callable[[Iterable[Statement], Body], Iterator[str]]
 
 
 def ends_lines(made: Lists, k: Body, lines: Lines) -> Iterator[str]:
-    """The numbers of all tiles, and the least and the greatest of what tables hold of each; once for all rows."""
+    """The numbers of all tiles, and the least and greatest of what tables hold of each; once for all rows."""
     w, index, tile = k.words, made.listing.index, made.listing.tile
     start, stop, size = w.start(index), w.stop(index), w.block(index)
     yield f"{w.extent(tile)} = -(-{w.extent(index)} // {size})"

@@ -42,17 +42,17 @@ def kernel_text(
     signature: Signature,
     padded: frozenset[Index] = frozenset(),
     short: bool = False,
-    names: tuple[str, ...] = (),
+    more: tuple[str, ...] = (),
 ) -> tuple[dict[str, str], str]:
     """The helpers by name, and the kernel; `padded` are features whose extent is not a power of two, `short`
-    says that elements have 16 bits, `names` are more lines that the text may need.
+    says that elements have 16 bits, `more` are lines that the text may need.
     """
     tiles = (program.rows, *signature.walked, *signature.features)
     held = _held(program.body) if signature.described else frozenset()
     k = Body(program, words, signature, tiles, padded, short, _raw(program.body), held, _positive(signature))
     rest = list(_block(program.body, k))
     rest = [*(f"{name} = {text}" for name, text in k.bases.items()), *rest]
-    body = [*_opening(k), *needed((*names, *_positions(k)), rest), *rest]
+    body = [*_opening(k), *needed((*more, *_positions(k)), rest), *rest]
     names = ", ".join(f'"{name}"' for name in signature.unspecialised)
     lines = [
         f"@triton.jit(do_not_specialize=[{names}])",

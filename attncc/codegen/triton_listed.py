@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from attncc.codegen.code import ATOM
 from attncc.codegen.listed import list_of, places
 from attncc.codegen.ranges import WalkRanges
 from attncc.codegen.triton_code import Body, along, code_of

@@ -4,7 +4,7 @@ The rules are those of `intervals`, with an expression for every end. A part tha
 or along the columns alone is between its least and its greatest value on the tile, which a kernel finds once
 for a tile of rows and once for a tile of columns:
 
-    doc[k] == doc[q]   may hold where   least(doc, k) <= greatest(doc, q) and least(doc, q) <= greatest(doc, k)
+    doc[k] == doc[q] may hold where doc_k_least <= doc_q_greatest and doc_q_least <= doc_k_greatest
 
 A table read at rows and columns at once, `layout[q // B, k // B]`, is looked at where its subscripts begin
 and end, which is all there is of it where each of them takes two values at most.
@@ -90,9 +90,10 @@ def summary(
     return Summary(must, may, tuple(tile.ends.values()))
 
 
-def listable(predicate: Expr, columns: Index) -> bool:
-    """Whether tables that are read along the columns decide what a predicate sees."""
-    return any(_table(r) and columns in free(r) for r in reads(predicate))
+def deciding(predicate: Expr, columns: Index) -> tuple[Tensor, ...]:
+    """The tables read along the columns that decide, in no order, what a predicate sees."""
+    found = (r.tensor for r in reads(predicate) if _table(r) and columns in free(r))
+    return tuple(dict.fromkeys(found))
 
 
 def _table(e: Expr) -> bool:
@@ -172,7 +173,8 @@ class _Tile:
         return self._within(summed(e)) if kind(e) == "int" else None
 
     def _within(self, s: Sum) -> _Bounds | None:
-        low, high, sure = Sum(constant=s.constant), Sum(constant=s.constant), TRUE
+        low, high = Sum(constant=s.constant), Sum(constant=s.constant)
+        sure: Expr = TRUE
         for term, c in s.terms:
             found = self._part(term)
             if found is None:
@@ -233,7 +235,9 @@ class _Tile:
         loose = [x for x in known if x.low != x.high]
         if not _table(e) or len(known) < len(found) or len(loose) > WIDEST:
             return None
-        sure = reduce(both, (x.sure for x in known), TRUE)
+        sure: Expr = TRUE
+        for x in known:
+            sure = both(sure, x.sure)
         for x in loose:
             sure = both(sure, _at_most(summed(x.high) - summed(x.low) - 1))
         ends = product(*(dict.fromkeys((x.low, x.high)) for x in known))

@@ -30,7 +30,7 @@ from attncc.ir.cascade import (
 from attncc.ir.graph import recurrent
 from attncc.ir.show import show_expr
 from attncc.masks.bands import Band, bands
-from attncc.masks.summary import listable
+from attncc.masks.summary import deciding
 from attncc.ops import REDUCTIONS
 from attncc.passes.operator import Operator, State
 from attncc.passes.share import replace_reads
@@ -80,10 +80,10 @@ class Loop:
         return all(f or m for f, m in zip(fixed, moving, strict=True))
 
     @property
-    def listed(self) -> bool:
-        """Whether tables along the index, in no order, decide which tiles are live: then they are listed."""
-        tests = (test for band in self.bands for test in band.rest)
-        return self.outer is None and any(listable(test, self.index) for test in tests)
+    def listed(self) -> tuple[Tensor, ...]:
+        """Tables along the index that decide, in no order, which tiles are live: then these are listed."""
+        tests = [] if self.outer else [test for band in self.bands for test in band.rest]
+        return tuple(dict.fromkeys(table for test in tests for table in deciding(test, self.index)))
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ As it runs:
     O[q,e] = O_total[q,e] / P_total[q] * exp(S_max[q] - finite(P_max[q]))
 
 One pass over k for every tile of rows q,
-over one range of tiles that its predicate leaves live.
+over the tiles of a list, which is made before from layout.
 State of a row: P_max[q], P_total[q], S_max[q], O_total[q,e].
 
 Edit the pattern, not this file.
@@ -742,7 +742,7 @@ def block_layout(Q, K, V, layout, block=64):
     grid = triton.cdiv(NQ, tile["BLOCK_Q"]) * NB * NH
     if grid:
         with torch.cuda.device(Q.device) if Q.is_cuda else contextlib.nullcontext():
-            # the tiles of k that every tile of rows q sees, by the tables of this call
+            # tiles of k that tiles of rows q see, by the tables of this call
             NK_TILE = triton.cdiv(NK, tile["BLOCK_K"])
             k_list = Q.new_empty(
                 (triton.cdiv(NQ, tile["BLOCK_Q"]) * NH * (NK_TILE + 2),), dtype=torch.int32

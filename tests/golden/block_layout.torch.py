@@ -23,7 +23,7 @@ As it runs:
     O[q,e] = O_total[q,e] / P_total[q] * exp(S_max[q] - finite(P_max[q]))
 
 One pass over k for every tile of rows q,
-over one range of tiles that its predicate leaves live.
+over the tiles of a list, which is made before from layout.
 State of a row: P_max[q], P_total[q], S_max[q], O_total[q,e].
 
 Edit the pattern, not this file.

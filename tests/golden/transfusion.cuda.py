@@ -19,7 +19,7 @@ As it runs:
     O[q,e] = O_total[q,e] / P_total[q]
 
 One pass over k for every tile of rows q,
-over 2 ranges of tiles that its predicate leaves live.
+over the tiles of a list, which is made before from image.
 State of a row: P_max[q], P_total[q], O_total[q,e].
 
 Edit the pattern, not this file.
@@ -470,7 +470,7 @@ def transfusion(Q, K, V, image):
     grid = triton.cdiv(NQ, tile["BLOCK_Q"]) * NB * NH
     if grid:
         with torch.cuda.device(Q.device) if Q.is_cuda else contextlib.nullcontext():
-            # the tiles of k that every tile of rows q sees, by the tables of this call
+            # tiles of k that tiles of rows q see, by the tables of this call
             NK_TILE = triton.cdiv(NK, tile["BLOCK_K"])
             image_k_least_each = Q.new_empty((NB, NK_TILE,), dtype=torch.int64)
             image_k_greatest_each = Q.new_empty((NB, NK_TILE,), dtype=torch.int64)

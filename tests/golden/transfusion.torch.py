@@ -19,7 +19,7 @@ As it runs:
     O[q,e] = O_total[q,e] / P_total[q]
 
 One pass over k for every tile of rows q,
-over 2 ranges of tiles that its predicate leaves live.
+over the tiles of a list, which is made before from image.
 State of a row: P_max[q], P_total[q], O_total[q,e].
 
 Edit the pattern, not this file.

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from attncc.ir.cascade import Index, Read, Tensor
 from attncc.masks.integers import at, values
-from attncc.masks.summary import Summary, listable, summary
+from attncc.masks.summary import Summary, deciding, summary
 from tests.masks.pairs import K, Pair, Q, aligned, cells, choose, const, k, q, scalar, table
 from tests.masks.strategies import Drawn, Pick, Seeded, case
 
@@ -142,7 +142,8 @@ def test_layouts_are_exact() -> None:
         assert verdict(found, env, box) == ("full" if layout[box[0] // 16, box[2] // 16] else "empty")
 
 
-def test_only_tables_along_the_columns_are_listed() -> None:
-    assert listable((table("doc", K, k) <= 3).e, K)
-    assert not listable((k <= table("doc", K, q)).e, K)
-    assert not listable((k % 3).equals(q % 3).e, K)
+def test_only_tables_along_the_columns_decide() -> None:
+    doc = Tensor("doc", (K,), "int", "table")
+    assert deciding((table("doc", K, k) <= 3).e, K) == (doc,)
+    assert not deciding((k <= table("doc", K, q)).e, K)
+    assert not deciding((k % 3).equals(q % 3).e, K)

@@ -1,4 +1,4 @@
-"""Masks that tables decide, in plain PyTorch, written from what their papers say and not from the patterns."""
+"""Masks that tables decide, in plain PyTorch, written from what their papers say, not from the patterns."""
 
 from __future__ import annotations
 
