@@ -10,16 +10,14 @@ and blocks that the table does not hold are not seen.
 
 As it runs:
 
-    seen1: k <= q + (|k| - |q|) and k // block >= 0 and k // block < |x| and layout[(q + (|k| -
-        |q|)) // block, k // block]
-    seen2: k <= q + (|k| - |q|) and (q + (|k| - |q|)) // block >= 0 and (q + (|k| - |q|)) // block <
+    seen: k <= q + (|k| - |q|) and (q + (|k| - |q|)) // block >= 0 and (q + (|k| - |q|)) // block <
         |y| and k // block >= 0 and k // block < |x| and layout[(q + (|k| - |q|)) // block, k //
         block]
     S[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
-    P_max[q] = max(k where seen1) S[q,k]
-    P_total[q] = sum(k where seen1) exp(S[q,k] - finite(P_max[q]))
-    S_max[q] = max(k where seen2) S[q,k]
-    O_total[q,e] = sum(k where seen2) V[k,e] * exp(S[q,k] - finite(S_max[q]))
+    P_max[q] = max(k where seen) S[q,k]
+    P_total[q] = sum(k where seen) exp(S[q,k] - finite(P_max[q]))
+    S_max[q] = max(k where seen) S[q,k]
+    O_total[q,e] = sum(k where seen) V[k,e] * exp(S[q,k] - finite(S_max[q]))
     O[q,e] = O_total[q,e] / P_total[q] * exp(S_max[q] - finite(P_max[q]))
 
 One pass over k for every tile of rows q,
@@ -105,8 +103,8 @@ TILES = {
         "num_warps": 8, "num_stages": 2,
     },
     (128, 128, 2): {
-        "BLOCK_Q": 64, "BLOCK_K": 32, "BLOCK_D": 128, "BLOCK_E": 128,
-        "num_warps": 4, "num_stages": 2,
+        "BLOCK_Q": 64, "BLOCK_K": 64, "BLOCK_D": 128, "BLOCK_E": 128,
+        "num_warps": 4, "num_stages": 3,
     },
     (128, 128, 4): {
         "BLOCK_Q": 32, "BLOCK_K": 32, "BLOCK_D": 128, "BLOCK_E": 128,
@@ -151,14 +149,14 @@ def floor_divide(a, b):
 
 @triton.jit(
     do_not_specialize=[
-        "slayout_h", "slayout_y", "slayout_x", "block", "NQ", "NK", "NK_TILE", "NH", "NX", "NY"
+        "slayout_h", "slayout_y", "slayout_x", "block", "NQ", "NK", "NK_TILE", "NH", "NY", "NX"
     ]
 )
 def block_layout_k_list_kernel(
     layout, k_list,
     slayout_h, slayout_y, slayout_x,
     block,
-    NQ, NK, NK_TILE, NH, NX, NY,
+    NQ, NK, NK_TILE, NH, NY, NX,
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_K_TILE: tl.constexpr,
 ):
     # one program: a tile of rows at one place of the batch; late rows see most, and come first
@@ -325,224 +323,172 @@ def block_layout_k_list_kernel(
             != 0
         )
         live = (
-            (k_tile < NK_TILE)
-            & (
+            (
                 (
                     (
                         (
                             (
-                                k_tile.to(tl.int64) * BLOCK_K + NQ + 1
-                                <= NK + tl.minimum(BLOCK_Q + q0, NQ)
+                                (k_tile < NK_TILE)
+                                & (
+                                    k_tile.to(tl.int64) * BLOCK_K + NQ + 1
+                                    <= NK + tl.minimum(BLOCK_Q + q0, NQ)
+                                )
                             )
                             & (
                                 (1 > block)
                                 | (
                                     0
                                     <= floor_divide(
-                                        tl.minimum(k_tile.to(tl.int64) * BLOCK_K + BLOCK_K, NK) - 1,
-                                        block,
+                                        NK + tl.minimum(BLOCK_Q + q0, NQ) - NQ - 1, block
                                     )
                                 )
                             )
                         )
-                        & ((1 > block) | (k_tile.to(tl.int64) * BLOCK_K // block + 1 <= NX))
+                        & ((1 > block) | (floor_divide(NK + q0 - NQ, block).to(tl.int64) + 1 <= NY))
                     )
                     & (
-                        (
-                            (
-                                (
-                                    (1 > block)
-                                    | (floor_divide(NK + q0 - NQ, block).to(tl.int64) + 1 <= NY)
-                                )
-                                & (
-                                    (1 > block)
-                                    | (
-                                        0
-                                        <= floor_divide(
-                                            NK + tl.minimum(BLOCK_Q + q0, NQ) - NQ - 1, block
-                                        )
-                                    )
-                                )
+                        (1 > block)
+                        | (
+                            0
+                            <= floor_divide(
+                                tl.minimum(k_tile.to(tl.int64) * BLOCK_K + BLOCK_K, NK) - 1, block
                             )
-                            & (
-                                ((1 > block) | (k_tile.to(tl.int64) * BLOCK_K // block + 1 <= NX))
-                                & (
-                                    (1 > block)
-                                    | (
-                                        0
-                                        <= floor_divide(
-                                            tl.minimum(k_tile.to(tl.int64) * BLOCK_K + BLOCK_K, NK)
-                                            - 1,
-                                            block,
-                                        )
-                                    )
-                                )
-                            )
-                        )
-                        & (
-                            ~(
-                                (
-                                    (1 <= block)
-                                    & (
-                                        tl.maximum(
-                                            tl.minimum(
-                                                floor_divide(
-                                                    NK + tl.minimum(BLOCK_Q + q0, NQ) - NQ - 1,
-                                                    block,
-                                                ),
-                                                NY - 1,
-                                            ),
-                                            0,
-                                        )
-                                        <= tl.maximum(
-                                            tl.minimum(floor_divide(NK + q0 - NQ, block), NY - 1), 0
-                                        )
-                                        + 1
-                                    )
-                                )
-                                & (
-                                    tl.maximum(
-                                        tl.minimum(
-                                            floor_divide(
-                                                tl.minimum(
-                                                    k_tile.to(tl.int64) * BLOCK_K + BLOCK_K, NK
-                                                )
-                                                - 1,
-                                                block,
-                                            ),
-                                            NX - 1,
-                                        ),
-                                        0,
-                                    )
-                                    <= tl.maximum(
-                                        tl.minimum(k_tile.to(tl.int64) * BLOCK_K // block, NX - 1),
-                                        0,
-                                    )
-                                    + 1
-                                )
-                            )
-                            | (((layout_k_tile | layout2_k_tile) | layout3_k_tile) | layout4_k_tile)
                         )
                     )
                 )
-                | (
+                & ((1 > block) | (k_tile.to(tl.int64) * BLOCK_K // block + 1 <= NX))
+            )
+            & (
+                ~(
+                    (
+                        (1 <= block)
+                        & (
+                            tl.maximum(
+                                tl.minimum(
+                                    floor_divide(NK + tl.minimum(BLOCK_Q + q0, NQ) - NQ - 1, block),
+                                    NY - 1,
+                                ),
+                                0,
+                            )
+                            <= tl.maximum(tl.minimum(floor_divide(NK + q0 - NQ, block), NY - 1), 0)
+                            + 1
+                        )
+                    )
+                    & (
+                        tl.maximum(
+                            tl.minimum(
+                                floor_divide(
+                                    tl.minimum(k_tile.to(tl.int64) * BLOCK_K + BLOCK_K, NK) - 1,
+                                    block,
+                                ),
+                                NX - 1,
+                            ),
+                            0,
+                        )
+                        <= tl.maximum(tl.minimum(k_tile.to(tl.int64) * BLOCK_K // block, NX - 1), 0)
+                        + 1
+                    )
+                )
+                | (((layout_k_tile | layout2_k_tile) | layout3_k_tile) | layout4_k_tile)
+            )
+        )
+        full = (
+            (
+                (
                     (
                         (
                             (
                                 (
                                     (
-                                        k_tile.to(tl.int64) * BLOCK_K + NQ + 1
-                                        <= NK + tl.minimum(BLOCK_Q + q0, NQ)
-                                    )
-                                    & (
-                                        (1 > block)
-                                        | (
-                                            0
-                                            <= floor_divide(
-                                                NK + tl.minimum(BLOCK_Q + q0, NQ) - NQ - 1, block
+                                        (
+                                            (
+                                                (
+                                                    (
+                                                        (
+                                                            k_tile.to(tl.int64) * BLOCK_K + BLOCK_K
+                                                            <= NK
+                                                        )
+                                                        & (
+                                                            tl.minimum(
+                                                                k_tile.to(tl.int64) * BLOCK_K
+                                                                + BLOCK_K,
+                                                                NK,
+                                                            )
+                                                            + NQ
+                                                            <= NK + q0 + 1
+                                                        )
+                                                    )
+                                                    & (1 <= block)
+                                                )
+                                                & (0 <= floor_divide(NK + q0 - NQ, block))
+                                            )
+                                            & (
+                                                floor_divide(
+                                                    NK + tl.minimum(BLOCK_Q + q0, NQ) - NQ - 1,
+                                                    block,
+                                                ).to(tl.int64)
+                                                + 1
+                                                <= NY
                                             )
                                         )
+                                        & (0 <= k_tile.to(tl.int64) * BLOCK_K // block)
                                     )
-                                )
-                                & (
-                                    (1 > block)
-                                    | (floor_divide(NK + q0 - NQ, block).to(tl.int64) + 1 <= NY)
-                                )
-                            )
-                            & (
-                                (1 > block)
-                                | (
-                                    0
-                                    <= floor_divide(
-                                        tl.minimum(k_tile.to(tl.int64) * BLOCK_K + BLOCK_K, NK) - 1,
-                                        block,
-                                    )
-                                )
-                            )
-                        )
-                        & ((1 > block) | (k_tile.to(tl.int64) * BLOCK_K // block + 1 <= NX))
-                    )
-                    & (
-                        (
-                            (
-                                (
-                                    (1 > block)
-                                    | (floor_divide(NK + q0 - NQ, block).to(tl.int64) + 1 <= NY)
-                                )
-                                & (
-                                    (1 > block)
-                                    | (
-                                        0
-                                        <= floor_divide(
-                                            NK + tl.minimum(BLOCK_Q + q0, NQ) - NQ - 1, block
-                                        )
-                                    )
-                                )
-                            )
-                            & (
-                                ((1 > block) | (k_tile.to(tl.int64) * BLOCK_K // block + 1 <= NX))
-                                & (
-                                    (1 > block)
-                                    | (
-                                        0
-                                        <= floor_divide(
+                                    & (
+                                        floor_divide(
                                             tl.minimum(k_tile.to(tl.int64) * BLOCK_K + BLOCK_K, NK)
                                             - 1,
                                             block,
                                         )
-                                    )
-                                )
-                            )
-                        )
-                        & (
-                            ~(
-                                (
-                                    (1 <= block)
-                                    & (
-                                        tl.maximum(
-                                            tl.minimum(
-                                                floor_divide(
-                                                    NK + tl.minimum(BLOCK_Q + q0, NQ) - NQ - 1,
-                                                    block,
-                                                ),
-                                                NY - 1,
-                                            ),
-                                            0,
-                                        )
-                                        <= tl.maximum(
-                                            tl.minimum(floor_divide(NK + q0 - NQ, block), NY - 1), 0
-                                        )
                                         + 1
+                                        <= NX
                                     )
                                 )
                                 & (
                                     tl.maximum(
                                         tl.minimum(
                                             floor_divide(
-                                                tl.minimum(
-                                                    k_tile.to(tl.int64) * BLOCK_K + BLOCK_K, NK
-                                                )
-                                                - 1,
-                                                block,
+                                                NK + tl.minimum(BLOCK_Q + q0, NQ) - NQ - 1, block
                                             ),
-                                            NX - 1,
+                                            NY - 1,
                                         ),
                                         0,
                                     )
                                     <= tl.maximum(
-                                        tl.minimum(k_tile.to(tl.int64) * BLOCK_K // block, NX - 1),
-                                        0,
+                                        tl.minimum(floor_divide(NK + q0 - NQ, block), NY - 1), 0
                                     )
                                     + 1
                                 )
                             )
-                            | (((layout_k_tile | layout2_k_tile) | layout3_k_tile) | layout4_k_tile)
+                            & (
+                                tl.maximum(
+                                    tl.minimum(
+                                        floor_divide(
+                                            tl.minimum(k_tile.to(tl.int64) * BLOCK_K + BLOCK_K, NK)
+                                            - 1,
+                                            block,
+                                        ),
+                                        NX - 1,
+                                    ),
+                                    0,
+                                )
+                                <= tl.maximum(
+                                    tl.minimum(k_tile.to(tl.int64) * BLOCK_K // block, NX - 1), 0
+                                )
+                                + 1
+                            )
                         )
+                        & layout_k_tile
                     )
+                    & layout2_k_tile
                 )
+                & layout3_k_tile
             )
+            & layout4_k_tile
         )
-        rest = live
+        place = whole + tl.cumsum(full.to(tl.int32), 0)
+        tl.store(k_list_here + 1 + place, k_tile, mask=full)
+        whole += tl.sum(full.to(tl.int32), 0)
+        rest = live & ~full
         place = others + tl.cumsum(rest.to(tl.int32), 0)
         tl.store(k_list_here + NK_TILE + 2 - place, k_tile, mask=rest)
         others += tl.sum(rest.to(tl.int32), 0)
@@ -552,7 +498,7 @@ def block_layout_k_list_kernel(
 
 @triton.jit(
     do_not_specialize=[
-        "slayout_h", "slayout_y", "slayout_x", "block", "NQ", "NK", "NB", "NH", "NG", "NX", "NY"
+        "slayout_h", "slayout_y", "slayout_x", "block", "NQ", "NK", "NB", "NH", "NG", "NY", "NX"
     ]
 )
 def block_layout_kernel(
@@ -560,7 +506,7 @@ def block_layout_kernel(
     slayout_h, slayout_y, slayout_x,
     sO_b, sO_h, sO_q, sO_e,
     block,
-    NQ, NK, NB, NH, NG, NX, NY,
+    NQ, NK, NB, NH, NG, NY, NX,
     D: tl.constexpr, E: tl.constexpr,
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
 ):
@@ -590,7 +536,7 @@ def block_layout_kernel(
     k_whole = tl.load(k_list_here)
     k_steps = tl.load(k_list_here + 1)
     k_end = k_tiles + 1 + k_whole
-    # tiles seen whole, then tiles on an edge: all are tested
+    # tiles seen whole, then tiles on an edge
     for step in tl.range(0, k_steps):
         k0 = tl.load(k_list_here + tl.where(step < k_whole, step + 2, k_end - step)) * BLOCK_K
         k = k0 + k_in
@@ -598,42 +544,56 @@ def block_layout_kernel(
         K_kd = K.load([b, h // (NH // NG), k0, 0]).reshape([BLOCK_K, BLOCK_D])
         S_qk = tl.dot(Q_qd, tl.trans(K_kd), input_precision="ieee")
         # P_max[q] = max(k where seen) S[q,k]
-        # seen: k < |k| and k <= q + (|k| - |q|) and k // block >= 0 and k // block < |x| and
-        #     layout[(q + (|k| - |q|)) // block, k // block]
-        layout_qk = (
-            tl.load(
-                layout_here
-                + tl.broadcast_to(
-                    (floor_divide(q + (NK - NQ), block)).to(tl.int64)[:, None], [BLOCK_Q, BLOCK_K]
+        S_seen_qk = S_qk
+        if step >= k_whole:
+            # seen: k < |k| and k <= q + (|k| - |q|) and (q + (|k| - |q|)) // block >= 0 and (q +
+            #     (|k| - |q|)) // block < |y| and k // block >= 0 and k // block < |x| and layout[(q
+            #     + (|k| - |q|)) // block, k // block]
+            layout_qk = (
+                tl.load(
+                    layout_here
+                    + tl.broadcast_to(
+                        (floor_divide(q + (NK - NQ), block)).to(tl.int64)[:, None],
+                        [BLOCK_Q, BLOCK_K],
+                    )
+                    * slayout_y
+                    + tl.broadcast_to((k // block).to(tl.int64)[None, :], [BLOCK_Q, BLOCK_K])
+                    * slayout_x,
+                    mask=(
+                        tl.broadcast_to(
+                            floor_divide(q + (NK - NQ), block)[:, None], [BLOCK_Q, BLOCK_K]
+                        )
+                        >= 0
+                    )
+                    & (
+                        tl.broadcast_to(
+                            floor_divide(q + (NK - NQ), block)[:, None], [BLOCK_Q, BLOCK_K]
+                        )
+                        < NY
+                    )
+                    & (tl.broadcast_to((k // block)[None, :], [BLOCK_Q, BLOCK_K]) >= 0)
+                    & (tl.broadcast_to((k // block)[None, :], [BLOCK_Q, BLOCK_K]) < NX),
+                    other=0,
                 )
-                * slayout_y
-                + tl.broadcast_to((k // block).to(tl.int64)[None, :], [BLOCK_Q, BLOCK_K])
-                * slayout_x,
-                mask=(
-                    tl.broadcast_to(floor_divide(q + (NK - NQ), block)[:, None], [BLOCK_Q, BLOCK_K])
-                    >= 0
-                )
-                & (
-                    tl.broadcast_to(floor_divide(q + (NK - NQ), block)[:, None], [BLOCK_Q, BLOCK_K])
-                    < NY
-                )
-                & (tl.broadcast_to((k // block)[None, :], [BLOCK_Q, BLOCK_K]) >= 0)
-                & (tl.broadcast_to((k // block)[None, :], [BLOCK_Q, BLOCK_K]) < NX),
-                other=0,
+                != 0
             )
-            != 0
-        )
-        seen_qk = (
-            (
+            seen_qk = (
                 (
-                    ((k < NK)[None, :] & (k[None, :] <= (q + (NK - NQ))[:, None]))
-                    & (k // block >= 0)[None, :]
+                    (
+                        (
+                            (
+                                ((k < NK)[None, :] & (k[None, :] <= (q + (NK - NQ))[:, None]))
+                                & (floor_divide(q + (NK - NQ), block) >= 0)[:, None]
+                            )
+                            & (floor_divide(q + (NK - NQ), block) < NY)[:, None]
+                        )
+                        & (k // block >= 0)[None, :]
+                    )
+                    & (k // block < NX)[None, :]
                 )
-                & (k // block < NX)[None, :]
+                & layout_qk
             )
-            & layout_qk
-        )
-        S_seen_qk = tl.where(seen_qk, S_qk, float("-inf"))
+            S_seen_qk = tl.where(seen_qk, S_seen_qk, float("-inf"))
         P_max_tile_q = tl.max(S_seen_qk, 1)
         P_max_old_q = P_max_q
         P_max_q = tl.maximum(P_max_old_q, P_max_tile_q * (1 / D ** 0.5))
@@ -646,33 +606,13 @@ def block_layout_kernel(
         P_total_tile_q = tl.sum(exp_S_seen_qk, 1)
         P_total_q = P_total_q * alpha_q + P_total_tile_q
         # S_max[q] = max(k where seen) S[q,k]
-        # seen: k < |k| and k <= q + (|k| - |q|) and (q + (|k| - |q|)) // block >= 0 and (q + (|k| -
-        #     |q|)) // block < |y| and k // block >= 0 and k // block < |x| and layout[(q + (|k| -
-        #     |q|)) // block, k // block]
-        seen2_qk = (
-            (
-                (
-                    (
-                        (
-                            ((k < NK)[None, :] & (k[None, :] <= (q + (NK - NQ))[:, None]))
-                            & (floor_divide(q + (NK - NQ), block) >= 0)[:, None]
-                        )
-                        & (floor_divide(q + (NK - NQ), block) < NY)[:, None]
-                    )
-                    & (k // block >= 0)[None, :]
-                )
-                & (k // block < NX)[None, :]
-            )
-            & layout_qk
-        )
-        S_seen2_qk = tl.where(seen2_qk, S_qk, float("-inf"))
-        S_max_tile_q = tl.max(S_seen2_qk, 1)
+        S_max_tile_q = tl.max(S_seen_qk, 1)
         S_max_old_q = S_max_q
         S_max_q = tl.maximum(S_max_old_q, S_max_tile_q * (1 / D ** 0.5))
         # O_total[q,e] = sum(k where seen) V[k,e] * exp(S[q,k] - finite(S_max[q]))
         alpha2_q = tl.exp2(S_max_old_q * 1.4426950408889634 - finite(S_max_q) * 1.4426950408889634)
         exp_S_seen2_qk = tl.exp2(
-            S_seen2_qk * (1.4426950408889634 / D ** 0.5)
+            S_seen_qk * (1.4426950408889634 / D ** 0.5)
             - (finite(S_max_q) * 1.4426950408889634)[:, None]
         )
         V_ke = V.load([b, h // (NH // NG), k0, 0]).reshape([BLOCK_K, BLOCK_E])
@@ -751,7 +691,7 @@ def block_layout(Q, K, V, layout, block=64):
                 layout, k_list,
                 *layout.stride(),
                 block,
-                NQ, NK, NK_TILE, NH, NX, NY,
+                NQ, NK, NK_TILE, NH, NY, NX,
                 BLOCK_Q=tile["BLOCK_Q"], BLOCK_K=tile["BLOCK_K"], BLOCK_K_TILE=128,
                 num_warps=4, num_stages=1,
             )
@@ -762,7 +702,7 @@ def block_layout(Q, K, V, layout, block=64):
                 layout, k_list, O,
                 *layout.stride(), *O.stride(),
                 block,
-                NQ, NK, NB, NH, NG, NX, NY,
+                NQ, NK, NB, NH, NG, NY, NX,
                 D, E,
                 **tile,
             )

@@ -10,16 +10,14 @@ and blocks that the table does not hold are not seen.
 
 As it runs:
 
-    seen1: k <= q + (|k| - |q|) and k // block >= 0 and k // block < |x| and layout[(q + (|k| -
-        |q|)) // block, k // block]
-    seen2: k <= q + (|k| - |q|) and (q + (|k| - |q|)) // block >= 0 and (q + (|k| - |q|)) // block <
+    seen: k <= q + (|k| - |q|) and (q + (|k| - |q|)) // block >= 0 and (q + (|k| - |q|)) // block <
         |y| and k // block >= 0 and k // block < |x| and layout[(q + (|k| - |q|)) // block, k //
         block]
     S[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
-    P_max[q] = max(k where seen1) S[q,k]
-    P_total[q] = sum(k where seen1) exp(S[q,k] - finite(P_max[q]))
-    S_max[q] = max(k where seen2) S[q,k]
-    O_total[q,e] = sum(k where seen2) V[k,e] * exp(S[q,k] - finite(S_max[q]))
+    P_max[q] = max(k where seen) S[q,k]
+    P_total[q] = sum(k where seen) exp(S[q,k] - finite(P_max[q]))
+    S_max[q] = max(k where seen) S[q,k]
+    O_total[q,e] = sum(k where seen) V[k,e] * exp(S[q,k] - finite(S_max[q]))
     O[q,e] = O_total[q,e] / P_total[q] * exp(S_max[q] - finite(P_max[q]))
 
 One pass over k for every tile of rows q,
@@ -231,39 +229,41 @@ def block_layout(Q, K, V, layout, block=64):
             most(least((least(k_tile * BLOCK_K + BLOCK_K, NK) - 1) // block, NX - 1), 0),
         )
         tiles = listed(
-            False,
             (
                 (
                     (
-                        (k_tile * BLOCK_K + NQ + 1 <= NK + min(BLOCK_Q + q0, NQ))
-                        & (
-                            (1 > block)
-                            | (0 <= (least(k_tile * BLOCK_K + BLOCK_K, NK) - 1) // block)
-                        )
-                    )
-                    & ((1 > block) | (k_tile * BLOCK_K // block + 1 <= NX))
-                )
-                & (
-                    (
                         (
-                            ((1 > block) or ((NK + q0 - NQ) // block + 1 <= NY))
-                            and (
-                                (1 > block) or (0 <= (NK + min(BLOCK_Q + q0, NQ) - NQ - 1) // block)
-                            )
-                        )
-                        & (
-                            ((1 > block) | (k_tile * BLOCK_K // block + 1 <= NX))
-                            & (
-                                (1 > block)
-                                | (0 <= (least(k_tile * BLOCK_K + BLOCK_K, NK) - 1) // block)
-                            )
-                        )
-                    )
-                    & (
-                        ~(
                             (
-                                (1 <= block)
-                                and (
+                                (
+                                    (
+                                        (
+                                            (
+                                                (
+                                                    (
+                                                        (k_tile * BLOCK_K + BLOCK_K <= NK)
+                                                        & (
+                                                            least(k_tile * BLOCK_K + BLOCK_K, NK)
+                                                            + NQ
+                                                            <= NK + q0 + 1
+                                                        )
+                                                    )
+                                                    & (1 <= block)
+                                                )
+                                                & (0 <= (NK + q0 - NQ) // block)
+                                            )
+                                            & (
+                                                (NK + min(BLOCK_Q + q0, NQ) - NQ - 1) // block + 1
+                                                <= NY
+                                            )
+                                        )
+                                        & (0 <= k_tile * BLOCK_K // block)
+                                    )
+                                    & (
+                                        (least(k_tile * BLOCK_K + BLOCK_K, NK) - 1) // block + 1
+                                        <= NX
+                                    )
+                                )
+                                & (
                                     max(
                                         min((NK + min(BLOCK_Q + q0, NQ) - NQ - 1) // block, NY - 1),
                                         0,
@@ -281,71 +281,41 @@ def block_layout(Q, K, V, layout, block=64):
                                 <= most(least(k_tile * BLOCK_K // block, NX - 1), 0) + 1
                             )
                         )
-                        | (((layout2_k_tile | layout3_k_tile) | layout4_k_tile) | layout5_k_tile)
+                        & layout2_k_tile
                     )
+                    & layout3_k_tile
                 )
+                & layout4_k_tile
             )
-            | (
+            & layout5_k_tile,
+            (
                 (
                     (
                         (
-                            (
-                                (k_tile * BLOCK_K + NQ + 1 <= NK + min(BLOCK_Q + q0, NQ))
-                                & (
-                                    (1 > block)
-                                    or (0 <= (NK + min(BLOCK_Q + q0, NQ) - NQ - 1) // block)
-                                )
-                            )
-                            & ((1 > block) or ((NK + q0 - NQ) // block + 1 <= NY))
+                            (k_tile * BLOCK_K + NQ + 1 <= NK + min(BLOCK_Q + q0, NQ))
+                            & ((1 > block) or (0 <= (NK + min(BLOCK_Q + q0, NQ) - NQ - 1) // block))
                         )
-                        & (
-                            (1 > block)
-                            | (0 <= (least(k_tile * BLOCK_K + BLOCK_K, NK) - 1) // block)
-                        )
+                        & ((1 > block) or ((NK + q0 - NQ) // block + 1 <= NY))
                     )
-                    & ((1 > block) | (k_tile * BLOCK_K // block + 1 <= NX))
+                    & ((1 > block) | (0 <= (least(k_tile * BLOCK_K + BLOCK_K, NK) - 1) // block))
                 )
-                & (
+                & ((1 > block) | (k_tile * BLOCK_K // block + 1 <= NX))
+            )
+            & (
+                ~(
                     (
-                        (
-                            ((1 > block) or ((NK + q0 - NQ) // block + 1 <= NY))
-                            and (
-                                (1 > block) or (0 <= (NK + min(BLOCK_Q + q0, NQ) - NQ - 1) // block)
-                            )
-                        )
-                        & (
-                            ((1 > block) | (k_tile * BLOCK_K // block + 1 <= NX))
-                            & (
-                                (1 > block)
-                                | (0 <= (least(k_tile * BLOCK_K + BLOCK_K, NK) - 1) // block)
-                            )
+                        (1 <= block)
+                        and (
+                            max(min((NK + min(BLOCK_Q + q0, NQ) - NQ - 1) // block, NY - 1), 0)
+                            <= max(min((NK + q0 - NQ) // block, NY - 1), 0) + 1
                         )
                     )
                     & (
-                        ~(
-                            (
-                                (1 <= block)
-                                and (
-                                    max(
-                                        min((NK + min(BLOCK_Q + q0, NQ) - NQ - 1) // block, NY - 1),
-                                        0,
-                                    )
-                                    <= max(min((NK + q0 - NQ) // block, NY - 1), 0) + 1
-                                )
-                            )
-                            & (
-                                most(
-                                    least(
-                                        (least(k_tile * BLOCK_K + BLOCK_K, NK) - 1) // block, NX - 1
-                                    ),
-                                    0,
-                                )
-                                <= most(least(k_tile * BLOCK_K // block, NX - 1), 0) + 1
-                            )
-                        )
-                        | (((layout2_k_tile | layout3_k_tile) | layout4_k_tile) | layout5_k_tile)
+                        most(least((least(k_tile * BLOCK_K + BLOCK_K, NK) - 1) // block, NX - 1), 0)
+                        <= most(least(k_tile * BLOCK_K // block, NX - 1), 0) + 1
                     )
                 )
+                | (((layout2_k_tile | layout3_k_tile) | layout4_k_tile) | layout5_k_tile)
             ),
             k_tile,
         )
@@ -355,22 +325,34 @@ def block_layout(Q, K, V, layout, block=64):
             K_kd = K[:, :, k0:k1].index_select(1, (h // (NH // NG)).flatten()).to(kind)
             S_qk = Q_qd @ K_kd.mT
             # P_max[q] = max(k where seen) S[q,k]
-            # seen: k < |k| and k <= q + (|k| - |q|) and k // block >= 0 and k // block < |x| and
-            #     layout[(q + (|k| - |q|)) // block, k // block]
-            layout_qk = gather(
-                layout,
-                h[..., None, None],
-                ((q + (NK - NQ)) // block)[:, None],
-                (k // block)[None, :],
-            )
-            seen_qk = (
-                (
-                    ((k[None, :] <= (q + (NK - NQ))[:, None]) & (k // block >= 0)[None, :])
-                    & (k // block < NX)[None, :]
+            S_seen_qk = S_qk
+            if not whole:
+                # seen: k < |k| and k <= q + (|k| - |q|) and (q + (|k| - |q|)) // block >= 0 and (q
+                #     + (|k| - |q|)) // block < |y| and k // block >= 0 and k // block < |x| and
+                #     layout[(q + (|k| - |q|)) // block, k // block]
+                layout_qk = gather(
+                    layout,
+                    h[..., None, None],
+                    ((q + (NK - NQ)) // block)[:, None],
+                    (k // block)[None, :],
                 )
-                & layout_qk
-            )
-            S_seen_qk = torch.where(seen_qk, S_qk, -math.inf)
+                seen_qk = (
+                    (
+                        (
+                            (
+                                (
+                                    (k[None, :] <= (q + (NK - NQ))[:, None])
+                                    & ((q + (NK - NQ)) // block >= 0)[:, None]
+                                )
+                                & ((q + (NK - NQ)) // block < NY)[:, None]
+                            )
+                            & (k // block >= 0)[None, :]
+                        )
+                        & (k // block < NX)[None, :]
+                    )
+                    & layout_qk
+                )
+                S_seen_qk = torch.where(seen_qk, S_seen_qk, -math.inf)
             P_max_tile_q = S_seen_qk.amax(-1)
             P_max_old_q = P_max_q
             P_max_q = torch.maximum(P_max_old_q, P_max_tile_q * (1 / math.sqrt(D)))
@@ -385,27 +367,7 @@ def block_layout(Q, K, V, layout, block=64):
             P_total_tile_q = exp_S_seen_qk.sum(-1)
             P_total_q = P_total_q * alpha_q + P_total_tile_q
             # S_max[q] = max(k where seen) S[q,k]
-            # seen: k < |k| and k <= q + (|k| - |q|) and (q + (|k| - |q|)) // block >= 0 and (q +
-            #     (|k| - |q|)) // block < |y| and k // block >= 0 and k // block < |x| and layout[(q
-            #     + (|k| - |q|)) // block, k // block]
-            seen2_qk = (
-                (
-                    (
-                        (
-                            (
-                                (k[None, :] <= (q + (NK - NQ))[:, None])
-                                & ((q + (NK - NQ)) // block >= 0)[:, None]
-                            )
-                            & ((q + (NK - NQ)) // block < NY)[:, None]
-                        )
-                        & (k // block >= 0)[None, :]
-                    )
-                    & (k // block < NX)[None, :]
-                )
-                & layout_qk
-            )
-            S_seen2_qk = torch.where(seen2_qk, S_qk, -math.inf)
-            S_max_tile_q = S_seen2_qk.amax(-1)
+            S_max_tile_q = S_seen_qk.amax(-1)
             S_max_old_q = S_max_q
             S_max_q = torch.maximum(S_max_old_q, S_max_tile_q * (1 / math.sqrt(D)))
             # O_total[q,e] = sum(k where seen) V[k,e] * exp(S[q,k] - finite(S_max[q]))
@@ -413,7 +375,7 @@ def block_layout(Q, K, V, layout, block=64):
                 S_max_old_q * 1.4426950408889634 - finite(S_max_q) * 1.4426950408889634
             )
             exp_S_seen2_qk = torch.exp2(
-                S_seen2_qk * (1.4426950408889634 / math.sqrt(D))
+                S_seen_qk * (1.4426950408889634 / math.sqrt(D))
                 - (finite(S_max_q) * 1.4426950408889634)[..., :, None]
             )
             V_ke = V[:, :, k0:k1].index_select(1, (h // (NH // NG)).flatten()).to(kind)
