@@ -16,6 +16,7 @@ from attncc.codegen.ranges import scalar
 from attncc.codegen.words import Words
 from attncc.ir.cascade import ONE, Apply, Expr, Index, Read, Tensor, extent, free, number, substitute
 from attncc.ir.logic import conjoin
+from attncc.masks.intervals import Facts
 from attncc.masks.summary import End, summary
 from attncc.schedule.block import Block, let, value_of
 from attncc.schedule.loops import Fold, Listing, Load, Program, Statement, Store, Walk, statements
@@ -78,7 +79,10 @@ def _lists(walk: Walk, output: Tensor, program: Program, words: Words, inline: b
         rows: _box(scalar(words.start(rows)), scalar(words.block(rows)), rows),
         columns: _box(first, size, columns),
     }
-    known = summary(walk.listed, box, lambda name: words.free(name, (name, ())))
+    sizes = frozenset((scalar(words.block(rows)), scalar(words.block(columns))))
+    positive = sizes | {e for band in walk.bands for e in band.plane.positive if _checked(e)}
+    facts = Facts(positive, frozenset((scalar(words.start(rows)),)))
+    known = summary(walk.listed, box, facts, lambda name: words.free(name, (name, ())))
     batch, own = places(walk, program), known.along(columns)
     used = _names(program) if inline else ()
     block = _block((rows, columns, tile), used)
@@ -93,7 +97,7 @@ def _lists(walk: Walk, output: Tensor, program: Program, words: Words, inline: b
     exists = Apply("<=", (Apply("+", (first, size)), extent(columns)))
     must = value_of(conjoin((exists, known.must)), many) if walk.whole else number(False)
     may = value_of(conjoin((Apply("<", (tile, extent(tile))), known.may)), many)
-    listing = Listing(output, columns, tile, tuple(many.statements), must, may)
+    listing = Listing(output, columns, tile, tuple(many.statements), must, may, positive)
     made = tuple(_table(t, batch, tile) for end in own for t in (end.least, end.greatest))
     body = (*block.statements, listing)
     tables = _tables(body, program)
@@ -124,6 +128,11 @@ def _ends(
     body = tuple(block.statements)
     name = f"{program.name}_{columns.name}_ends"
     return Program(name, columns, batch, _tables(body, program), tuple(outputs), body)
+
+
+def _checked(e: Expr) -> bool:
+    """Whether the host function sees to it that a divisor is positive."""
+    return isinstance(e, Read) and e.tensor.origin in ("scalar", "static")
 
 
 def _box(first: Expr, size: Expr, index: Index) -> tuple[Expr, Expr]:

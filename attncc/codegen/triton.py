@@ -69,7 +69,9 @@ def _positive(signature: Signature) -> frozenset[Expr]:
     """What divisions may rely on: tiles are not empty, and the host has checked the divisors of the
     predicate.
     """
-    blocks = {scalar(signature.words.block(i)) for i in signature.walked}
+    blocks: set[Expr] = {scalar(signature.words.block(i)) for i in signature.walked}
+    lists = (s for s in statements(signature.program.body) if isinstance(s, Listing))
+    blocks |= {e for s in lists for e in s.positive}
     return frozenset(blocks.union(*(b.plane.positive for w in signature.walks for b in w.bands)))
 
 

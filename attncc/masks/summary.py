@@ -38,6 +38,7 @@ from attncc.ir.cascade import (
     walk,
 )
 from attncc.ir.logic import negated
+from attncc.masks.intervals import NOTHING, Facts, within
 from attncc.masks.normal import both, either, pushed, total
 from attncc.masks.sums import Sum, canonical, spelled, summed
 
@@ -79,13 +80,17 @@ class Summary:
 
 
 def summary(
-    predicate: Expr, box: Mapping[Index, tuple[Expr, Expr]], name: Callable[[str], str] = str
+    predicate: Expr,
+    box: Mapping[Index, tuple[Expr, Expr]],
+    facts: Facts = NOTHING,
+    name: Callable[[str], str] = str,
 ) -> Summary:
     """What is known of a predicate on a box, the first and the last position along its two indices.
 
-    Positions of the box are inside their index. `name` gives what is found once a name of its own.
+    Positions of the box are inside their index, and `facts` hold of it and of the predicate's numbers. `name`
+    gives what is found once a name of its own.
     """
-    tile = _Tile(box, name)
+    tile = _Tile(box, facts, name)
     must, may = tile.truth(pushed(total(predicate)))
     return Summary(must, may, tuple(tile.ends.values()))
 
@@ -114,6 +119,7 @@ class _Tile:
     """One walk over the syntax of a predicate; `ends` are the values it came to need."""
 
     box: Mapping[Index, tuple[Expr, Expr]]
+    facts: Facts
     name: Callable[[str], str]
     ends: dict[Expr, End] = field(default_factory=dict)
 
@@ -163,9 +169,9 @@ class _Tile:
             return UNKNOWN
         more = 1 if op == "<" else 0
         low, high = summed(found.low) + more, summed(found.high) + more
-        must, may = _at_most(high), _at_most(low)
+        must, may = self._at_most(high), self._at_most(low)
         if op == "==":
-            must, may = both(must, _at_most(-low)), both(may, _at_most(-high))
+            must, may = both(must, self._at_most(-low)), both(may, self._at_most(-high))
         return both(found.sure, must), either(negated(found.sure), may)
 
     def _bounds(self, e: Expr) -> _Bounds | None:
@@ -207,7 +213,7 @@ class _Tile:
                 )
             case Apply(op="*" | "//" | "%" | "min" | "max", args=(a, b)):
                 x, y = self._bounds(a), self._bounds(b)
-                return None if x is None or y is None else _pair(e.op, x, y)
+                return None if x is None or y is None else self._pair(e.op, x, y)
             case Read() if kind(e) == "int" and (found := self._corners(e)):
                 corners, sure = found
                 return _Bounds(_extreme("min", corners), _extreme("max", corners), sure)
@@ -239,7 +245,7 @@ class _Tile:
         for x in known:
             sure = both(sure, x.sure)
         for x in loose:
-            sure = both(sure, _at_most(summed(x.high) - summed(x.low) - 1))
+            sure = both(sure, self._at_most(summed(x.high) - summed(x.low) - 1))
         ends = product(*(dict.fromkeys((x.low, x.high)) for x in known))
         return tuple(rebuild(e, at) for at in ends), sure
 
@@ -256,6 +262,38 @@ class _Tile:
             self.ends[value] = End(value, index, least, greatest)
         return self.ends[value]
 
+    def _pair(self, op: str, a: _Bounds, b: _Bounds) -> _Bounds | None:
+        """An operation of two integers between their bounds."""
+        sure = both(a.sure, b.sure)
+        match op:
+            case "min" | "max":
+                return _Bounds(Apply(op, (a.low, b.low)), Apply(op, (a.high, b.high)), sure)
+            case "*":
+                corners = tuple(
+                    canonical(Apply("*", (x, y)))
+                    for x, y in product(dict.fromkeys((a.low, a.high)), dict.fromkeys((b.low, b.high)))
+                )
+                return _Bounds(_extreme("min", corners), _extreme("max", corners), sure)
+            case _ if b.low != b.high:
+                return None
+        divisor = b.low
+        sure = both(sure, self._at_most(-summed(divisor) + 1))
+        first, last = (Apply("//", (x, divisor)) for x in (a.low, a.high))
+        if op == "//":
+            return _Bounds(canonical(first), canonical(last), sure)
+        same = Apply("==", (canonical(first), canonical(last)))
+        rest = canonical(Apply("-", (divisor, ONE)))
+        low, high = (Apply("%", (x, divisor)) for x in (a.low, a.high))
+        return _Bounds(Choose(same, low, ZERO), Choose(same, high, rest), sure)
+
+    def _at_most(self, s: Sum) -> Expr:
+        """`s <= 0`, with what is subtracted on the right; as it is known where it is."""
+        low, high = within(s, self.facts)
+        if high <= 0 or low > 0:
+            return TRUE if high <= 0 else FALSE
+        left = Sum(tuple((t, c) for t, c in s.terms if c > 0), max(s.constant, 0))
+        return Apply("<=", (spelled(left), spelled(left - s)))
+
 
 def _plain(e: Expr) -> bool:
     """Whether a value is made of positions, numbers and tables, and no float that may be NaN is its own."""
@@ -269,41 +307,8 @@ def _derived(read: Read) -> bool:
     return not read.tensor.loaded and read.tensor.origin not in ("scalar", "static")
 
 
-def _pair(op: str, a: _Bounds, b: _Bounds) -> _Bounds | None:
-    """An operation of two integers between their bounds."""
-    sure = both(a.sure, b.sure)
-    match op:
-        case "min" | "max":
-            return _Bounds(Apply(op, (a.low, b.low)), Apply(op, (a.high, b.high)), sure)
-        case "*":
-            corners = tuple(
-                canonical(Apply("*", (x, y)))
-                for x, y in product(dict.fromkeys((a.low, a.high)), dict.fromkeys((b.low, b.high)))
-            )
-            return _Bounds(_extreme("min", corners), _extreme("max", corners), sure)
-        case _ if b.low != b.high:
-            return None
-    divisor = b.low
-    sure = both(sure, _at_most(-summed(divisor) + 1))
-    first, last = (Apply("//", (x, divisor)) for x in (a.low, a.high))
-    if op == "//":
-        return _Bounds(canonical(first), canonical(last), sure)
-    same = Apply("==", (canonical(first), canonical(last)))
-    rest = canonical(Apply("-", (divisor, ONE)))
-    low, high = (Apply("%", (x, divisor)) for x in (a.low, a.high))
-    return _Bounds(Choose(same, low, ZERO), Choose(same, high, rest), sure)
-
-
 def _extreme(op: str, values: tuple[Expr, ...]) -> Expr:
     result, *others = dict.fromkeys(values)
     for value in others:
         result = Apply(op, (result, value))
     return result
-
-
-def _at_most(s: Sum) -> Expr:
-    """`s <= 0`, with what is subtracted on the right."""
-    if not s.terms:
-        return TRUE if s.constant <= 0 else FALSE
-    left = Sum(tuple((t, c) for t, c in s.terms if c > 0), max(s.constant, 0))
-    return Apply("<=", (spelled(left), spelled(left - s)))

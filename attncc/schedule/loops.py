@@ -97,7 +97,8 @@ class Walk:
 class Listing:
     """The list of tiles of an index that a tile of rows sees, many looked at in every step after `body`.
 
-    `tile` is the number of such a tile. All of a tile is seen where `must` holds, nothing where `may` fails.
+    `tile` is the number of such a tile. All of a tile is seen where `must` holds, nothing where `may` fails;
+    both rely on what is `positive`.
     """
 
     output: Tensor
@@ -106,6 +107,7 @@ class Listing:
     body: tuple[Statement, ...]
     must: Expr
     may: Expr
+    positive: frozenset[Expr]
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,9 @@ def CASES() -> Iterator[Drawn]:
         yield Drawn("block_layout", {**plain, "layout": layout, "block": length}, mask, exact)
 
         nodes = 13
-        above = (torch.rand((b, nodes, nodes), generator=source) < 0.3).tril() | torch.eye(nodes, dtype=torch.bool)
+        above = (torch.rand((b, nodes, nodes), generator=source) < 0.3).tril() | torch.eye(
+            nodes, dtype=torch.bool
+        )
         own = above[:, (q - keys + nodes).clamp(0), (k - keys + nodes).clamp(0)]
         mask = (k <= q) & ((k < keys - nodes) | own & (q >= keys - nodes))
         yield Drawn("tree", {**plain, "above": above}, mask[:, None].expand(b, h, rows, keys), False)

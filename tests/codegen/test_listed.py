@@ -1,4 +1,4 @@
-"""Lists of tiles: every live tile once, full ones called whole, none besides where tables change with tiles."""
+"""Lists of tiles: every live tile once, full ones as whole, none besides where tables change with tiles."""
 
 from __future__ import annotations
 

@@ -334,45 +334,30 @@ def block_layout_k_list_kernel(
                                     <= NK + tl.minimum(BLOCK_Q + q0, NQ)
                                 )
                             )
-                            & (
-                                (1 > block)
-                                | (
-                                    0
-                                    <= floor_divide(
-                                        NK + tl.minimum(BLOCK_Q + q0, NQ) - NQ - 1, block
-                                    )
-                                )
-                            )
+                            & (0 <= floor_divide(NK + tl.minimum(BLOCK_Q + q0, NQ) - NQ - 1, block))
                         )
-                        & ((1 > block) | (floor_divide(NK + q0 - NQ, block).to(tl.int64) + 1 <= NY))
+                        & (floor_divide(NK + q0 - NQ, block) + 1 <= NY)
                     )
                     & (
-                        (1 > block)
-                        | (
-                            0
-                            <= floor_divide(
-                                tl.minimum(k_tile.to(tl.int64) * BLOCK_K + BLOCK_K, NK) - 1, block
-                            )
+                        0
+                        <= floor_divide(
+                            tl.minimum(k_tile.to(tl.int64) * BLOCK_K + BLOCK_K, NK) - 1, block
                         )
                     )
                 )
-                & ((1 > block) | (k_tile.to(tl.int64) * BLOCK_K // block + 1 <= NX))
+                & (k_tile.to(tl.int64) * BLOCK_K // block + 1 <= NX)
             )
             & (
                 ~(
                     (
-                        (1 <= block)
-                        & (
-                            tl.maximum(
-                                tl.minimum(
-                                    floor_divide(NK + tl.minimum(BLOCK_Q + q0, NQ) - NQ - 1, block),
-                                    NY - 1,
-                                ),
-                                0,
-                            )
-                            <= tl.maximum(tl.minimum(floor_divide(NK + q0 - NQ, block), NY - 1), 0)
-                            + 1
+                        tl.maximum(
+                            tl.minimum(
+                                floor_divide(NK + tl.minimum(BLOCK_Q + q0, NQ) - NQ - 1, block),
+                                NY - 1,
+                            ),
+                            0,
                         )
+                        <= tl.maximum(tl.minimum(floor_divide(NK + q0 - NQ, block), NY - 1), 0) + 1
                     )
                     & (
                         tl.maximum(
@@ -402,36 +387,24 @@ def block_layout_k_list_kernel(
                                     (
                                         (
                                             (
-                                                (
-                                                    (
-                                                        (
-                                                            k_tile.to(tl.int64) * BLOCK_K + BLOCK_K
-                                                            <= NK
-                                                        )
-                                                        & (
-                                                            tl.minimum(
-                                                                k_tile.to(tl.int64) * BLOCK_K
-                                                                + BLOCK_K,
-                                                                NK,
-                                                            )
-                                                            + NQ
-                                                            <= NK + q0 + 1
-                                                        )
+                                                (k_tile.to(tl.int64) * BLOCK_K + BLOCK_K <= NK)
+                                                & (
+                                                    tl.minimum(
+                                                        k_tile.to(tl.int64) * BLOCK_K + BLOCK_K, NK
                                                     )
-                                                    & (1 <= block)
+                                                    + NQ
+                                                    <= NK + q0 + 1
                                                 )
-                                                & (0 <= floor_divide(NK + q0 - NQ, block))
                                             )
-                                            & (
-                                                floor_divide(
-                                                    NK + tl.minimum(BLOCK_Q + q0, NQ) - NQ - 1,
-                                                    block,
-                                                ).to(tl.int64)
-                                                + 1
-                                                <= NY
-                                            )
+                                            & (0 <= floor_divide(NK + q0 - NQ, block))
                                         )
-                                        & (0 <= k_tile.to(tl.int64) * BLOCK_K // block)
+                                        & (
+                                            floor_divide(
+                                                NK + tl.minimum(BLOCK_Q + q0, NQ) - NQ - 1, block
+                                            )
+                                            + 1
+                                            <= NY
+                                        )
                                     )
                                     & (
                                         floor_divide(

@@ -238,25 +238,15 @@ def block_layout(Q, K, V, layout, block=64):
                                     (
                                         (
                                             (
-                                                (
-                                                    (
-                                                        (k_tile * BLOCK_K + BLOCK_K <= NK)
-                                                        & (
-                                                            least(k_tile * BLOCK_K + BLOCK_K, NK)
-                                                            + NQ
-                                                            <= NK + q0 + 1
-                                                        )
-                                                    )
-                                                    & (1 <= block)
+                                                (k_tile * BLOCK_K + BLOCK_K <= NK)
+                                                & (
+                                                    least(k_tile * BLOCK_K + BLOCK_K, NK) + NQ
+                                                    <= NK + q0 + 1
                                                 )
-                                                & (0 <= (NK + q0 - NQ) // block)
                                             )
-                                            & (
-                                                (NK + min(BLOCK_Q + q0, NQ) - NQ - 1) // block + 1
-                                                <= NY
-                                            )
+                                            & (0 <= (NK + q0 - NQ) // block)
                                         )
-                                        & (0 <= k_tile * BLOCK_K // block)
+                                        & ((NK + min(BLOCK_Q + q0, NQ) - NQ - 1) // block + 1 <= NY)
                                     )
                                     & (
                                         (least(k_tile * BLOCK_K + BLOCK_K, NK) - 1) // block + 1
@@ -293,22 +283,19 @@ def block_layout(Q, K, V, layout, block=64):
                     (
                         (
                             (k_tile * BLOCK_K + NQ + 1 <= NK + min(BLOCK_Q + q0, NQ))
-                            & ((1 > block) or (0 <= (NK + min(BLOCK_Q + q0, NQ) - NQ - 1) // block))
+                            & (0 <= (NK + min(BLOCK_Q + q0, NQ) - NQ - 1) // block)
                         )
-                        & ((1 > block) or ((NK + q0 - NQ) // block + 1 <= NY))
+                        & ((NK + q0 - NQ) // block + 1 <= NY)
                     )
-                    & ((1 > block) | (0 <= (least(k_tile * BLOCK_K + BLOCK_K, NK) - 1) // block))
+                    & (0 <= (least(k_tile * BLOCK_K + BLOCK_K, NK) - 1) // block)
                 )
-                & ((1 > block) | (k_tile * BLOCK_K // block + 1 <= NX))
+                & (k_tile * BLOCK_K // block + 1 <= NX)
             )
             & (
                 ~(
                     (
-                        (1 <= block)
-                        and (
-                            max(min((NK + min(BLOCK_Q + q0, NQ) - NQ - 1) // block, NY - 1), 0)
-                            <= max(min((NK + q0 - NQ) // block, NY - 1), 0) + 1
-                        )
+                        max(min((NK + min(BLOCK_Q + q0, NQ) - NQ - 1) // block, NY - 1), 0)
+                        <= max(min((NK + q0 - NQ) // block, NY - 1), 0) + 1
                     )
                     & (
                         most(least((least(k_tile * BLOCK_K + BLOCK_K, NK) - 1) // block, NX - 1), 0)
