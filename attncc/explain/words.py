@@ -108,8 +108,9 @@ def walked(walk: Walked) -> str:
     """`k`, or `k at every j, storing P`, or `k by a list made on the device from doc`"""
     outer = "" if walk.outer is None else f" at every {walk.outer}"
     stored = f", storing {_listed([t.name for t in walk.stored])}" if walk.stored else ""
-    names = _listed([t.name for t in walk.listed])
-    listed = f" by a list of tiles made on the device from {names}" if walk.listed else ""
+    listed = ""
+    if walk.listed:
+        listed = f" by a list of tiles made on the device from {_listed([t.name for t in walk.listed])}"
     return f"{walk.index}{outer}{stored}{listed}"
 
 

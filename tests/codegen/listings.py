@@ -1,7 +1,7 @@
 """Which tiles the lists of patterns hold, and which they should: `python -m tests.codegen.listings BACKEND`.
 
-One line a case: live tiles, tiles listed, full tiles, tiles listed as whole; lists that miss a live tile, hold
-one twice, or call one whole that is not, end the process. Run with TRITON_INTERPRET=1 for `triton`.
+One line a case: live tiles, tiles listed, full tiles, tiles listed as whole; a list that misses a live tile,
+holds one twice, or calls one whole that is not, ends the process. Run with TRITON_INTERPRET=1 for `triton`.
 """
 
 from __future__ import annotations
