@@ -1,4 +1,4 @@
-"""Block-sparse attention over any layout, given as a table (FlashAttention, arXiv 2205.14135; S2, 2407.17678).
+"""Block-sparse attention, its layout given as a table (FlashAttention, arXiv 2205.14135; S2, 2407.17678).
 
 `layout[h,y,x]` says of every head whether queries of block y see keys of block x; a query sees no later key,
 and blocks that the table does not hold are not seen.

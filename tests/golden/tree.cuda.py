@@ -1,4 +1,4 @@
-"""Tree attention: many continuations of one prompt checked at once (Medusa, arXiv 2401.10774; SpecInfer, 2305.09781).
+"""Tree attention: guesses checked all at once (Medusa, arXiv 2401.10774; SpecInfer, arXiv 2305.09781).
 
 The last |x| keys are the nodes of a tree of guesses, every node after those above it. A node sees the prompt
 and what is above it: `above[b,y,x]` says whether node x is above y, or y itself.
