@@ -1,6 +1,6 @@
-"""Predicates that tables decide, on a backend against the reference: `python -m tests.codegen.decided BACKEND`.
+"""Predicates that tables decide, on a backend against the reference: this module with BACKEND.
 
-One line a predicate: how far the worst row is off, and whether its tiles are listed. Run with TRITON_INTERPRET=1.
+One line a predicate: how far the worst row is off, and whether its tiles are listed.
 """
 
 from __future__ import annotations
