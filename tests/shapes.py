@@ -73,6 +73,10 @@ KERNELS = (
     "halonet",
     "agent",
     *MASKS,
+    "clusters",
+    "block_layout",
+    "tree",
+    "transfusion",
 )
 """Patterns that must have kernels."""
 
@@ -95,8 +99,17 @@ UNBOUNDED = ("lssar",)
 """Kernels whose weights, powers here, pass what float16 holds: in other precisions only."""
 
 AHEAD = ("dense", "cross", "sigmoid", "neighborhood1d", "prefix_lm", "palm", "positional", "evoformer")
-AHEAD = (*AHEAD, "pointer", "kronecker", "ragged", "halonet", "agent", "s2_relative", "uni_encoder", "yopo")
-AHEAD = (*AHEAD, "natten1d", "bigbird", "longformer", "block_causal", "block_diffusion")
+AHEAD = (*AHEAD, "pointer", "kronecker", "ragged", "halonet", "agent", "transfusion", "uni_encoder", "yopo")
+AHEAD = (
+    *AHEAD,
+    "natten1d",
+    "bigbird",
+    "longformer",
+    "block_causal",
+    "block_diffusion",
+    "s2_relative",
+    "yopo",
+)
 """Those whose queries see later keys, or whose last one does not stand at the last key."""
 
 PAIRING = ("rope",)
@@ -109,7 +122,7 @@ LENGTHS = (1, 15, 63, 65, 127, 129, 250, 296, 333, 1023, 1025)
 class Shape:
     """Batch, heads, key heads, queries, keys, and the two feature extents; numbers not at their defaults; how
     many sequences an alignment has, rows a table of distances, keys of a second kind, starts of sequences,
-    blocks of a layout, agents.
+    blocks of a layout, agents, rows and columns a table of blocks or nodes.
     """
 
     b: int
@@ -127,6 +140,8 @@ class Shape:
     n: int = 70
     c: int = 70
     a: int = 19
+    y: int = 9
+    x: int = 11
 
     def __str__(self) -> str:
         return f"b{self.b}h{self.h}g{self.g}q{self.q}k{self.k}d{self.d}e{self.e}"
@@ -151,7 +166,7 @@ def arguments(cascade: Any, shape: Shape, dtype: torch.dtype, device: str, seed:
             made[tensor.name] = _table(tensor.name, x).to(torch.int32).to(device)
             continue
         if tensor.kind == "bool":
-            made[tensor.name] = (x > 0.5).to(device)
+            made[tensor.name] = (x < 0.5).to(device)
             continue
         if tensor.name == "slope":
             x = 2.0 ** -(8.0 * torch.arange(1, extents[-1] + 1, dtype=torch.float64) / extents[-1])
@@ -168,6 +183,8 @@ def _table(name: str, x: torch.Tensor) -> torch.Tensor:
     match name:
         case "doc":
             return (3 * x).floor().sort(-1).values
+        case "cluster" | "image":
+            return (2 * x).round()
         case "segment":
             return (3 * x.abs()).floor().sort(-1).values
         case "spans":
@@ -225,4 +242,5 @@ def numbers(name: str) -> dict[str, int | float]:
         "sparse_strided": {"stride": 37},
         "sparse_fixed": {"block": 37, "summary": 5},
         "halonet": {"width": 9, "block": 4, "around": 2},
+        "block_layout": {"block": 19},
     }.get(name, {})

@@ -91,6 +91,9 @@ def _in_words(kernel: Kernel) -> list[str]:
         lines.append(f"{said} over {names[n]}{each} for every tile of rows {kernel.rows.name},")
         if loop.stored:
             lines.append(f"over all tiles, of which it stores {', '.join(t.name for t in loop.stored)}.")
+        elif loop.listed:
+            tables = ", ".join(t.name for t in loop.listed)
+            lines.append(f"over the tiles of a list, which is made before from {tables}.")
         else:
             lines.append(f"over {ranges} of tiles that its predicate leaves live.")
     return lines

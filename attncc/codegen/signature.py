@@ -8,7 +8,7 @@ from functools import cached_property
 
 from attncc.codegen.words import Words
 from attncc.ir.cascade import Apply, Cascade, Expr, Index, Read, Reduce, Tensor, walk
-from attncc.schedule.loops import Program, Walk, expressions, statements
+from attncc.schedule.loops import Listing, Program, Walk, expressions, statements
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,11 @@ class Signature:
 
     @cached_property
     def walked(self) -> tuple[Index, ...]:
-        """Indices that loops walk."""
-        return tuple(dict.fromkeys(s.index for s in self.walks))
+        """Indices that loops walk, those of listed tiles and the numbers of these tiles."""
+        lists = (s for s in statements(self.program.body) if isinstance(s, Listing))
+        return tuple(
+            dict.fromkeys([*(s.index for s in self.walks), *(i for s in lists for i in (s.index, s.tile))])
+        )
 
     @property
     def features(self) -> tuple[Index, ...]:

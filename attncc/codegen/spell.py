@@ -286,6 +286,15 @@ TORCH_HELPERS = {
     """How many of the first n tiles are live, where the first `width` of every `turn` tiles are."""
     return n // turn * width + min(n % turn, width)
 ''',
+    "listed": '''def listed(whole, some, tiles):
+    """Tiles, those that all of the batch sees whole and the others of which any of it may see some."""
+    whole, some = (
+        (torch.as_tensor(x, device=tiles.device) & (tiles >= 0))[None].flatten(0, -2)
+        for x in (whole, some)
+    )
+    whole, some = whole.all(0), some.any(0)
+    return (tiles[whole].tolist(), True), (tiles[some & ~whole].tolist(), False)
+''',
     "walk": '''def walk(tiles, block, end):
     """(start, stop, seen whole) of every tile."""
     for steps, whole in tiles:

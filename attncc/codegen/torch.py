@@ -9,10 +9,12 @@ from typing import assert_never
 from attncc.codegen.bounds import unproved
 from attncc.codegen.code import AND, ATOM, PRODUCT, Code, spread
 from attncc.codegen.lines import needed, said
+from attncc.codegen.listed import lists
 from attncc.codegen.ranges import scalar
 from attncc.codegen.signature import Signature
 from attncc.codegen.spell import TORCH_HELPERS
 from attncc.codegen.torch_code import Body, code_of, real
+from attncc.codegen.torch_listed import ends_lines, list_for, listing_lines
 from attncc.codegen.torch_ranges import together
 from attncc.codegen.words import Words
 from attncc.ir.cascade import Equation, Expr, Index, Read, Tensor, free, reads
@@ -25,6 +27,7 @@ from attncc.schedule.loops import (
     Fill,
     Fold,
     Let,
+    Listing,
     Load,
     Note,
     Program,
@@ -40,9 +43,12 @@ def body_lines(program: Program, words: Words, signature: Signature) -> tuple[di
     """The helpers by name, and the lines that fill the outputs; extents, numbers, the device and tile sizes
     are named before them.
     """
-    k = Body(program, words, (program.rows, *signature.walked, *signature.features))
+    made = lists(program, words, inline=True)
+    tiles = tuple(dict.fromkeys(x.listing.tile for x in made))
+    k = Body(program, words, (program.rows, *signature.walked, *tiles, *signature.features))
     inner = list(_block(program.body, k))
-    lines = list(_positions(inner, k))
+    ends = [line for x in made for line in ends_lines(x, k, _block)]
+    lines = [*_positions([*ends, *inner], k), *ends]
     rows, first, stop = program.rows, words.start(program.rows), words.stop(program.rows)
     block, end = words.block(rows), words.extent(rows)
     lines.append(f"for {first} in range(0, {end}, {block}):")
@@ -133,6 +139,8 @@ def _statement(s: Statement, k: Body) -> Iterator[str]:
             yield from (f"{INDENT}{line}" for line in _block(body, k))
         case Walk():
             yield from _walk(s, k)
+        case Listing():
+            yield from listing_lines(s, k, _block)
         case Each(at, _, body, begin, end, step):
             bounds = [code_of(begin, k).text, code_of(end, k).text, *([f"{step}"] if step > 1 else [])]
             yield f"for {w.position(at)} in range({', '.join(bounds)}):"
@@ -263,6 +271,10 @@ def _walk(s: Walk, k: Body) -> Iterator[str]:
     w = k.words
     if not s.bands:
         return
+    if s.listed is not None:
+        yield from _block(list_for(s, k).program.body, k)
+        yield from _tiles(s, k)
+        return
     first, last = w.start(k.program.rows), w.free("last")
     top, bottom, width = (scalar(name) for name in (first, last, w.block(s.index)))
     ends, bands = together(s.bands, first, last, k)
@@ -283,6 +295,12 @@ def _walk(s: Walk, k: Body) -> Iterator[str]:
     yield from needed([f"{last} = {w.stop(k.program.rows)} - 1", *ends, *steps], tiles)
     yield from tiles
     yield ")"
+    yield from _tiles(s, k)
+
+
+def _tiles(s: Walk, k: Body) -> Iterator[str]:
+    """What is done on every one of some tiles."""
+    w = k.words
     start, stop = w.start(s.index), w.stop(s.index)
     yield f"for {start}, {stop}, whole in walk(tiles, {w.block(s.index)}, {w.extent(s.index)}):"
     k.helpers["walk"] = None

@@ -11,6 +11,7 @@ from attncc.codegen.ranges import WalkRanges, scalar, walk_ranges
 from attncc.codegen.signature import Signature, places_first
 from attncc.codegen.spell import SHORT_HELPERS, TRITON_HELPERS
 from attncc.codegen.triton_code import Body, along, called, code_of, guard, placed, pointer
+from attncc.codegen.triton_listed import listed_ranges, listing_lines
 from attncc.codegen.words import Words
 from attncc.ir.cascade import Expr, Index, Read, Tensor, free
 from attncc.schedule.loops import (
@@ -20,6 +21,7 @@ from attncc.schedule.loops import (
     Fill,
     Fold,
     Let,
+    Listing,
     Load,
     Note,
     Program,
@@ -35,17 +37,22 @@ INDENT = "    "
 
 
 def kernel_text(
-    program: Program, words: Words, signature: Signature, padded: frozenset[Index], short: bool
+    program: Program,
+    words: Words,
+    signature: Signature,
+    padded: frozenset[Index] = frozenset(),
+    short: bool = False,
+    more: tuple[str, ...] = (),
 ) -> tuple[dict[str, str], str]:
     """The helpers by name, and the kernel; `padded` are features whose extent is not a power of two, `short`
-    says that elements have 16 bits.
+    says that elements have 16 bits, `more` are lines that the text may need.
     """
     tiles = (program.rows, *signature.walked, *signature.features)
     held = _held(program.body) if signature.described else frozenset()
     k = Body(program, words, signature, tiles, padded, short, _raw(program.body), held, _positive(signature))
     rest = list(_block(program.body, k))
     rest = [*(f"{name} = {text}" for name, text in k.bases.items()), *rest]
-    body = [*_opening(k), *needed(_positions(k), rest), *rest]
+    body = [*_opening(k), *needed((*more, *_positions(k)), rest), *rest]
     names = ", ".join(f'"{name}"' for name in signature.unspecialised)
     lines = [
         f"@triton.jit(do_not_specialize=[{names}])",
@@ -62,7 +69,9 @@ def _positive(signature: Signature) -> frozenset[Expr]:
     """What divisions may rely on: tiles are not empty, and the host has checked the divisors of the
     predicate.
     """
-    blocks = {scalar(signature.words.block(i)) for i in signature.walked}
+    blocks: set[Expr] = {scalar(signature.words.block(i)) for i in signature.walked}
+    lists = (s for s in statements(signature.program.body) if isinstance(s, Listing))
+    blocks |= {e for s in lists for e in s.positive}
     found = blocks.union(signature.periods, *(b.plane.positive for w in signature.walks for b in w.bands))
     return frozenset(found)
 
@@ -139,6 +148,8 @@ def _statement(s: Statement, k: Body) -> Iterator[str]:
             raise AssertionError("an edge stands in a walk only")
         case Walk():
             yield from _walk(s, k)
+        case Listing():
+            yield from listing_lines(s, k, _block)
         case Each():
             yield from _each(s, k)
         case Store(output, value):
@@ -257,7 +268,11 @@ def _walk(s: Walk, k: Body) -> Iterator[str]:
     w = k.words
     rows = k.program.rows
     first, last = w.start(rows), w.free("last")
-    if s.bands:
+    if s.listed is not None:
+        ranges = listed_ranges(s, k)
+        yield from ranges.lines
+        yield from _loop(s, ranges, k)
+    elif s.bands:
         end = f"{last} = tl.minimum({first} + {w.block(rows)}, {w.extent(rows)}) - 1"
         k.elements.clear()
         ranges = walk_ranges(s, first, last, w, k.widths, lambda e, counted: _scalar(e, counted, k))

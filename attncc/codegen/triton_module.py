@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from attncc.codegen.descriptors import DESCRIBE, by_descriptor, described
 from attncc.codegen.host import checks, output_shape, statistic, tables
+from attncc.codegen.listed import Lists, lists
+from attncc.codegen.listed_module import list_kernels, list_launches
 from attncc.codegen.module import INDENT, Said, assemble, element_types, host, leading, words_of
 from attncc.codegen.signature import Signature
 from attncc.codegen.spell import FAST_LOG2
@@ -35,6 +37,7 @@ class Part:
     program: Program
     signature: Signature
     tiles: str
+    lists: tuple[Lists, ...] = ()
 
 
 def generate(said: Said, cascade: Cascade, plan: Plan, spec: Specialisation) -> str:
@@ -48,8 +51,9 @@ def generate(said: Said, cascade: Cascade, plan: Plan, spec: Specialisation) -> 
     texts = []
     for part in parts:
         own, text = kernel_text(part.program, words, part.signature, _ragged(part, spec), short)
-        helpers |= own
-        texts.append(text)
+        for helper, more in [*list_kernels(part.lists, part.kernel.cascade, words), (own, text)]:
+            helpers |= helper
+            texts.append(more)
     follows = leading(cascade, (part.program for part in parts))
     first = words.tensor(follows.name)
     launch = [line for part in parts for line in _launch(part, plan.kept, words, first)]
@@ -89,7 +93,9 @@ def generate(said: Said, cascade: Cascade, plan: Plan, spec: Specialisation) -> 
 def _part(kernel: Kernel, words: Words, spec: Specialisation, tiles: str) -> Part:
     program = lower(kernel)
     blocks = described(program) if by_descriptor(spec) else frozenset()
-    return Part(kernel, program, Signature(program, kernel.cascade, words, blocks), tiles)
+    made = lists(program, words)
+    program = replace(program, inputs=(*program.inputs, *(x.listing.output for x in made)))
+    return Part(kernel, program, Signature(program, kernel.cascade, words, blocks), tiles, made)
 
 
 def _ragged(part: Part, spec: Specialisation) -> frozenset[Index]:
@@ -164,6 +170,8 @@ def _launch(part: Part, kept: tuple[Tensor, ...], words: Words, first: str) -> I
     yield f"grid = {tiles}{' * ' + grid if grid else ''}"
     yield "if grid:"
     yield f"    with torch.cuda.device({first}.device) if {first}.is_cuda else contextlib.nullcontext():"
+    for line in list_launches(part.lists, part.kernel.cascade, words, first):
+        yield f"        {line}"
     yield f"        {s.program.name}_kernel[(grid,)]("
     yield from (f"            {line}" for line in s.argument_lines())
     yield "            **tile,"

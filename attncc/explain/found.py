@@ -38,12 +38,15 @@ class Rewrite:
 
 @dataclass(frozen=True)
 class Walked:
-    """A walk: over which index, at every position of which other, what it carries, what its tiles store."""
+    """A walk: over which index, at every position of which other, what it carries, what its tiles store, and
+    the tables that its tiles are listed from.
+    """
 
     index: str
     outer: str | None
     state: tuple[Tensor, ...]
     stored: tuple[Tensor, ...]
+    listed: tuple[Tensor, ...] = ()
 
     def data(self) -> dict[str, Any]:
         """Plain data with stable keys."""
@@ -53,6 +56,7 @@ class Walked:
             "outer": self.outer,
             "state": state,
             "stored": [t.name for t in self.stored],
+            "listed": [t.name for t in self.listed],
         }
 
 
@@ -233,7 +237,7 @@ def _outline(kernel: Kernel) -> Outline:
 
 def _walked(loop: Loop) -> Walked:
     outer = None if loop.outer is None else loop.outer.name
-    return Walked(loop.index.name, outer, tuple(s.tensor for s in loop.states), loop.stored)
+    return Walked(loop.index.name, outer, tuple(s.tensor for s in loop.states), loop.stored, loop.listed)
 
 
 def _equations(kernel: Kernel) -> Iterator[Equation]:

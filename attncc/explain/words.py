@@ -105,10 +105,13 @@ def outline(kernel: Outline) -> Iterator[str]:
 
 
 def walked(walk: Walked) -> str:
-    """`k`, or `k at every j, storing P`"""
+    """`k`, or `k at every j, storing P`, or `k by a list made on the device from doc`"""
     outer = "" if walk.outer is None else f" at every {walk.outer}"
     stored = f", storing {_listed([t.name for t in walk.stored])}" if walk.stored else ""
-    return f"{walk.index}{outer}{stored}"
+    listed = ""
+    if walk.listed:
+        listed = f" by a list of tiles made on the device from {_listed([t.name for t in walk.listed])}"
+    return f"{walk.index}{outer}{stored}{listed}"
 
 
 def stages(operator: Notation) -> Iterator[tuple[str, Sequence[str]]]:

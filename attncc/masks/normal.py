@@ -30,9 +30,9 @@ from attncc.ir.cascade import (
     kind,
     rebuild,
 )
-from attncc.ir.logic import OPPOSITE
+from attncc.ir.logic import OPPOSITE, conjuncts
 from attncc.masks.intervals import at_most, nonnegative
-from attncc.masks.sums import canonical
+from attncc.masks.sums import canonical, spelled, summed
 
 
 def both(a: Expr, b: Expr) -> Expr:
@@ -76,6 +76,25 @@ def total(e: Expr) -> Expr:
     body.
     """
     return _guarded(e, True)
+
+
+def parts(e: Expr) -> frozenset[Expr]:
+    """The conjuncts of a predicate, each comparison of integers in one spelling: equal for what says the same
+    in other words, as that a read beside it has a value.
+
+        k // B < |x| and layout[k // B]   -->  {k // B - |x| + 1 <= 0, -(k // B) <= 0, layout[...]}
+    """
+    return frozenset(one for c in conjuncts(pushed(total(e))) for one in _ordered(c))
+
+
+def _ordered(c: Expr) -> tuple[Expr, ...]:
+    match c:
+        case Apply(op="<" | "<=" | ">" | ">=" | "==", args=(a, b)) if kind(a) == kind(b) == "int":
+            up, down = summed(a) - summed(b), summed(b) - summed(a)
+            sums = {"<": (up + 1,), "<=": (up,), ">": (down + 1,), ">=": (down,), "==": (up, down)}[c.op]
+            return tuple(Apply("<=", (spelled(s), ZERO)) for s in sums)
+        case _:
+            return (c,)
 
 
 def _guarded(e: Expr, holds: bool) -> Expr:

@@ -39,10 +39,15 @@ REGISTERS = 250
 """Registers of a thread that an estimate may come to, of 255."""
 
 
+TURNED = 8192
+"""Bytes of shared memory through which a tile of a table passes from one layout to another, at most."""
+
+
 @dataclass(frozen=True)
 class Footprint:
     """What a kernel holds: extents of the features of its states, of the tiles loaded once and in every step,
-    and of the operands computed once and in every step; score tiles alive at once.
+    and of the operands computed once and in every step; score tiles alive at once, and
+    tables of which the test of a tile looks at every cell.
     """
 
     states: int
@@ -51,6 +56,7 @@ class Footprint:
     alive: int
     row_operands: int = 0
     column_operands: int = 0
+    tables: int = 0
 
 
 def footprint(program: Program, extents: Mapping[str, int]) -> Footprint:
@@ -78,6 +84,7 @@ def footprint(program: Program, extents: Mapping[str, int]) -> Footprint:
         alive=max((_alive(loop, program.rows) for loop in walks), default=0),
         row_operands=computed(before),
         column_operands=max((computed(loop.body) for loop in walks), default=0),
+        tables=max((_tables(loop, program.rows) for loop in walks), default=0),
     )
 
 
@@ -91,7 +98,8 @@ def registers(held: Footprint, tile: Tile) -> float:
 
 def shared_memory(held: Footprint, tile: Tile, width: int) -> int:
     """Bytes of a program, for elements of `width` bytes."""
-    return (tile.rows * held.rows + tile.stages * tile.columns * held.columns) * width + 1024
+    operands = (tile.rows * held.rows + tile.stages * tile.columns * held.columns) * width
+    return operands + 1024 + TURNED * held.tables
 
 
 def tiles_for(program: Program, target: str, width: int, extents: Mapping[str, int], narrow: bool) -> Tiles:
@@ -141,6 +149,12 @@ def _alive(loop: Walk, rows: Index) -> int:
         most = max(most, len(needed | made | tiles))
         needed = (needed - made) | tiles
     return most
+
+
+def _tables(loop: Walk, rows: Index) -> int:
+    """Tables that are read cell by cell: what is loaded in one layout is wanted in another."""
+    loads = (s.target for s in statements(loop.body) if isinstance(s, Load))
+    return sum(t.kind != "float" and {rows, loop.index} <= set(t.indices) for t in loads)
 
 
 def _steps(body: tuple[Statement, ...]) -> Iterator[tuple[Tensor | None, tuple[Tensor, ...]]]:

@@ -82,12 +82,32 @@ class Walk:
     """A loop over the live tiles of an index, each once: first those seen whole, then those on an edge.
 
     `whole` says that there are tiles without a test; where it is false, the body itself tests every tile.
+    Where there is a predicate `listed`, its live tiles stand in a list that is made before, and the bands
+    bound them only roughly.
     """
 
     index: Index
     bands: tuple[Band, ...]
     whole: bool
     body: tuple[Statement, ...]
+    listed: Expr | None = None
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The list of tiles of an index that a tile of rows sees, many looked at in every step after `body`.
+
+    `tile` is the number of such a tile. All of a tile is seen where `must` holds, nothing where `may` fails;
+    both rely on what is `positive`.
+    """
+
+    output: Tensor
+    index: Index
+    tile: Index
+    body: tuple[Statement, ...]
+    must: Expr
+    may: Expr
+    positive: frozenset[Expr]
 
 
 @dataclass(frozen=True)
@@ -112,7 +132,7 @@ class Store:
     value: Expr
 
 
-Statement: TypeAlias = Note | Load | Let | Dot | Fold | Fill | Edge | Walk | Each | Store
+Statement: TypeAlias = Note | Load | Let | Dot | Fold | Fill | Edge | Walk | Listing | Each | Store
 
 
 @dataclass(frozen=True)
@@ -147,7 +167,7 @@ def statements(body: Iterable[Statement]) -> Iterator[Statement]:
     """All statements of a loop tree, those inside loops too."""
     for s in body:
         yield s
-        if isinstance(s, Walk | Edge | Each):
+        if isinstance(s, Walk | Edge | Listing | Each):
             yield from statements(s.body)
 
 
@@ -184,7 +204,9 @@ def expressions(body: Iterable[Statement]) -> Iterator[Expr]:
                 yield from (left, right, *([] if start is None else [start]))
             case Each(begin=begin, end=end):
                 yield from (begin, end)
-            case Walk(bands=bands):
+            case Listing(must=must, may=may):
+                yield from (must, may)
+            case Walk(bands=bands, listed=None):
                 for band in bands:
                     yield from (bound.value for bound in (*band.lows, *band.highs))
                     yield from band.guards

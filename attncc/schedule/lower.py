@@ -145,7 +145,8 @@ def _walk(loop: Loop, block: Block, kernel: Kernel) -> None:
             case Reduce() as e:
                 _before(equation, e, loop, block)
     body = _tile(loop, block, kernel)
-    block.statements.append(Walk(loop.index, loop.bands, loop.uniform, body))
+    listed = loop.reach if loop.listed else None
+    block.statements.append(Walk(loop.index, loop.bands, loop.uniform, body, listed))
 
 
 def _outside(loop: Loop, block: Block) -> tuple[Expr, ...]:

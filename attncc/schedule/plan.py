@@ -28,8 +28,11 @@ from attncc.ir.cascade import (
     walk,
 )
 from attncc.ir.graph import recurrent
+from attncc.ir.logic import conjuncts
 from attncc.ir.show import show_expr
 from attncc.masks.bands import Band, bands
+from attncc.masks.normal import parts
+from attncc.masks.summary import deciding
 from attncc.ops import REDUCTIONS
 from attncc.passes.operator import Operator, State
 from attncc.passes.share import replace_reads
@@ -80,6 +83,12 @@ class Loop:
         moving = [any(b.direction == "up" for b in band.lows) for band in self.bands]
         classes = [band.residue is not None for band in self.bands]
         return all(map(any, zip(fixed, moving, classes, strict=True)))
+
+    @property
+    def listed(self) -> tuple[Tensor, ...]:
+        """Tables along the index that decide, in no order, which tiles are live: then these are listed."""
+        tests = [] if self.outer else [test for band in self.bands for test in band.rest]
+        return tuple(dict.fromkeys(table for test in tests for table in deciding(test, self.index)))
 
 
 @dataclass(frozen=True)
@@ -154,7 +163,7 @@ def _kernel(cascade: Cascade) -> Kernel:
     """One kernel for the whole cascade, or `Refused`."""
     rows = _rows(cascade)
     batch = tuple(dict.fromkeys(i for t in cascade.outputs for i in t.indices if i.role == "batch"))
-    cascade = _at_grid(cascade, batch)
+    cascade = _alike(_at_grid(cascade, batch))
     sums = {e.tensor: e.body for e in cascade.equations if isinstance(e.body, Reduce)}
     pairs = nests(cascade)
     walks = {t: _walked(e, pairs) for t, e in sums.items()}
@@ -255,6 +264,26 @@ def _at_grid(cascade: Cascade, batch: tuple[Index, ...]) -> Cascade:
         moved = replace(tensor, indices=(*heads, *(i for i in kept if i not in heads)))
         cascade = _moved(cascade, equation, moved, value)
     return cascade
+
+
+def _alike(cascade: Cascade) -> Cascade:
+    """Predicates that say the same in other words, in the words of the one that says most.
+
+    max(k where T[q]) ..., sum(k where 0 <= q and q < |i| and T[q]) ...   -->   the latter's in both
+    """
+    longest: dict[tuple[tuple[Index, ...], frozenset[Expr]], Expr] = {}
+    found = [(e, (e.body.over, parts(e.body.where))) for e in cascade.equations if isinstance(e.body, Reduce)]
+    for equation, key in found:
+        assert isinstance(equation.body, Reduce)
+        where = equation.body.where
+        if key not in longest or len(conjuncts(where)) > len(conjuncts(longest[key])):
+            longest[key] = where
+    said = {
+        e.tensor: replace(e, body=replace(e.body, where=longest[key]))
+        for e, key in found
+        if isinstance(e.body, Reduce)
+    }
+    return replace(cascade, equations=tuple(said.get(e.tensor, e) for e in cascade.equations))
 
 
 def _moved(cascade: Cascade, equation: Equation, moved: Tensor, value: dict[Index, Expr]) -> Cascade:

@@ -23,7 +23,7 @@ As it runs:
     O[q,e] = O_total[q,e] / P_total[q]
 
 One pass over k for every tile of rows q,
-over 3 ranges of tiles that its predicate leaves live.
+over the tiles of a list, which is made before from random.
 State of a row: P_max[q], P_total[q], O_total[q,e].
 
 Edit the pattern, not this file.
@@ -105,7 +105,7 @@ TILES = {
         "num_warps": 8, "num_stages": 2,
     },
     (128, 128, 2): {
-        "BLOCK_Q": 128, "BLOCK_K": 128, "BLOCK_D": 128, "BLOCK_E": 128,
+        "BLOCK_Q": 128, "BLOCK_K": 64, "BLOCK_D": 128, "BLOCK_E": 128,
         "num_warps": 8, "num_stages": 3,
     },
     (128, 128, 4): {
@@ -159,19 +159,438 @@ def floor_divide(a, b):
         "globals",
         "NQ",
         "NK",
-        "NB",
+        "NK_TILE",
         "NH",
         "NN",
         "NC",
+    ]
+)
+def bigbird_k_list_kernel(
+    random, k_list,
+    srandom_h, srandom_n, srandom_c,
+    block, window, globals,
+    NQ, NK, NK_TILE, NH, NN, NC,
+    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_K_TILE: tl.constexpr,
+):
+    # one program: a tile of rows at one place of the batch; late rows see most, and come first
+    pid = tl.program_id(0)
+    tiles = tl.cdiv(NQ, BLOCK_Q)
+    q0 = (tiles - 1 - pid % tiles) * BLOCK_Q
+    h = pid // tiles
+    k_tile_in = tl.arange(0, BLOCK_K_TILE)
+    random_here = random + h.to(tl.int64) * srandom_h
+    k_list_here = k_list + ((h) * tiles + q0 // BLOCK_Q).to(tl.int64) * (NK_TILE + 2)
+    whole = tl.full([], 0, tl.int32)
+    others = tl.full([], 0, tl.int32)
+    for k_tile0 in tl.range(0, NK_TILE, BLOCK_K_TILE):
+        k_tile0 = tl.cast(k_tile0, tl.int32)
+        k_tile = k_tile0 + k_tile_in
+        random_k_tile = (
+            tl.load(
+                random_here
+                + tl.maximum(tl.minimum(floor_divide(NK + q0 - NQ, block), NN - 1), 0).to(tl.int64)
+                * srandom_n
+                + (
+                    tl.maximum(tl.minimum(k_tile.to(tl.int64) * BLOCK_K // block, NC - 1), 0)
+                ).to(tl.int64)
+                * srandom_c,
+                mask=(tl.maximum(tl.minimum(floor_divide(NK + q0 - NQ, block), NN - 1), 0) < NN)
+                & (tl.maximum(tl.minimum(k_tile.to(tl.int64) * BLOCK_K // block, NC - 1), 0) >= 0)
+                & (tl.maximum(tl.minimum(k_tile.to(tl.int64) * BLOCK_K // block, NC - 1), 0) < NC),
+                other=0,
+            )
+            != 0
+        )
+        random2_k_tile = (
+            tl.load(
+                random_here
+                + tl.maximum(tl.minimum(floor_divide(NK + q0 - NQ, block), NN - 1), 0).to(tl.int64)
+                * srandom_n
+                + (
+                    tl.maximum(
+                        tl.minimum(
+                            floor_divide(
+                                tl.minimum(k_tile.to(tl.int64) * BLOCK_K + BLOCK_K, NK) - 1, block
+                            ),
+                            NC - 1,
+                        ),
+                        0,
+                    )
+                ).to(tl.int64)
+                * srandom_c,
+                mask=(tl.maximum(tl.minimum(floor_divide(NK + q0 - NQ, block), NN - 1), 0) < NN)
+                & (
+                    tl.maximum(
+                        tl.minimum(
+                            floor_divide(
+                                tl.minimum(k_tile.to(tl.int64) * BLOCK_K + BLOCK_K, NK) - 1, block
+                            ),
+                            NC - 1,
+                        ),
+                        0,
+                    )
+                    >= 0
+                )
+                & (
+                    tl.maximum(
+                        tl.minimum(
+                            floor_divide(
+                                tl.minimum(k_tile.to(tl.int64) * BLOCK_K + BLOCK_K, NK) - 1, block
+                            ),
+                            NC - 1,
+                        ),
+                        0,
+                    )
+                    < NC
+                ),
+                other=0,
+            )
+            != 0
+        )
+        random3_k_tile = (
+            tl.load(
+                random_here
+                + tl.maximum(
+                    tl.minimum(
+                        floor_divide(NK + tl.minimum(BLOCK_Q + q0, NQ) - NQ - 1, block), NN - 1
+                    ),
+                    0,
+                ).to(tl.int64)
+                * srandom_n
+                + (
+                    tl.maximum(tl.minimum(k_tile.to(tl.int64) * BLOCK_K // block, NC - 1), 0)
+                ).to(tl.int64)
+                * srandom_c,
+                mask=(
+                    tl.maximum(
+                        tl.minimum(
+                            floor_divide(NK + tl.minimum(BLOCK_Q + q0, NQ) - NQ - 1, block), NN - 1
+                        ),
+                        0,
+                    )
+                    < NN
+                )
+                & (tl.maximum(tl.minimum(k_tile.to(tl.int64) * BLOCK_K // block, NC - 1), 0) >= 0)
+                & (tl.maximum(tl.minimum(k_tile.to(tl.int64) * BLOCK_K // block, NC - 1), 0) < NC),
+                other=0,
+            )
+            != 0
+        )
+        random4_k_tile = (
+            tl.load(
+                random_here
+                + tl.maximum(
+                    tl.minimum(
+                        floor_divide(NK + tl.minimum(BLOCK_Q + q0, NQ) - NQ - 1, block), NN - 1
+                    ),
+                    0,
+                ).to(tl.int64)
+                * srandom_n
+                + (
+                    tl.maximum(
+                        tl.minimum(
+                            floor_divide(
+                                tl.minimum(k_tile.to(tl.int64) * BLOCK_K + BLOCK_K, NK) - 1, block
+                            ),
+                            NC - 1,
+                        ),
+                        0,
+                    )
+                ).to(tl.int64)
+                * srandom_c,
+                mask=(
+                    tl.maximum(
+                        tl.minimum(
+                            floor_divide(NK + tl.minimum(BLOCK_Q + q0, NQ) - NQ - 1, block), NN - 1
+                        ),
+                        0,
+                    )
+                    < NN
+                )
+                & (
+                    tl.maximum(
+                        tl.minimum(
+                            floor_divide(
+                                tl.minimum(k_tile.to(tl.int64) * BLOCK_K + BLOCK_K, NK) - 1, block
+                            ),
+                            NC - 1,
+                        ),
+                        0,
+                    )
+                    >= 0
+                )
+                & (
+                    tl.maximum(
+                        tl.minimum(
+                            floor_divide(
+                                tl.minimum(k_tile.to(tl.int64) * BLOCK_K + BLOCK_K, NK) - 1, block
+                            ),
+                            NC - 1,
+                        ),
+                        0,
+                    )
+                    < NC
+                ),
+                other=0,
+            )
+            != 0
+        )
+        live = (
+            (k_tile < NK_TILE)
+            & (
+                (
+                    (
+                        (
+                            tl.maximum(
+                                tl.maximum(
+                                    0,
+                                    floor_divide(NK + q0 - NQ, block)
+                                    - floor_divide(
+                                        tl.minimum(k_tile.to(tl.int64) * BLOCK_K + BLOCK_K, NK) - 1,
+                                        block,
+                                    ),
+                                ),
+                                k_tile.to(tl.int64) * BLOCK_K // block
+                                - floor_divide(NK + tl.minimum(BLOCK_Q + q0, NQ) - NQ - 1, block),
+                            )
+                            <= floor_divide(window, 2)
+                        )
+                        | (floor_divide(NK + q0 - NQ, block) + 1 <= globals)
+                    )
+                    | (k_tile.to(tl.int64) * BLOCK_K // block + 1 <= globals)
+                )
+                | (
+                    (
+                        (
+                            (
+                                (
+                                    0
+                                    <= floor_divide(
+                                        NK + tl.minimum(BLOCK_Q + q0, NQ) - NQ - 1, block
+                                    )
+                                )
+                                & (floor_divide(NK + q0 - NQ, block) + 1 <= NN)
+                            )
+                            & (
+                                0
+                                <= floor_divide(
+                                    tl.minimum(k_tile.to(tl.int64) * BLOCK_K + BLOCK_K, NK) - 1,
+                                    block,
+                                )
+                            )
+                        )
+                        & (k_tile.to(tl.int64) * BLOCK_K // block + 1 <= NC)
+                    )
+                    & (
+                        (
+                            (
+                                (floor_divide(NK + q0 - NQ, block) + 1 <= NN)
+                                & (
+                                    0
+                                    <= floor_divide(
+                                        NK + tl.minimum(BLOCK_Q + q0, NQ) - NQ - 1, block
+                                    )
+                                )
+                            )
+                            & (
+                                (k_tile.to(tl.int64) * BLOCK_K // block + 1 <= NC)
+                                & (
+                                    0
+                                    <= floor_divide(
+                                        tl.minimum(k_tile.to(tl.int64) * BLOCK_K + BLOCK_K, NK) - 1,
+                                        block,
+                                    )
+                                )
+                            )
+                        )
+                        & (
+                            ~(
+                                (
+                                    tl.maximum(
+                                        tl.minimum(
+                                            floor_divide(
+                                                NK + tl.minimum(BLOCK_Q + q0, NQ) - NQ - 1, block
+                                            ),
+                                            NN - 1,
+                                        ),
+                                        0,
+                                    )
+                                    <= tl.maximum(
+                                        tl.minimum(floor_divide(NK + q0 - NQ, block), NN - 1), 0
+                                    )
+                                    + 1
+                                )
+                                & (
+                                    tl.maximum(
+                                        tl.minimum(
+                                            floor_divide(
+                                                tl.minimum(
+                                                    k_tile.to(tl.int64) * BLOCK_K + BLOCK_K, NK
+                                                )
+                                                - 1,
+                                                block,
+                                            ),
+                                            NC - 1,
+                                        ),
+                                        0,
+                                    )
+                                    <= tl.maximum(
+                                        tl.minimum(k_tile.to(tl.int64) * BLOCK_K // block, NC - 1),
+                                        0,
+                                    )
+                                    + 1
+                                )
+                            )
+                            | (((random_k_tile | random2_k_tile) | random3_k_tile) | random4_k_tile)
+                        )
+                    )
+                )
+            )
+        )
+        full = (
+            (k_tile.to(tl.int64) * BLOCK_K + BLOCK_K <= NK)
+            & (
+                (
+                    (
+                        (
+                            tl.maximum(
+                                floor_divide(NK + tl.minimum(BLOCK_Q + q0, NQ) - NQ - 1, block)
+                                - k_tile.to(tl.int64) * BLOCK_K // block,
+                                floor_divide(
+                                    tl.minimum(k_tile.to(tl.int64) * BLOCK_K + BLOCK_K, NK) - 1,
+                                    block,
+                                )
+                                - floor_divide(NK + q0 - NQ, block),
+                            )
+                            <= floor_divide(window, 2)
+                        )
+                        | (
+                            floor_divide(NK + tl.minimum(BLOCK_Q + q0, NQ) - NQ - 1, block) + 1
+                            <= globals
+                        )
+                    )
+                    | (
+                        floor_divide(
+                            tl.minimum(k_tile.to(tl.int64) * BLOCK_K + BLOCK_K, NK) - 1, block
+                        )
+                        + 1
+                        <= globals
+                    )
+                )
+                | (
+                    (
+                        (
+                            (0 <= floor_divide(NK + q0 - NQ, block))
+                            & (
+                                floor_divide(NK + tl.minimum(BLOCK_Q + q0, NQ) - NQ - 1, block) + 1
+                                <= NN
+                            )
+                        )
+                        & (
+                            floor_divide(
+                                tl.minimum(k_tile.to(tl.int64) * BLOCK_K + BLOCK_K, NK) - 1, block
+                            )
+                            + 1
+                            <= NC
+                        )
+                    )
+                    & (
+                        (
+                            (
+                                (
+                                    floor_divide(NK + tl.minimum(BLOCK_Q + q0, NQ) - NQ - 1, block)
+                                    + 1
+                                    <= NN
+                                )
+                                & (0 <= floor_divide(NK + q0 - NQ, block))
+                            )
+                            & (
+                                floor_divide(
+                                    tl.minimum(k_tile.to(tl.int64) * BLOCK_K + BLOCK_K, NK) - 1,
+                                    block,
+                                )
+                                + 1
+                                <= NC
+                            )
+                        )
+                        & (
+                            (
+                                (
+                                    tl.maximum(
+                                        tl.minimum(
+                                            floor_divide(
+                                                NK + tl.minimum(BLOCK_Q + q0, NQ) - NQ - 1, block
+                                            ),
+                                            NN - 1,
+                                        ),
+                                        0,
+                                    )
+                                    <= tl.maximum(
+                                        tl.minimum(floor_divide(NK + q0 - NQ, block), NN - 1), 0
+                                    )
+                                    + 1
+                                )
+                                & (
+                                    tl.maximum(
+                                        tl.minimum(
+                                            floor_divide(
+                                                tl.minimum(
+                                                    k_tile.to(tl.int64) * BLOCK_K + BLOCK_K, NK
+                                                )
+                                                - 1,
+                                                block,
+                                            ),
+                                            NC - 1,
+                                        ),
+                                        0,
+                                    )
+                                    <= tl.maximum(
+                                        tl.minimum(k_tile.to(tl.int64) * BLOCK_K // block, NC - 1),
+                                        0,
+                                    )
+                                    + 1
+                                )
+                            )
+                            & (((random_k_tile & random2_k_tile) & random3_k_tile) & random4_k_tile)
+                        )
+                    )
+                )
+            )
+        )
+        place = whole + tl.cumsum(full.to(tl.int32), 0)
+        tl.store(k_list_here + 1 + place, k_tile, mask=full)
+        whole += tl.sum(full.to(tl.int32), 0)
+        rest = live & ~full
+        place = others + tl.cumsum(rest.to(tl.int32), 0)
+        tl.store(k_list_here + NK_TILE + 2 - place, k_tile, mask=rest)
+        others += tl.sum(rest.to(tl.int32), 0)
+    tl.store(k_list_here, whole)
+    tl.store(k_list_here + 1, whole + others)
+
+
+@triton.jit(
+    do_not_specialize=[
+        "srandom_h",
+        "srandom_n",
+        "srandom_c",
+        "block",
+        "window",
+        "globals",
+        "NQ",
+        "NK",
+        "NB",
+        "NH",
         "NG",
+        "NN",
+        "NC",
     ]
 )
 def bigbird_kernel(
-    Q, K, V, random, O,
+    Q, K, V, random, k_list, O,
     srandom_h, srandom_n, srandom_c,
     sO_b, sO_h, sO_q, sO_e,
     block, window, globals,
-    NQ, NK, NB, NH, NN, NC, NG,
+    NQ, NK, NB, NH, NG, NN, NC,
     D: tl.constexpr, E: tl.constexpr,
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
 ):
@@ -194,114 +613,14 @@ def bigbird_kernel(
     # state of O_total[q,e] = sum(k where seen) V[k,e] * exp(S[q,k] - finite(P_max[q]))
     O_total_qe = tl.full([BLOCK_Q, BLOCK_E], 0.0, tl.float32)
     Q_qd = Q.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_D])
-    last = tl.minimum(q0 + BLOCK_Q, NQ) - 1
-    k_end0 = (
-        tl.minimum(
-            NK,
-            tl.maximum(
-                tl.where(floor_divide(q0 + (NK - NQ), block) < globals, NK, 0),
-                block.to(tl.int64) * globals,
-            ),
-        )
-    ).to(tl.int32)
-    k_hi0 = (BLOCK_K + k_end0 - 1) // BLOCK_K
-    k_inner_end0 = (
-        tl.minimum(
-            NK,
-            tl.maximum(
-                tl.where(floor_divide(last + (NK - NQ), block) < globals, NK, 0),
-                block.to(tl.int64) * globals,
-            ),
-        )
-    ).to(tl.int32)
-    k_full_hi0 = k_inner_end0 // BLOCK_K
-    k_end1 = (
-        tl.minimum(
-            tl.minimum(
-                tl.minimum(
-                    tl.minimum(NK, tl.where(floor_divide(last + (NK - NQ), block) >= 0, NK, 0)),
-                    tl.where(floor_divide(q0 + (NK - NQ), block) < NN, NK, 0),
-                ),
-                block.to(tl.int64) * NC,
-            ),
-            tl.where(floor_divide(q0 + (NK - NQ), block) <= NN - 1, NK, 0),
-        )
-    ).to(tl.int32)
-    k_hi1 = (BLOCK_K + k_end1 - 1) // BLOCK_K
-    k_begin2 = (
-        tl.minimum(
-            tl.maximum(
-                0,
-                floor_divide(NK + q0 - NQ, block) * block
-                - floor_divide(window, 2).to(tl.int64) * block,
-            ),
-            NK,
-        )
-    ).to(tl.int32)
-    k_end2 = (
-        tl.maximum(
-            0,
-            tl.minimum(
-                NK,
-                floor_divide(NK + last - NQ, block) * block
-                + floor_divide(window, 2).to(tl.int64) * block
-                + block,
-            ),
-        )
-    ).to(tl.int32)
-    k_lo2 = k_begin2 // BLOCK_K
-    k_hi2 = tl.where(k_begin2 < k_end2, (BLOCK_K + k_end2 - 1) // BLOCK_K, k_lo2)
-    k_inner_begin2 = (
-        tl.minimum(
-            tl.maximum(
-                0,
-                floor_divide(NK + last - NQ, block) * block
-                - floor_divide(window, 2).to(tl.int64) * block,
-            ),
-            NK,
-        )
-    ).to(tl.int32)
-    k_inner_end2 = (
-        tl.maximum(
-            0,
-            tl.minimum(
-                NK,
-                floor_divide(NK + q0 - NQ, block) * block
-                + floor_divide(window, 2).to(tl.int64) * block
-                + block,
-            ),
-        )
-    ).to(tl.int32)
-    k_full_lo2 = tl.minimum((BLOCK_K + k_inner_begin2 - 1) // BLOCK_K, k_hi2)
-    k_full_hi2 = tl.maximum(k_full_lo2, k_inner_end2 // BLOCK_K)
-    k_stop0 = tl.where(k_hi0 <= k_hi1, tl.minimum(k_hi0, k_full_hi0), k_hi0)
-    k_full_stop0 = tl.minimum(k_full_hi0, k_stop0)
-    k_stop1 = tl.maximum(tl.where(k_hi1 <= k_hi2, tl.minimum(k_hi1, k_lo2), k_hi1), k_stop0)
-    k_start2 = tl.maximum(k_lo2, k_stop1)
-    k_stop2 = tl.maximum(k_hi2, k_start2)
-    k_full_start2 = tl.minimum(tl.maximum(k_full_lo2, k_start2), k_stop2)
-    k_full_stop2 = tl.minimum(tl.maximum(k_full_hi2, k_full_start2), k_stop2)
-    k_whole = k_full_stop0 + k_full_stop2 - k_full_start2
-    k_steps0 = k_full_stop0
-    k_steps1 = k_steps0 + k_stop2 - k_full_start2
-    k_steps2 = k_steps1 + k_stop1 - k_full_stop0
-    k_steps3 = k_steps2 + k_full_start2 - k_start2
+    k_tiles = tl.cdiv(NK, BLOCK_K)
+    k_list_here = k_list + ((h) * tiles + q0 // BLOCK_Q).to(tl.int64) * (k_tiles + 2)
+    k_whole = tl.load(k_list_here)
+    k_steps = tl.load(k_list_here + 1)
+    k_end = k_tiles + 1 + k_whole
     # tiles seen whole, then tiles on an edge
-    for step in tl.range(0, k_steps3):
-        k0 = (
-            tl.where(
-                step < k_steps0,
-                step,
-                tl.where(
-                    step < k_steps1,
-                    k_full_start2 + step - k_steps0,
-                    tl.where(
-                        step < k_steps2, k_full_stop0 + step - k_steps1, k_start2 + step - k_steps2
-                    ),
-                ),
-            )
-            * BLOCK_K
-        )
+    for step in tl.range(0, k_steps):
+        k0 = tl.load(k_list_here + tl.where(step < k_whole, step + 2, k_end - step)) * BLOCK_K
         k = k0 + k_in
         # S[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
         K_kd = K.load([b, h // (NH // NG), k0, 0]).reshape([BLOCK_K, BLOCK_D])
@@ -450,14 +769,27 @@ def bigbird(Q, K, V, random, block=64, window=3, globals=1):
     grid = triton.cdiv(NQ, tile["BLOCK_Q"]) * NB * NH
     if grid:
         with torch.cuda.device(Q.device) if Q.is_cuda else contextlib.nullcontext():
+            # tiles of k that tiles of rows q see, by the tables of this call
+            NK_TILE = triton.cdiv(NK, tile["BLOCK_K"])
+            k_list = Q.new_empty(
+                (triton.cdiv(NQ, tile["BLOCK_Q"]) * NH * (NK_TILE + 2),), dtype=torch.int32
+            )
+            bigbird_k_list_kernel[(triton.cdiv(NQ, tile["BLOCK_Q"]) * NH,)](
+                random, k_list,
+                *random.stride(),
+                block, window, globals,
+                NQ, NK, NK_TILE, NH, NN, NC,
+                BLOCK_Q=tile["BLOCK_Q"], BLOCK_K=tile["BLOCK_K"], BLOCK_K_TILE=128,
+                num_warps=4, num_stages=1,
+            )
             bigbird_kernel[(grid,)](
                 describe(Q, [1, 1, tile["BLOCK_Q"], tile["BLOCK_D"]]),
                 describe(K, [1, 1, tile["BLOCK_K"], tile["BLOCK_D"]]),
                 describe(V, [1, 1, tile["BLOCK_K"], tile["BLOCK_E"]]),
-                random, O,
+                random, k_list, O,
                 *random.stride(), *O.stride(),
                 block, window, globals,
-                NQ, NK, NB, NH, NN, NC, NG,
+                NQ, NK, NB, NH, NG, NN, NC,
                 D, E,
                 **tile,
             )

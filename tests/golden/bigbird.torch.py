@@ -23,7 +23,7 @@ As it runs:
     O[q,e] = O_total[q,e] / P_total[q]
 
 One pass over k for every tile of rows q,
-over 3 ranges of tiles that its predicate leaves live.
+over the tiles of a list, which is made before from random.
 State of a row: P_max[q], P_total[q], O_total[q,e].
 
 Edit the pattern, not this file.
@@ -125,6 +125,34 @@ def gather(tensor, *at):
     )
 
 
+def least(a, b):
+    """The smaller of two, tensors or numbers."""
+    if torch.is_tensor(a) and torch.is_tensor(b):
+        return torch.minimum(a, b)
+    if torch.is_tensor(a) or torch.is_tensor(b):
+        return torch.clamp(a, max=b) if torch.is_tensor(a) else torch.clamp(b, max=a)
+    return min(a, b)
+
+
+def listed(whole, some, tiles):
+    """Tiles, those that all of the batch sees whole and the others of which any of it may see some."""
+    whole, some = (
+        (torch.as_tensor(x, device=tiles.device) & (tiles >= 0))[None].flatten(0, -2)
+        for x in (whole, some)
+    )
+    whole, some = whole.all(0), some.any(0)
+    return (tiles[whole].tolist(), True), (tiles[some & ~whole].tolist(), False)
+
+
+def most(a, b):
+    """The larger of two, tensors or numbers."""
+    if torch.is_tensor(a) and torch.is_tensor(b):
+        return torch.maximum(a, b)
+    if torch.is_tensor(a) or torch.is_tensor(b):
+        return torch.clamp(a, min=b) if torch.is_tensor(a) else torch.clamp(b, min=a)
+    return max(a, b)
+
+
 def walk(tiles, block, end):
     """(start, stop, seen whole) of every tile."""
     for steps, whole in tiles:
@@ -165,6 +193,8 @@ def bigbird(Q, K, V, random, block=64, window=3, globals=1):
     O = Q.new_empty((NB, NH, NQ, E))
     device, kind = Q.device, accumulator(Q)
     h = torch.arange(NH, device=device)[None, :]
+    NK_TILE = -(-NK // BLOCK_K)
+    k_tile = torch.arange(NK_TILE, device=device)
     for q0 in range(0, NQ, BLOCK_Q):
         q1 = min(q0 + BLOCK_Q, NQ)
         q = torch.arange(q0, q1, device=device)
@@ -176,46 +206,153 @@ def bigbird(Q, K, V, random, block=64, window=3, globals=1):
         O_total_qe = torch.full([NB, NH, q1 - q0, E], 0.0, device=device, dtype=kind)
         Q_qd = Q[:, :, q0:q1].to(kind)
         # tiles of k that these rows see, and which of them whole
-        last = q1 - 1
-        end0 = min(NK, max(NK if (q0 + (NK - NQ)) // block < globals else 0, block * globals))
-        hi0 = (BLOCK_K + end0 - 1) // BLOCK_K
-        inner_end0 = min(
-            NK, max(NK if (last + (NK - NQ)) // block < globals else 0, block * globals)
+        random2_k_tile = gather(
+            random,
+            h[..., None],
+            max(min((NK + q0 - NQ) // block, NN - 1), 0),
+            most(least(k_tile * BLOCK_K // block, NC - 1), 0),
         )
-        full_hi0 = inner_end0 // BLOCK_K
-        end1 = min(
-            min(
-                min(
-                    min(NK, NK if (last + (NK - NQ)) // block >= 0 else 0),
-                    NK if (q0 + (NK - NQ)) // block < NN else 0,
-                ),
-                block * NC,
+        random3_k_tile = gather(
+            random,
+            h[..., None],
+            max(min((NK + q0 - NQ) // block, NN - 1), 0),
+            most(least((least(k_tile * BLOCK_K + BLOCK_K, NK) - 1) // block, NC - 1), 0),
+        )
+        random4_k_tile = gather(
+            random,
+            h[..., None],
+            max(min((NK + min(BLOCK_Q + q0, NQ) - NQ - 1) // block, NN - 1), 0),
+            most(least(k_tile * BLOCK_K // block, NC - 1), 0),
+        )
+        random5_k_tile = gather(
+            random,
+            h[..., None],
+            max(min((NK + min(BLOCK_Q + q0, NQ) - NQ - 1) // block, NN - 1), 0),
+            most(least((least(k_tile * BLOCK_K + BLOCK_K, NK) - 1) // block, NC - 1), 0),
+        )
+        tiles = listed(
+            (k_tile * BLOCK_K + BLOCK_K <= NK)
+            & (
+                (
+                    (
+                        (
+                            torch.maximum(
+                                (NK + min(BLOCK_Q + q0, NQ) - NQ - 1) // block
+                                - k_tile * BLOCK_K // block,
+                                (least(k_tile * BLOCK_K + BLOCK_K, NK) - 1) // block
+                                - (NK + q0 - NQ) // block,
+                            )
+                            <= window // 2
+                        )
+                        | ((NK + min(BLOCK_Q + q0, NQ) - NQ - 1) // block + 1 <= globals)
+                    )
+                    | ((least(k_tile * BLOCK_K + BLOCK_K, NK) - 1) // block + 1 <= globals)
+                )
+                | (
+                    (
+                        (
+                            (0 <= (NK + q0 - NQ) // block)
+                            and ((NK + min(BLOCK_Q + q0, NQ) - NQ - 1) // block + 1 <= NN)
+                        )
+                        & ((least(k_tile * BLOCK_K + BLOCK_K, NK) - 1) // block + 1 <= NC)
+                    )
+                    & (
+                        (
+                            (
+                                ((NK + min(BLOCK_Q + q0, NQ) - NQ - 1) // block + 1 <= NN)
+                                and (0 <= (NK + q0 - NQ) // block)
+                            )
+                            & ((least(k_tile * BLOCK_K + BLOCK_K, NK) - 1) // block + 1 <= NC)
+                        )
+                        & (
+                            (
+                                (
+                                    max(
+                                        min((NK + min(BLOCK_Q + q0, NQ) - NQ - 1) // block, NN - 1),
+                                        0,
+                                    )
+                                    <= max(min((NK + q0 - NQ) // block, NN - 1), 0) + 1
+                                )
+                                & (
+                                    most(
+                                        least(
+                                            (least(k_tile * BLOCK_K + BLOCK_K, NK) - 1) // block,
+                                            NC - 1,
+                                        ),
+                                        0,
+                                    )
+                                    <= most(least(k_tile * BLOCK_K // block, NC - 1), 0) + 1
+                                )
+                            )
+                            & (
+                                ((random2_k_tile & random3_k_tile) & random4_k_tile)
+                                & random5_k_tile
+                            )
+                        )
+                    )
+                )
             ),
-            NK if (q0 + (NK - NQ)) // block <= NN - 1 else 0,
-        )
-        hi1 = (BLOCK_K + end1 - 1) // BLOCK_K
-        begin2 = max(0, (NK + q0 - NQ) // block * block - window // 2 * block)
-        end2 = max(0, min(NK, (NK + last - NQ) // block * block + window // 2 * block + block))
-        lo2 = begin2 // BLOCK_K
-        hi2 = (BLOCK_K + end2 - 1) // BLOCK_K if begin2 < end2 else lo2
-        inner_begin2 = max(0, (NK + last - NQ) // block * block - window // 2 * block)
-        inner_end2 = max(0, min(NK, (NK + q0 - NQ) // block * block + window // 2 * block + block))
-        full_lo2 = min((BLOCK_K + inner_begin2 - 1) // BLOCK_K, hi2)
-        full_hi2 = max(full_lo2, inner_end2 // BLOCK_K)
-        stop0 = min(hi0, full_hi0) if hi0 <= hi1 else hi0
-        full_stop0 = min(full_hi0, stop0)
-        stop1 = max(min(hi1, lo2) if hi1 <= hi2 else hi1, stop0)
-        start2 = max(lo2, stop1)
-        stop2 = max(hi2, start2)
-        full_start2 = min(max(full_lo2, start2), stop2)
-        full_stop2 = min(max(full_hi2, full_start2), stop2)
-        tiles = (
-            (range(0, full_stop0), True),
-            (range(full_stop0, stop0), False),
-            (range(stop0, stop1), False),
-            (range(start2, full_start2), False),
-            (range(full_start2, full_stop2), True),
-            (range(full_stop2, stop2), False),
+            (
+                (
+                    (
+                        torch.maximum(
+                            most(
+                                0,
+                                (NK + q0 - NQ) // block
+                                - (least(k_tile * BLOCK_K + BLOCK_K, NK) - 1) // block,
+                            ),
+                            k_tile * BLOCK_K // block
+                            - (NK + min(BLOCK_Q + q0, NQ) - NQ - 1) // block,
+                        )
+                        <= window // 2
+                    )
+                    | ((NK + q0 - NQ) // block + 1 <= globals)
+                )
+                | (k_tile * BLOCK_K // block + 1 <= globals)
+            )
+            | (
+                (
+                    (
+                        (
+                            (0 <= (NK + min(BLOCK_Q + q0, NQ) - NQ - 1) // block)
+                            and ((NK + q0 - NQ) // block + 1 <= NN)
+                        )
+                        & (0 <= (least(k_tile * BLOCK_K + BLOCK_K, NK) - 1) // block)
+                    )
+                    & (k_tile * BLOCK_K // block + 1 <= NC)
+                )
+                & (
+                    (
+                        (
+                            ((NK + q0 - NQ) // block + 1 <= NN)
+                            and (0 <= (NK + min(BLOCK_Q + q0, NQ) - NQ - 1) // block)
+                        )
+                        & (
+                            (k_tile * BLOCK_K // block + 1 <= NC)
+                            & (0 <= (least(k_tile * BLOCK_K + BLOCK_K, NK) - 1) // block)
+                        )
+                    )
+                    & (
+                        ~(
+                            (
+                                max(min((NK + min(BLOCK_Q + q0, NQ) - NQ - 1) // block, NN - 1), 0)
+                                <= max(min((NK + q0 - NQ) // block, NN - 1), 0) + 1
+                            )
+                            & (
+                                most(
+                                    least(
+                                        (least(k_tile * BLOCK_K + BLOCK_K, NK) - 1) // block, NC - 1
+                                    ),
+                                    0,
+                                )
+                                <= most(least(k_tile * BLOCK_K // block, NC - 1), 0) + 1
+                            )
+                        )
+                        | (((random2_k_tile | random3_k_tile) | random4_k_tile) | random5_k_tile)
+                    )
+                )
+            ),
+            k_tile,
         )
         for k0, k1, whole in walk(tiles, BLOCK_K, NK):
             k = torch.arange(k0, k1, device=device)

@@ -17,7 +17,7 @@ As it runs:
     O[q,e] = O_total[q,e] / P_total[q]
 
 One pass over k for every tile of rows q,
-over 3 ranges of tiles that its predicate leaves live.
+over the tiles of a list, which is made before from marked.
 State of a row: P_max[q], P_total[q], O_total[q,e].
 
 Edit the pattern, not this file.
@@ -143,9 +143,203 @@ def floor_divide(a, b):
     return (a - ((a % b) + b) % b) // b
 
 
+@triton.jit(
+    do_not_specialize=[
+        "smarked_b",
+        "smarked_k",
+        "smarked_k_least_each_b",
+        "smarked_k_least_each_k_tile",
+        "smarked_k_greatest_each_b",
+        "smarked_k_greatest_each_k_tile",
+        "NK",
+        "NB",
+    ]
+)
+def longformer_k_ends_kernel(
+    marked, marked_k_least_each, marked_k_greatest_each,
+    smarked_b, smarked_k,
+    smarked_k_least_each_b, smarked_k_least_each_k_tile,
+    smarked_k_greatest_each_b, smarked_k_greatest_each_k_tile,
+    NK, NB,
+    BLOCK_K: tl.constexpr,
+):
+    # one program: a tile of rows at one place of the batch; late rows see most, and come first
+    pid = tl.program_id(0)
+    tiles = tl.cdiv(NK, BLOCK_K)
+    k0 = (tiles - 1 - pid % tiles) * BLOCK_K
+    b = pid // tiles
+    NK_TILE = tl.cdiv(NK, BLOCK_K)
+    k_tile = k0 // BLOCK_K
+    k_in = tl.arange(0, BLOCK_K)
+    k = k0 + k_in
+    marked_here = marked + b.to(tl.int64) * smarked_b
+    marked_k_least_each_here = marked_k_least_each + b.to(tl.int64) * smarked_k_least_each_b
+    marked_k_greatest_each_here = (
+        marked_k_greatest_each + b.to(tl.int64) * smarked_k_greatest_each_b
+    )
+    marked_k = (
+        tl.load(
+            marked_here + (tl.minimum(k, NK - 1)).to(tl.int64) * smarked_k,
+            mask=(tl.minimum(k, NK - 1) >= 0) & (tl.minimum(k, NK - 1) < NK),
+            other=0,
+        )
+        != 0
+    )
+    tile_seen_k = tl.where(marked_k, 1, 0)
+    marked_k_least = tl.min(tile_seen_k, 0)
+    marked_k_greatest = tl.max(tile_seen_k, 0)
+    tl.store(
+        marked_k_least_each_here + k_tile.to(tl.int64) * smarked_k_least_each_k_tile,
+        marked_k_least.to(marked_k_least_each.dtype.element_ty),
+        mask=(k_tile < NK_TILE),
+    )
+    tl.store(
+        marked_k_greatest_each_here + k_tile.to(tl.int64) * smarked_k_greatest_each_k_tile,
+        marked_k_greatest.to(marked_k_greatest_each.dtype.element_ty),
+        mask=(k_tile < NK_TILE),
+    )
+
+
+@triton.jit(
+    do_not_specialize=[
+        "smarked_b",
+        "smarked_k",
+        "smarked_k_least_each_b",
+        "smarked_k_least_each_k_tile",
+        "smarked_k_greatest_each_b",
+        "smarked_k_greatest_each_k_tile",
+        "window",
+        "NQ",
+        "NK",
+        "NK_TILE",
+        "NB",
+    ]
+)
+def longformer_k_list_kernel(
+    marked, marked_k_least_each, marked_k_greatest_each, k_list,
+    smarked_b, smarked_k,
+    smarked_k_least_each_b, smarked_k_least_each_k_tile,
+    smarked_k_greatest_each_b, smarked_k_greatest_each_k_tile,
+    window,
+    NQ, NK, NK_TILE, NB,
+    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_K_TILE: tl.constexpr,
+):
+    # one program: a tile of rows at one place of the batch; late rows see most, and come first
+    pid = tl.program_id(0)
+    tiles = tl.cdiv(NQ, BLOCK_Q)
+    q0 = (tiles - 1 - pid % tiles) * BLOCK_Q
+    b = pid // tiles
+    q_in = tl.arange(0, BLOCK_Q)
+    q = q0 + q_in
+    k_tile_in = tl.arange(0, BLOCK_K_TILE)
+    marked_here = marked + b.to(tl.int64) * smarked_b
+    marked_k_least_each_here = marked_k_least_each + b.to(tl.int64) * smarked_k_least_each_b
+    marked_k_greatest_each_here = (
+        marked_k_greatest_each + b.to(tl.int64) * smarked_k_greatest_each_b
+    )
+    marked_q = (
+        tl.load(
+            marked_here
+            + (tl.maximum(tl.minimum(q, NQ - 1) + (NK - NQ), 0)).to(tl.int64) * smarked_k,
+            mask=(tl.maximum(tl.minimum(q, NQ - 1) + (NK - NQ), 0) >= 0)
+            & (tl.maximum(tl.minimum(q, NQ - 1) + (NK - NQ), 0) < NK),
+            other=0,
+        )
+        != 0
+    )
+    tile_seen_q = tl.where(
+        (tl.minimum(q, NQ - 1) + (NK - NQ) >= 0)
+        & ((tl.minimum(q, NQ - 1) + (NK - NQ) >= 0) & marked_q),
+        1,
+        0,
+    )
+    marked_q_least = tl.min(tile_seen_q, 0)
+    marked_q_greatest = tl.max(tile_seen_q, 0)
+    k_list_here = k_list + ((b) * tiles + q0 // BLOCK_Q).to(tl.int64) * (NK_TILE + 2)
+    whole = tl.full([], 0, tl.int32)
+    others = tl.full([], 0, tl.int32)
+    for k_tile0 in tl.range(0, NK_TILE, BLOCK_K_TILE):
+        k_tile0 = tl.cast(k_tile0, tl.int32)
+        k_tile = k_tile0 + k_tile_in
+        marked_k_least_each_k_tile = tl.load(
+            marked_k_least_each_here
+            + k_tile0.to(tl.int64) * smarked_k_least_each_k_tile
+            + k_tile_in * smarked_k_least_each_k_tile,
+            mask=(k_tile < NK_TILE),
+            other=0,
+        )
+        marked_k_greatest_each_k_tile = tl.load(
+            marked_k_greatest_each_here
+            + k_tile0.to(tl.int64) * smarked_k_greatest_each_k_tile
+            + k_tile_in * smarked_k_greatest_each_k_tile,
+            mask=(k_tile < NK_TILE),
+            other=0,
+        )
+        live = (
+            (k_tile < NK_TILE)
+            & (
+                (
+                    (
+                        tl.maximum(
+                            tl.maximum(
+                                0,
+                                NK
+                                + q0
+                                - tl.minimum(k_tile.to(tl.int64) * BLOCK_K + BLOCK_K, NK)
+                                - NQ
+                                + 1,
+                            ),
+                            k_tile.to(tl.int64) * BLOCK_K
+                            + NQ
+                            - NK
+                            - tl.minimum(BLOCK_Q + q0, NQ)
+                            + 1,
+                        )
+                        <= floor_divide(window, 2)
+                    )
+                    | (marked_q_greatest >= 1)
+                )
+                | (marked_k_greatest_each_k_tile >= 1)
+            )
+        )
+        full = (
+            (k_tile.to(tl.int64) * BLOCK_K + BLOCK_K <= NK)
+            & (
+                (
+                    (
+                        tl.maximum(
+                            NK
+                            + tl.minimum(BLOCK_Q + q0, NQ)
+                            - k_tile.to(tl.int64) * BLOCK_K
+                            - NQ
+                            - 1,
+                            tl.minimum(k_tile.to(tl.int64) * BLOCK_K + BLOCK_K, NK)
+                            + NQ
+                            - NK
+                            - q0
+                            - 1,
+                        )
+                        <= floor_divide(window, 2)
+                    )
+                    | (marked_q_least >= 1)
+                )
+                | (marked_k_least_each_k_tile >= 1)
+            )
+        )
+        place = whole + tl.cumsum(full.to(tl.int32), 0)
+        tl.store(k_list_here + 1 + place, k_tile, mask=full)
+        whole += tl.sum(full.to(tl.int32), 0)
+        rest = live & ~full
+        place = others + tl.cumsum(rest.to(tl.int32), 0)
+        tl.store(k_list_here + NK_TILE + 2 - place, k_tile, mask=rest)
+        others += tl.sum(rest.to(tl.int32), 0)
+    tl.store(k_list_here, whole)
+    tl.store(k_list_here + 1, whole + others)
+
+
 @triton.jit(do_not_specialize=["smarked_b", "smarked_k", "window", "NQ", "NK", "NB", "NH", "NG"])
 def longformer_kernel(
-    Q, K, V, marked, O,
+    Q, K, V, marked, k_list, O,
     smarked_b, smarked_k,
     sO_b, sO_h, sO_q, sO_e,
     window,
@@ -180,79 +374,14 @@ def longformer_kernel(
         )
         != 0
     )
-    last = tl.minimum(q0 + BLOCK_Q, NQ) - 1
-    marked_at0 = (
-        tl.load(
-            marked_here + (tl.maximum(q + (NK - NQ), 0)).to(tl.int64) * smarked_k,
-            mask=(tl.maximum(q + (NK - NQ), 0) >= 0) & (tl.maximum(q + (NK - NQ), 0) < NK),
-            other=0,
-        )
-        != 0
-    )
-    k_end0 = tl.minimum(
-        NK,
-        tl.max(
-            tl.where(
-                q < NQ,
-                tl.where((q + (NK - NQ) >= 0) & ((q + (NK - NQ) >= 0) & marked_at0), NK - 1, -1),
-                -2147483648,
-            ),
-            0,
-        )
-        + 1,
-    )
-    k_hi0 = (BLOCK_K + k_end0 - 1) // BLOCK_K
-    k_inner_end0 = tl.minimum(
-        NK,
-        tl.min(
-            tl.where(
-                q < NQ,
-                tl.where((q + (NK - NQ) >= 0) & ((q + (NK - NQ) >= 0) & marked_at0), NK - 1, -1),
-                2147483647,
-            ),
-            0,
-        )
-        + 1,
-    )
-    k_full_hi0 = k_inner_end0 // BLOCK_K
-    k_end1 = NK
-    k_hi1 = (BLOCK_K + k_end1 - 1) // BLOCK_K
-    k_begin2 = tl.maximum(0, NK + q0 - floor_divide(window, 2) - NQ)
-    k_end2 = tl.maximum(0, tl.minimum(NK, floor_divide(window, 2) + NK + last - NQ + 1))
-    k_lo2 = k_begin2 // BLOCK_K
-    k_hi2 = tl.where(k_begin2 < k_end2, (BLOCK_K + k_end2 - 1) // BLOCK_K, k_lo2)
-    k_inner_begin2 = tl.maximum(0, NK + last - floor_divide(window, 2) - NQ)
-    k_inner_end2 = tl.maximum(0, tl.minimum(NK, floor_divide(window, 2) + NK + q0 - NQ + 1))
-    k_full_lo2 = tl.minimum((BLOCK_K + k_inner_begin2 - 1) // BLOCK_K, k_hi2)
-    k_full_hi2 = tl.maximum(k_full_lo2, k_inner_end2 // BLOCK_K)
-    k_stop0 = tl.where(k_hi0 <= k_hi1, tl.minimum(k_hi0, k_full_hi0), k_hi0)
-    k_full_stop0 = tl.minimum(k_full_hi0, k_stop0)
-    k_stop1 = tl.maximum(tl.where(k_hi1 <= k_hi2, tl.minimum(k_hi1, k_lo2), k_hi1), k_stop0)
-    k_start2 = tl.maximum(k_lo2, k_stop1)
-    k_stop2 = tl.maximum(k_hi2, k_start2)
-    k_full_start2 = tl.minimum(tl.maximum(k_full_lo2, k_start2), k_stop2)
-    k_full_stop2 = tl.minimum(tl.maximum(k_full_hi2, k_full_start2), k_stop2)
-    k_whole = k_full_stop0 + k_full_stop2 - k_full_start2
-    k_steps0 = k_full_stop0
-    k_steps1 = k_steps0 + k_stop2 - k_full_start2
-    k_steps2 = k_steps1 + k_stop1 - k_full_stop0
-    k_steps3 = k_steps2 + k_full_start2 - k_start2
+    k_tiles = tl.cdiv(NK, BLOCK_K)
+    k_list_here = k_list + ((b) * tiles + q0 // BLOCK_Q).to(tl.int64) * (k_tiles + 2)
+    k_whole = tl.load(k_list_here)
+    k_steps = tl.load(k_list_here + 1)
+    k_end = k_tiles + 1 + k_whole
     # tiles seen whole, then tiles on an edge
-    for step in tl.range(0, k_steps3):
-        k0 = (
-            tl.where(
-                step < k_steps0,
-                step,
-                tl.where(
-                    step < k_steps1,
-                    k_full_start2 + step - k_steps0,
-                    tl.where(
-                        step < k_steps2, k_full_stop0 + step - k_steps1, k_start2 + step - k_steps2
-                    ),
-                ),
-            )
-            * BLOCK_K
-        )
+    for step in tl.range(0, k_steps):
+        k0 = tl.load(k_list_here + tl.where(step < k_whole, step + 2, k_end - step)) * BLOCK_K
         k = k0 + k_in
         # S[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
         K_kd = K.load([b, h // (NH // NG), k0, 0]).reshape([BLOCK_K, BLOCK_D])
@@ -346,11 +475,36 @@ def longformer(Q, K, V, marked, window=512):
     grid = triton.cdiv(NQ, tile["BLOCK_Q"]) * NB * NH
     if grid:
         with torch.cuda.device(Q.device) if Q.is_cuda else contextlib.nullcontext():
+            # tiles of k that tiles of rows q see, by the tables of this call
+            NK_TILE = triton.cdiv(NK, tile["BLOCK_K"])
+            marked_k_least_each = Q.new_empty((NB, NK_TILE,), dtype=torch.int64)
+            marked_k_greatest_each = Q.new_empty((NB, NK_TILE,), dtype=torch.int64)
+            if NK_TILE:
+                longformer_k_ends_kernel[(NK_TILE * NB,)](
+                    marked, marked_k_least_each, marked_k_greatest_each,
+                    *marked.stride(),
+                    *marked_k_least_each.stride(),
+                    *marked_k_greatest_each.stride(),
+                    NK, NB,
+                    BLOCK_K=tile["BLOCK_K"],
+                    num_warps=4, num_stages=1,
+                )
+            k_list = Q.new_empty(
+                (triton.cdiv(NQ, tile["BLOCK_Q"]) * NB * (NK_TILE + 2),), dtype=torch.int32
+            )
+            longformer_k_list_kernel[(triton.cdiv(NQ, tile["BLOCK_Q"]) * NB,)](
+                marked, marked_k_least_each, marked_k_greatest_each, k_list,
+                *marked.stride(), *marked_k_least_each.stride(), *marked_k_greatest_each.stride(),
+                window,
+                NQ, NK, NK_TILE, NB,
+                BLOCK_Q=tile["BLOCK_Q"], BLOCK_K=tile["BLOCK_K"], BLOCK_K_TILE=128,
+                num_warps=4, num_stages=1,
+            )
             longformer_kernel[(grid,)](
                 describe(Q, [1, 1, tile["BLOCK_Q"], tile["BLOCK_D"]]),
                 describe(K, [1, 1, tile["BLOCK_K"], tile["BLOCK_D"]]),
                 describe(V, [1, 1, tile["BLOCK_K"], tile["BLOCK_E"]]),
-                marked, O,
+                marked, k_list, O,
                 *marked.stride(), *O.stride(),
                 window,
                 NQ, NK, NB, NH, NG,

@@ -17,7 +17,7 @@ As it runs:
     O[q,e] = O_total[q,e] / P_total[q]
 
 One pass over k for every tile of rows q,
-over 3 ranges of tiles that its predicate leaves live.
+over the tiles of a list, which is made before from marked.
 State of a row: P_max[q], P_total[q], O_total[q,e].
 
 Edit the pattern, not this file.
@@ -119,14 +119,23 @@ def gather(tensor, *at):
     )
 
 
-def highest(x):
-    """The greatest of a number over all heads."""
-    return int(x.max()) if x.numel() else 0
+def least(a, b):
+    """The smaller of two, tensors or numbers."""
+    if torch.is_tensor(a) and torch.is_tensor(b):
+        return torch.minimum(a, b)
+    if torch.is_tensor(a) or torch.is_tensor(b):
+        return torch.clamp(a, max=b) if torch.is_tensor(a) else torch.clamp(b, max=a)
+    return min(a, b)
 
 
-def lowest(x):
-    """The least of a number over all heads."""
-    return int(x.min()) if x.numel() else 0
+def listed(whole, some, tiles):
+    """Tiles, those that all of the batch sees whole and the others of which any of it may see some."""
+    whole, some = (
+        (torch.as_tensor(x, device=tiles.device) & (tiles >= 0))[None].flatten(0, -2)
+        for x in (whole, some)
+    )
+    whole, some = whole.all(0), some.any(0)
+    return (tiles[whole].tolist(), True), (tiles[some & ~whole].tolist(), False)
 
 
 def most(a, b):
@@ -167,6 +176,18 @@ def longformer(Q, K, V, marked, window=512):
     device, kind = Q.device, accumulator(Q)
     b = torch.arange(NB, device=device)[:, None]
     h = torch.arange(NH, device=device)[None, :]
+    NK_TILE = -(-NK // BLOCK_K)
+    k_tile = torch.arange(NK_TILE, device=device)
+    marked_k_least_k_tile = torch.zeros([NB, NH, NK_TILE], device=device, dtype=torch.long)
+    marked_k_greatest_k_tile = torch.zeros([NB, NH, NK_TILE], device=device, dtype=torch.long)
+    for k0 in range(0, NK, BLOCK_K):
+        k1 = min(k0 + BLOCK_K, NK)
+        marked3_k = marked[:, k0:k1][:, None, ...]
+        tile_seen_k = torch.where(marked3_k, 1, 0)
+        marked_k_least = tile_seen_k.amin(-1)
+        marked_k_greatest = tile_seen_k.amax(-1)
+        marked_k_least_k_tile[..., k0 // BLOCK_K] = marked_k_least
+        marked_k_greatest_k_tile[..., k0 // BLOCK_K] = marked_k_greatest
     for q0 in range(0, NQ, BLOCK_Q):
         q1 = min(q0 + BLOCK_Q, NQ)
         q = torch.arange(q0, q1, device=device)
@@ -178,54 +199,38 @@ def longformer(Q, K, V, marked, window=512):
         O_total_qe = torch.full([NB, NH, q1 - q0, E], 0.0, device=device, dtype=kind)
         Q_qd = Q[:, :, q0:q1].to(kind)
         marked_q = gather(marked, b[..., None], q + (NK - NQ))
+        marked3_q = gather(marked, b[..., None], most(q + (NK - NQ), 0))
+        tile_seen_q = torch.where((q + (NK - NQ) >= 0) & ((q + (NK - NQ) >= 0) & marked3_q), 1, 0)
+        marked_q_least = tile_seen_q.amin(-1)
+        marked_q_greatest = tile_seen_q.amax(-1)
         # tiles of k that these rows see, and which of them whole
-        last = q1 - 1
-        end0_marked_q = gather(marked, b[..., None], most(q + (NK - NQ), 0))
-        end0 = min(
-            NK,
-            highest(
-                torch.where(
-                    (q + (NK - NQ) >= 0) & ((q + (NK - NQ) >= 0) & end0_marked_q), NK - 1, -1
+        tiles = listed(
+            (k_tile * BLOCK_K + BLOCK_K <= NK)
+            & (
+                (
+                    (
+                        torch.maximum(
+                            NK + min(BLOCK_Q + q0, NQ) - k_tile * BLOCK_K - NQ - 1,
+                            least(k_tile * BLOCK_K + BLOCK_K, NK) + NQ - NK - q0 - 1,
+                        )
+                        <= window // 2
+                    )
+                    | (marked_q_least >= 1)[..., None]
                 )
-            )
-            + 1,
-        )
-        hi0 = (BLOCK_K + end0 - 1) // BLOCK_K
-        inner_end0_marked_q = gather(marked, b[..., None], most(q + (NK - NQ), 0))
-        inner_end0 = min(
-            NK,
-            lowest(
-                torch.where(
-                    (q + (NK - NQ) >= 0) & ((q + (NK - NQ) >= 0) & inner_end0_marked_q), NK - 1, -1
+                | (marked_k_least_k_tile >= 1)
+            ),
+            (
+                (
+                    torch.maximum(
+                        most(0, NK + q0 - least(k_tile * BLOCK_K + BLOCK_K, NK) - NQ + 1),
+                        k_tile * BLOCK_K + NQ - NK - min(BLOCK_Q + q0, NQ) + 1,
+                    )
+                    <= window // 2
                 )
+                | (marked_q_greatest >= 1)[..., None]
             )
-            + 1,
-        )
-        full_hi0 = inner_end0 // BLOCK_K
-        end1 = NK
-        hi1 = (BLOCK_K + end1 - 1) // BLOCK_K
-        begin2 = max(0, NK + q0 - window // 2 - NQ)
-        end2 = max(0, min(NK, window // 2 + NK + last - NQ + 1))
-        lo2 = begin2 // BLOCK_K
-        hi2 = (BLOCK_K + end2 - 1) // BLOCK_K if begin2 < end2 else lo2
-        inner_begin2 = max(0, NK + last - window // 2 - NQ)
-        inner_end2 = max(0, min(NK, window // 2 + NK + q0 - NQ + 1))
-        full_lo2 = min((BLOCK_K + inner_begin2 - 1) // BLOCK_K, hi2)
-        full_hi2 = max(full_lo2, inner_end2 // BLOCK_K)
-        stop0 = min(hi0, full_hi0) if hi0 <= hi1 else hi0
-        full_stop0 = min(full_hi0, stop0)
-        stop1 = max(min(hi1, lo2) if hi1 <= hi2 else hi1, stop0)
-        start2 = max(lo2, stop1)
-        stop2 = max(hi2, start2)
-        full_start2 = min(max(full_lo2, start2), stop2)
-        full_stop2 = min(max(full_hi2, full_start2), stop2)
-        tiles = (
-            (range(0, full_stop0), True),
-            (range(full_stop0, stop0), False),
-            (range(stop0, stop1), False),
-            (range(start2, full_start2), False),
-            (range(full_start2, full_stop2), True),
-            (range(full_stop2, stop2), False),
+            | (marked_k_greatest_k_tile >= 1),
+            k_tile,
         )
         for k0, k1, whole in walk(tiles, BLOCK_K, NK):
             k = torch.arange(k0, k1, device=device)

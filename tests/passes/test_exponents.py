@@ -28,6 +28,8 @@ SCALES = {
     "l2_softmax": {"O": "P_max[b,h,q] - finite(W_sum_max[b,h,q] * 0.5)"},
     # no normaliser divides the sum of a row, which is as large as its largest decay
     "lightning": {"O": "O_max[h,q]"},
+    # two maxima under predicates that say the same in other words, found out when kernels are planned
+    "block_layout": {"O": "S_max[b,h,q] - finite(P_max[b,h,q])"},
 }
 """Scales of whole rows: outside every loop, as large as the pattern says that they are."""
 

@@ -16,6 +16,7 @@ from tests.patterns.sizes import (
     GROUPED,
     PAIRED,
     SHAPES,
+    SQUARES,
     TABLED,
     TRIPLES,
     Case,
@@ -81,6 +82,10 @@ TENSORS: dict[str, dict[str, str]] = {
     "evoformer": {"Q": "bmhqd", "K": "bmhkd", "V": "bmhke", "pair": "bhqk", "G": "bmhqe"},
     "music": {**GROUPED, "E": "hrd"},
     **masked.TENSORS,
+    "clusters": {**GROUPED, "cluster": "bgk"},
+    "block_layout": {**GROUPED, "layout": "hyx"},
+    "tree": {**GROUPED, "above": "byx"},
+    "transfusion": {**GROUPED, "image": "bk"},
     "kronecker": {"Q": "bhqd", "K1": "bhjd", "K2": "bhkd", "V1": "bhje", "V2": "bhke"},
 }
 """Every pattern's tensors in its order, each with its indices, one letter an index."""
@@ -123,6 +128,10 @@ def _plausible(pattern: str, name: str, x: Tensor) -> Tensor:
             return (3 * x.abs()).long()
         case "alpha":
             return torch.sigmoid(x)
+        case "cluster" | "image":
+            return (2 * x).round().long()
+        case "layout" | "above":
+            return x < 0.5
         case "span" | "source" | "length" | "pad" | "start":
             return (20 * x.abs()).long()
         case "cu":
@@ -246,6 +255,10 @@ CASES: dict[str, tuple[Case, ...]] = {
     "evoformer": _cases("evoformer", FOLDED),
     "music": _cases("music", TABLED),
     **masked.CASES,
+    "clusters": _cases("clusters", SHAPES),
+    "block_layout": _cases("block_layout", SQUARES, {"block": 8}, {"block": 5}, {"block": 16}, {}),
+    "tree": _cases("tree", SQUARES),
+    "transfusion": _cases("transfusion", SHAPES),
     "kronecker": _cases("kronecker", TRIPLES),
 }
 """What every pattern is tried on."""

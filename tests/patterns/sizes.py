@@ -53,6 +53,12 @@ FOLDED = tuple({**s, "m": 1 + i % 3} for i, s in enumerate(ALONE))
 TABLED = tuple({**s, "r": r} for s, r in zip(SHAPES, (1, 65, 4, 63, 16, 1, 130, 33), strict=True))
 """The same with tables of distances, some of which all pairs fit into."""
 
+SQUARES = tuple(
+    {**s, "y": y, "x": x}
+    for s, y, x in zip(SHAPES, (1, 9, 15, 4, 8, 65, 16, 17), (1, 9, 15, 8, 4, 70, 16, 9), strict=True)
+)
+"""The same with tables over rows and columns of their own."""
+
 TRIPLES = tuple(
     {"b": b, "h": h, "q": q, "j": j, "k": k, "d": d, "e": e}
     for b, h, q, j, k, d, e in (

@@ -21,7 +21,7 @@ from attncc.ir.evaluate import evaluate
 from attncc.source import Source
 from attncc.syntax import ast
 from attncc.syntax.parser import parse
-from tests.patterns import definitions, masks, scores
+from tests.patterns import definitions, listed, masks, scores
 from tests.patterns.cases import CASES, TENSORS, Arguments, Case, inputs
 from tests.patterns.parts import Results, dots
 
@@ -53,7 +53,7 @@ def cascade(name: str) -> Cascade:
 
 def definition(name: str) -> Callable[..., Results]:
     """What defines a pattern, in whichever module it stands."""
-    (module,) = (m for m in (definitions, masks, scores) if hasattr(m, name))
+    (module,) = (m for m in (definitions, listed, masks, scores) if hasattr(m, name))
     defined: Callable[..., Results] = vars(module)[name]
     return defined
 
@@ -157,7 +157,9 @@ def test_reference_is_the_definition(case: Case) -> None:
         assert_same(f"d{name}", x.numpy(), y)
 
 
-LONG = Case("causal", {"b": 1, "h": 6, "g": 2, "q": 37, "k": 41, "d": 8, "e": 5, "m": 2, "r": 9})
+LONG = Case(
+    "causal", {"b": 1, "h": 6, "g": 2, "q": 37, "k": 41, "d": 8, "e": 5, "m": 2, "r": 9, "y": 11, "x": 11}
+)
 
 
 def arguments(pattern: str, **scalars: int | float) -> Arguments:
@@ -255,6 +257,7 @@ AHEAD = (
     "halonet_padded",
     "hilo",
     "agent",
+    "transfusion",
 )
 """Patterns whose queries see later keys, or whose last ones see none, being padding, or stand elsewhere."""
 CAUSAL = [name for name in NAMES if name not in AHEAD]
