@@ -26,7 +26,12 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from torch.nn.functional import scaled_dot_product_attention
 
 import attncc
-from attncc.bench.clock import medians
+from attncc.bench.clock import milliseconds
+from attncc.explain.costs import environment, tile_of, work
+from attncc.pipeline import meaning, streamed
+from attncc.schedule.plan import partition
+from attncc.schedule.tiles import GPUS
+from attncc.source import Source
 
 torch._dynamo.config.recompile_limit = 64
 DEVICE = "cuda"
@@ -151,14 +156,16 @@ def striped(mask: Mask, n: int, heads: bool) -> tuple[BlockMask, int]:
     return made, cells
 
 
-def tiles(kernel: Any, n: int) -> tuple[int, int]:
-    """The sides of the tiles in which attncc's kernel ran."""
-    text = kernel.modules[-1]
-    scope: dict[str, Any] = {}
-    start = text.index("\nTILES = ") + 1
-    exec(text[start : text.index("\n}\n", start) + 3], scope)
-    tile = scope["TILES"][FEATURES, FEATURES, 2]
-    return tile["BLOCK_Q"], tile["BLOCK_K"]
+def live(case: Case, n: int) -> float:
+    """The share of the square that attncc's tiles cover."""
+    cascade = meaning(Source.read(PATTERNS / f"{case.pattern}.attn"))
+    plan = partition(streamed(cascade))
+    given = {name: x.cpu().numpy() if torch.is_tensor(x) else x for name, x in case.given(n).items()}
+    extents = {i.name: HEADS for kernel in plan.kernels for i in kernel.batch if i.name == "h"}
+    env = environment(cascade, n, given, {**extents, "g": HEADS}) | given
+    tile = tile_of(plan, GPUS["H100"])
+    counted, _ = work(plan, env, tile)
+    return counted.live * tile.rows * tile.columns / (HEADS * n * n)
 
 
 def measure(case: Case, n: int, flash: bool) -> dict[str, Any]:
@@ -177,12 +184,13 @@ def measure(case: Case, n: int, flash: bool) -> dict[str, Any]:
     error = ((mine.float() - other.float()).norm(dim=-1) / other.float().norm(dim=-1).mean()).max()
     assert error < 0.05, f"{case.pattern} at {n}: {error}"
     del mine, other
-    times = medians(runs)
+    times = milliseconds(runs, DEVICE, 0.6)
     return {
         "case": f"{case.pattern} {case.words}".strip(),
         "length": n,
         "ms": times,
         "density": cells / (HEADS * n * n),
+        "live": live(case, n),
         "tflops": {name: 4 * cells * FEATURES / ms / 1e9 for name, ms in times.items()},
     }
 
@@ -193,13 +201,12 @@ def shards() -> dict[str, Any]:
     q, k, v = (torch.randn(shape, device=DEVICE, dtype=torch.bfloat16) for _ in range(3))
     kernel = attncc.load(PATTERNS / "s2.attn")
     runs = {"attncc": lambda: kernel(q, k, v, block=64, local=8, stride=16)}
-    times = medians(runs)
+    times = milliseconds(runs, DEVICE, 0.6)
     for name, causal in (("fa2", False), ("fa2 causal", True)):
         with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
-            times |= medians(
-                {name: lambda causal=causal: scaled_dot_product_attention(q, k, v, is_causal=causal)}
-            )
-    times |= {"attncc again": medians(runs)["attncc"]}
+            run = lambda causal=causal: scaled_dot_product_attention(q, k, v, is_causal=causal)
+            times |= milliseconds({name: run}, DEVICE, 0.6)
+    times |= {"attncc again": milliseconds(runs, DEVICE, 0.6)["attncc"]}
     return {"case": "strided shards, 512 local, 16 shards", "shape": shape, "ms": times}
 
 
@@ -228,14 +235,15 @@ def main() -> None:
                 continue
             began = time.time()
             row = measure(case, n, flash())
-            dense = dense or row["tflops"]["attncc"]
-            row["of dense"] = dense / row["tflops"]["attncc"]
+            row["of dense"] = row["ms"]["attncc"] / row["live"]
+            dense = dense or row["of dense"]
+            row["of dense"] /= dense
             rows.append(row)
             ms, flops = row["ms"], row["tflops"]
             print(
                 f"{n:6} {row['case']:36} {row['density']:6.1%} attncc {ms['attncc']:8.3f} ms"
                 f" {flops['attncc']:4.0f} TFLOP/s  flex {ms['flex']:8.3f} {flops['flex']:4.0f}"
-                f"  {ms['flex'] / ms['attncc']:5.2f}x  a cell {row['of dense']:.2f} of dense"
+                f"  {ms['flex'] / ms['attncc']:5.2f}x  a live tile {row['of dense']:.2f} of a dense one ({row['live']:.1%} live)"
                 f"  ({time.time() - began:.0f} s)",
                 flush=True,
             )
