@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 import triton
+from forward import milliseconds
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from torch.nn.functional import scaled_dot_product_attention
@@ -32,7 +33,6 @@ from attncc.pipeline import meaning, streamed
 from attncc.schedule.plan import partition
 from attncc.schedule.tiles import GPUS
 from attncc.source import Source
-from forward import milliseconds
 
 torch._dynamo.config.recompile_limit = 64
 DEVICE = "cuda"
