@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from attncc.codegen.width import Widths
 from attncc.codegen.words import Words
-from attncc.ir.cascade import ZERO, Expr, Read, Tensor, extent
+from attncc.ir.cascade import ZERO, Expr, Index, Read, Tensor, extent
 from attncc.masks.intervals import interval, largest, smallest
-from attncc.masks.ranges import union
+from attncc.masks.ranges import Ranges, union
 from attncc.schedule.loops import Walk
+
+Spell: TypeAlias = Callable[[Expr, frozenset[Expr]], str]
+"""Writes a number, given those that are never negative."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +33,11 @@ def walk_ranges(
     last: str,
     words: Words,
     widths: Widths,
-    spell: Callable[[Expr, frozenset[Expr]], str],
+    spell: Spell,
 ) -> WalkRanges:
     """The ranges of a walk; `first` and `last` name the rows of the tile.
 
-    `spell` writes a number, given those that are never negative. Numbers that may be 64 bits wide are the
-    ends of ranges; clipped to the columns they are 32.
+    Numbers that may be 64 bits wide are the ends of ranges; clipped to the columns they are 32.
     """
     prefix = f"{walk.index.name}_"
     ranges = union(walk.bands, scalar(first), scalar(last), scalar(words.block(walk.index)), prefix)
@@ -42,15 +45,7 @@ def walk_ranges(
     def code(e: Expr) -> str:
         return spell(e, ranges.counted)
 
-    lines = []
-    for step in ranges.steps:
-        value, name = step.body, step.tensor.name
-        if wide := widths.wide(value, tables=True):
-            value = smallest((largest((value, ZERO)), extent(walk.index)))
-        low, high = interval(value, widths)
-        widths.known[name] = (max(low, 0), high), False
-        text = f"({code(value)}).to(tl.int32)" if wide else code(value)
-        lines.append(f"{code(Read(step.tensor, ()))} = {text}")
+    lines = assigned(ranges, walk.index, widths, spell)
     whole, edges = [], []
     for s in ranges.segments:
         lo, full_lo, full_hi, hi = (code(e) for e in (s.lo, s.full_lo, s.full_hi, s.hi))
@@ -64,6 +59,21 @@ def walk_ranges(
     total = " + ".join(_span(*piece) for piece in whole) or "0"
     tile_lines, steps, tile = _steps(_joined([*whole, *edges]), f"{prefix}steps", words)
     return WalkRanges((*lines, f"{count} = {total}", *tile_lines), count, steps, tile)
+
+
+def assigned(ranges: Ranges, columns: Index, widths: Widths, spell: Spell) -> list[str]:
+    """Lines that compute the steps of some ranges."""
+    lines = []
+    for step in ranges.steps:
+        value, name = step.body, step.tensor.name
+        if wide := widths.wide(value, tables=True):
+            value = smallest((largest((value, ZERO)), extent(columns)))
+        low, high = interval(value, widths)
+        widths.known[name] = (max(low, 0), high), False
+        text = spell(value, ranges.counted)
+        here = f"({text}).to(tl.int32)" if wide else text
+        lines.append(f"{spell(Read(step.tensor, ()), ranges.counted)} = {here}")
+    return lines
 
 
 def scalar(name: str) -> Read:

@@ -195,6 +195,11 @@ def pointer(
         stride = w.stride(tensor, index)
         if isinstance(at, Index) and at == index and at in k.axes:
             feature = at.role == "feature"
+            if at in k.program.grids:
+                spots = placed(w.position(at), at, axes).text
+                near.append(f"{spots}.to(tl.int64) * {stride}")
+                tests.append(f"({spots} < {w.extent(at)})")
+                continue
             if not feature:
                 far.append(f"{w.start(at)}.to(tl.int64) * {stride}")
             inside = placed(w.position(at) if feature else w.inside(at), at, axes).text

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from attncc.codegen.descriptors import DESCRIBE, by_descriptor, described
-from attncc.codegen.host import checks, output_shape, statistic, tables
+from attncc.codegen.host import boxes, checks, output_shape, statistic, tables, with_digits
 from attncc.codegen.module import INDENT, Said, assemble, element_types, host, leading, words_of
 from attncc.codegen.signature import Signature
 from attncc.codegen.spell import FAST_LOG2
@@ -56,7 +56,7 @@ def generate(said: Said, cascade: Cascade, plan: Plan, spec: Specialisation) -> 
     launch.append(f"return {', '.join(words.tensor(t.name) for t in cascade.outputs)}")
     positives = dict.fromkeys(e for part in parts for e in part.signature.positives)
     lines = [
-        *checks(cascade, words, "KINDS", launch, tuple(positives)),
+        *checks(with_digits(cascade, (p.program for p in parts)), words, "KINDS", launch, tuple(positives)),
         *tables(cascade, words, "to(torch.promote_types({name}.dtype, torch.int32))"),
         f"if max(sizes.values()) >= 1 << {BITS}:",
         f'    raise ValueError(f"extents {{sizes}}: those of a kernel stay below 2**{BITS}")',
@@ -113,6 +113,7 @@ def tile_table(part: Part, spec: Specialisation) -> Iterator[str]:
             key = ", ".join(str(x) for x in (*(known[i.name] for i in s.fixed_extents), width))
             blocks = {w.block(s.program.rows): tile.rows}
             blocks |= {w.block(i): tile.columns for i in s.walked}
+            blocks |= boxes(s.program, tile, w)
             blocks |= {w.block(i): padded(known[i.name]) for i in s.features}
             row = ", ".join(f'"{name}": {value}' for name, value in blocks.items())
             yield f"{INDENT}({key}{'' if ',' in key else ','}): {{"
@@ -158,7 +159,8 @@ def _launch(part: Part, kept: tuple[Tensor, ...], words: Words, first: str) -> I
         yield f"{words.tensor(output.name)} = {_empty(output, output in kept, words, first)}"
     rows = s.program.rows
     grid = " * ".join([words.extent(i) for i in s.program.batch])
-    tiles = f'triton.cdiv({words.extent(rows)}, tile["{words.block(rows)}"])'
+    sides = [axis.rows for axis in s.program.grids[rows].axes] if rows in s.program.grids else [rows]
+    tiles = " * ".join(f'triton.cdiv({words.extent(i)}, tile["{words.block(i)}"])' for i in sides)
     yield f"grid = {tiles}{' * ' + grid if grid else ''}"
     yield "if grid:"
     yield f"    with torch.cuda.device({first}.device) if {first}.is_cuda else contextlib.nullcontext():"

@@ -104,6 +104,11 @@ class Grid:
         begin = [Apply(">=", (self.row, ZERO))] if side == 0 and self.shift != ZERO else []
         return (*ends, *bounded(self.place, side), *begin)
 
+    @property
+    def said(self) -> tuple[Expr, ...]:
+        """All that a kernel computes of it."""
+        return (self.row, self.column, *self.inside(0), *self.inside(1), *(axis.full for axis in self.axes))
+
     def alike(self, other: Grid) -> bool:
         """Whether both take the same rows apart in the same way."""
         return [(a.rows, a.row_size, a.first) for a in self.axes] == [

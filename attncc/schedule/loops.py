@@ -14,6 +14,7 @@ from typing import TypeAlias
 
 from attncc.ir.cascade import Expr, Index, Read, Tensor
 from attncc.masks.bands import Band
+from attncc.masks.grid import Grid
 
 
 @dataclass(frozen=True)
@@ -81,13 +82,15 @@ class Edge:
 class Walk:
     """A loop over the live tiles of an index, each once: first those seen whole, then those on an edge.
 
-    `whole` says that there are tiles without a test; where it is false, the body itself tests every tile.
+    `whole` says that there are tiles without a test; where it is false, the body itself tests every tile. On a
+    `grid`, tiles are boxes, and `bands` are those of its axes.
     """
 
     index: Index
     bands: tuple[Band, ...]
     whole: bool
     body: tuple[Statement, ...]
+    grid: Grid | None = None
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,18 @@ class Program:
     def leading(self) -> Tensor:
         """The input whose device, precision and width the kernel follows."""
         return next(t for t in self.inputs if t.kind == "float")
+
+    @cached_property
+    def grids(self) -> dict[Index, Grid]:
+        """The grid of each walked index whose tiles are boxes, and that of the rows, which all of them share."""
+        found = {s.index: s.grid for s in statements(self.body) if isinstance(s, Walk) and s.grid is not None}
+        return {self.rows: next(iter(found.values())), **found} if found else {}
+
+    @cached_property
+    def digits(self) -> tuple[Index, ...]:
+        """The digits that its positions are taken apart into."""
+        found = dict.fromkeys(i for g in self.grids.values() for i, _ in g.lengths)
+        return tuple(found)
 
     @cached_property
     def each(self) -> dict[Index, Index]:
@@ -184,7 +199,8 @@ def expressions(body: Iterable[Statement]) -> Iterator[Expr]:
                 yield from (left, right, *([] if start is None else [start]))
             case Each(begin=begin, end=end):
                 yield from (begin, end)
-            case Walk(bands=bands):
+            case Walk(bands=bands, grid=grid):
+                yield from () if grid is None else grid.said
                 for band in bands:
                     yield from (bound.value for bound in (*band.lows, *band.highs))
                     yield from band.guards

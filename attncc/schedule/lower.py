@@ -136,7 +136,8 @@ def _walk(loop: Loop, block: Block, kernel: Kernel) -> None:
             case Reduce() as e:
                 _before(equation, e, loop, block)
     body = _tile(loop, block, kernel)
-    block.statements.append(Walk(loop.index, loop.bands, loop.uniform, body))
+    bands = loop.bands if loop.grid is None else tuple(axis.band for axis in loop.grid.axes)
+    block.statements.append(Walk(loop.index, bands, loop.uniform, body, loop.grid))
 
 
 def _reads_outside(loop: Loop, block: Block) -> tuple[Read, ...]:

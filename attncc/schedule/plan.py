@@ -30,6 +30,7 @@ from attncc.ir.cascade import (
 from attncc.ir.graph import recurrent
 from attncc.ir.show import show_expr
 from attncc.masks.bands import Band, bands
+from attncc.masks.grid import Grid, grid
 from attncc.ops import REDUCTIONS
 from attncc.passes.operator import Operator, State
 from attncc.passes.share import replace_reads
@@ -53,7 +54,8 @@ class Loop:
 
     `uniform` says that all states run over the same terms, so that there are tiles which none of them has to
     test. Where some of what is computed is `stored`, every tile is visited: the reach is all columns.
-    A walk over two indices is a walk over one of them at every position of the `outer`.
+    A walk over two indices is a walk over one of them at every position of the `outer`. On a `grid` tiles are
+    boxes, bounded along every axis; `bands` are then those that positions in a line have.
     """
 
     index: Index
@@ -65,6 +67,7 @@ class Loop:
     stored: tuple[Tensor, ...]
     states: tuple[State, ...]
     outer: Index | None = None
+    grid: Grid | None = None
 
     @property
     def operator(self) -> Operator:
@@ -74,8 +77,9 @@ class Loop:
     @property
     def narrow(self) -> bool:
         """Whether no row sees more columns for being later: a band ends at a fixed column, or moves along."""
-        fixed = [any(b.direction == "flat" for b in band.highs) for band in self.bands]
-        moving = [any(b.direction == "up" for b in band.lows) for band in self.bands]
+        bands = self.bands if self.grid is None else [axis.band for axis in self.grid.axes]
+        fixed = [any(b.direction == "flat" for b in band.highs) for band in bands]
+        moving = [any(b.direction == "up" for b in band.lows) for band in bands]
         return all(f or m for f, m in zip(fixed, moving, strict=True))
 
 
@@ -98,6 +102,11 @@ class Kernel:
     def writes(self) -> tuple[Tensor, ...]:
         """What is stored."""
         return self.cascade.outputs
+
+    @property
+    def grid(self) -> Grid | None:
+        """The grid whose boxes its rows are cut into; None if they are tiles of a line."""
+        return self.loops[0].grid if self.loops else None
 
     @property
     def narrow(self) -> bool:
@@ -151,7 +160,7 @@ def _kernel(cascade: Cascade) -> Kernel:
     for equation in cascade.equations:
         _check_equation(equation, rows, batch, states, pairs)
     prologue, walked, epilogue = stages(cascade, states, _stored(cascade, rows), pairs, rows)
-    loops = tuple(_loop(stage, rows, cascade, pairs.get(stage.index)) for stage in walked)
+    loops = _on_one_grid(tuple(_loop(stage, rows, cascade, pairs.get(stage.index)) for stage in walked))
     return Kernel(cascade, rows, batch, prologue, loops, epilogue)
 
 
@@ -321,9 +330,20 @@ def _loop(stage: Stage, rows: Index, cascade: Cascade, outer: Index | None) -> L
         reach = _either(reach, predicate)
     sorted_tables = frozenset(d.subject for d in cascade.demands if d.name == "sorted")
     found = bands(reach, rows, stage.index, sorted_tables)
+    # positions are taken apart where bands in a line leave something to test
+    boxes = any(band.rest for band in found) and not stage.stored and outer is None
+    axes = grid(reach, rows, stage.index, sorted_tables) if boxes else None
     return Loop(
-        stage.index, stage.rows, reach, found, uniform, stage.tiles, stage.stored, stage.states, outer
+        stage.index, stage.rows, reach, found, uniform, stage.tiles, stage.stored, stage.states, outer, axes
     )
+
+
+def _on_one_grid(loops: tuple[Loop, ...]) -> tuple[Loop, ...]:
+    """Walks of one kernel: on a grid if all of them take the rows apart alike, otherwise in a line."""
+    grids = [loop.grid for loop in loops]
+    if all(g is not None and grids[0] is not None and g.alike(grids[0]) for g in grids):
+        return loops
+    return tuple(replace(loop, grid=None) for loop in loops)
 
 
 def _either(a: Expr, b: Expr) -> Expr:
