@@ -12,6 +12,7 @@ from attncc.codegen.lines import needed, said
 from attncc.codegen.ranges import scalar
 from attncc.codegen.signature import Signature
 from attncc.codegen.spell import TORCH_HELPERS
+from attncc.codegen.torch_boxes import rows_of_boxes, walk_of_boxes
 from attncc.codegen.torch_code import Body, code_of, real
 from attncc.codegen.words import Words
 from attncc.ir.cascade import Expr, Index, Literal, Read, Tensor, free, reads
@@ -44,6 +45,9 @@ def body_lines(program: Program, words: Words, signature: Signature) -> tuple[di
     lines = list(_positions(inner, k))
     rows, first, stop = program.rows, words.start(program.rows), words.stop(program.rows)
     block, end = words.block(rows), words.extent(rows)
+    if rows in program.grids:
+        lines += rows_of_boxes(program.grids[rows], inner, k)
+        return {name: TORCH_HELPERS[name] for name in k.helpers if name in TORCH_HELPERS}, lines
     lines.append(f"for {first} in range(0, {end}, {block}):")
     start = [f"{stop} = min({first} + {block}, {end})"]
     if said(words.position(rows), inner):
@@ -147,10 +151,14 @@ def _width(index: Index, k: Body) -> str:
     w = k.words
     if index.role == "feature":
         return w.extent(index)
+    if index in k.program.grids:
+        return f"len({w.position(index)})"
     return f"{w.stop(index)} - {w.start(index)}"
 
 
 def _slice(index: Index, k: Body) -> str:
+    if index in k.program.grids:
+        return k.words.position(index)
     return f"{k.words.start(index)}:{k.words.stop(index)}"
 
 
@@ -193,9 +201,10 @@ def _is_simple(at: Expr, axis: Index, k: Body) -> bool:
 
 
 def _apart(places: tuple[tuple[Index, Expr], ...], k: Body) -> bool:
-    """Every subscript follows an index of its own."""
+    """Every subscript follows an index of its own, and one at most goes to scattered positions."""
     loose = [i for _, at in places for i in free(at)]
-    return len(loose) == len(set(loose))
+    scattered = [i for i in loose if i in k.program.grids]
+    return len(loose) == len(set(loose)) and len(scattered) < 2
 
 
 def _sliced(text: str, places: tuple[tuple[Index, Expr], ...], k: Body) -> str:
@@ -261,6 +270,10 @@ def _operand(e: Expr, axes: tuple[Index, ...], k: Body) -> str:
 def _walk(s: Walk, k: Body) -> Iterator[str]:
     w = k.words
     if not s.bands:
+        return
+    if s.grid is not None:
+        body = list(_block(s.body, k))
+        yield from walk_of_boxes(s, s.grid, [_together(axis.band, k) for axis in s.grid.axes], body, k)
         return
     first, last = w.start(k.program.rows), w.free("last")
     top, bottom, width = (scalar(name) for name in (first, last, w.block(s.index)))
