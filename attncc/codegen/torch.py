@@ -273,7 +273,7 @@ def _walk(s: Walk, k: Body) -> Iterator[str]:
         return
     if s.grid is not None:
         body = list(_block(s.body, k))
-        yield from walk_of_boxes(s, s.grid, [_together(axis.band, k) for axis in s.grid.axes], body, k)
+        yield from walk_of_boxes(s, s.grid, lambda band: _together(band, k), body, k)
         return
     first, last = w.start(k.program.rows), w.free("last")
     top, bottom, width = (scalar(name) for name in (first, last, w.block(s.index)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from attncc.codegen.lines import needed
 from attncc.codegen.ranges import scalar
@@ -50,10 +50,13 @@ def rows_of_boxes(grid: Grid, inner: Sequence[str], k: Body) -> Iterator[str]:
 
 
 def walk_of_boxes(
-    s: Walk, grid: Grid, bands: Sequence[Band], body: Sequence[str], k: Body
+    s: Walk, grid: Grid, together: Callable[[Band], Band], body: Sequence[str], k: Body
 ) -> Iterator[str]:
-    """The boxes that are live along every axis, each once; `bands` are those of the axes for all heads."""
+    """The boxes that are live along every axis, each once; `together` is a band as all heads see it."""
     w = k.words
+    starts = {axis.rows: scalar(w.start(axis.rows)) for axis in grid.axes}
+    k.steps |= {start.tensor for start in starts.values()}
+    bands = map(together, grid.bands(starts.__getitem__))
     before: list[str] = []
     tiles = []
     for axis, band in zip(grid.axes, bands, strict=True):

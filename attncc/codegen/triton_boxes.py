@@ -87,13 +87,14 @@ def loop_lines(
     w = k.words
     before: list[str] = []
     counts, tiles, tests = [], [], []
-    for axis in grid.axes:
+    bands = grid.bands(lambda i: scalar(w.start(i)))
+    for axis, band in zip(grid.axes, bands, strict=True):
         last = w.free(f"{axis.rows.name}_last")
         top, size = w.start(axis.rows), w.block(axis.rows)
         before.append(f"{last} = tl.minimum({top} + {size}, {w.extent(axis.rows)}) - 1")
         block = scalar(w.block(axis.columns))
         name = f"{axis.columns.name}_"
-        ranges = union((axis.band,), scalar(top), scalar(last), block, name)
+        ranges = union((band,), scalar(top), scalar(last), block, name)
         before += assigned(ranges, axis.columns, k.widths, spell)
         (found,) = ranges.segments
         count, tile = w.free(f"{name}count"), w.free(f"{name}tile")

@@ -11,7 +11,7 @@ nothing of one axis alone stays an element test, and still bounds the outermost 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from string import ascii_lowercase
 
@@ -57,7 +57,7 @@ class Axis:
 
     @property
     def same(self) -> bool:
-        """Whether a row sees one value, its own."""
+        """Whether a row sees one value, its own: then a box of rows has one value, too."""
         return self.band.lows == self.band.highs == (Bound(self.rows, "up"),)
 
     @property
@@ -79,6 +79,21 @@ class Grid:
     place: Place
     axes: tuple[Axis, ...]
     tested: bool
+
+    def bands(self, start: Callable[[Index], Expr]) -> tuple[Band, ...]:
+        """The band of every axis in the box of rows that starts there: it has one value of some digits."""
+        fixed = {axis.rows: start(axis.rows) for axis in self.axes if axis.same}
+
+        def at(bounds: tuple[Bound, ...]) -> tuple[Bound, ...]:
+            return tuple(replace(b, value=substitute(b.value, fixed)) for b in bounds)
+
+        def here(axis: Axis) -> Band:
+            if axis.same:
+                return axis.band
+            guards = tuple(substitute(g, fixed) for g in axis.band.guards)
+            return replace(axis.band, lows=at(axis.band.lows), highs=at(axis.band.highs), guards=guards)
+
+        return tuple(map(here, self.axes))
 
     @property
     def lengths(self) -> tuple[tuple[Index, Expr], ...]:
@@ -178,12 +193,13 @@ def _separate(e: Expr, place: Place, pairs: list[Pair]) -> list[tuple[Expr, int 
     """
     parts = [tidy(c) for c in conjuncts(pushed(e))]
     equal = {column: row for row, column in pairs if _equal(row, column) & {*parts}}
+    fixed = {*equal.values()} - {pairs[0][0]}
     found: list[tuple[Expr, int | None]] = []
     for part in parts:
         part = tidy(substitute(part, dict(wholes(place))))
-        if _axis(part, pairs) is None:
+        if _axis(part, pairs, ()) is None:
             part = _shortened(tidy(substitute(part, dict(equal))))
-        axis = _axis(part, pairs)
+        axis = _axis(part, pairs, fixed)
         found.append((part, axis))
         if axis is None and (implied := _implied(part, place)) is not None:
             found.append((implied, 0))
@@ -194,9 +210,13 @@ def _equal(row: Index, column: Index) -> set[Expr]:
     return {Apply("==", (row, column)), Apply("==", (column, row))}
 
 
-def _axis(e: Expr, pairs: list[Pair]) -> int | None:
-    """The axis that a condition is about; the outermost if it is about none."""
+def _axis(e: Expr, pairs: list[Pair], fixed: Collection[Index]) -> int | None:
+    """The axis that a condition is about; the outermost if it is about none. Digits that a box of rows has
+    one value of are numbers.
+    """
     own = [n for n, pair in enumerate(pairs) if free(e) & {*pair}]
+    loose = [n for n, pair in enumerate(pairs) if (free(e) - {*fixed}) & {*pair}]
+    own = own if len(own) == 1 else loose
     return own[0] if len(own) == 1 else None if own else 0
 
 
