@@ -27,7 +27,10 @@ def positions(index: Index, side: int, grid: Grid, k: Body) -> Iterator[str]:
     place = w.position(index)
     yield f"{place} = {code_of((grid.row, grid.column)[side], k).text}"
     sizes = {Apply("<", (i, Apply("extent", (i,)))) for i in own}
-    tests = [f"({place} < {w.extent(index)})", *([f"({place} >= 0)"] if grid.shift != ZERO and not side else [])]
+    tests = [
+        f"({place} < {w.extent(index)})",
+        *([f"({place} >= 0)"] if grid.shift != ZERO and not side else []),
+    ]
     tests += [
         f"({code_of(test, k).text})"
         for test in grid.inside(side)

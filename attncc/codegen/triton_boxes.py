@@ -78,9 +78,7 @@ def _position(place: Place, side: int, first: Axis, k: Body) -> Code:
             return binary("+", here, code_of(first.first, k), ()) if shifted else here
 
 
-def loop_lines(
-    s: Walk, grid: Grid, k: Body, spell: Spell
-) -> tuple[list[str], list[str], str, str]:
+def loop_lines(s: Walk, grid: Grid, k: Body, spell: Spell) -> tuple[list[str], list[str], str, str]:
     """Lines before the loop, lines that begin its body; how many steps there are, and what says that a box is
     seen whole, if any can be.
     """
@@ -121,4 +119,3 @@ def loop_lines(
     body += positions(s.index, 1, grid, k)
     whole = " & ".join(tests) or "True"
     return before, body, steps, whole
-

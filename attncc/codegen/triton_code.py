@@ -196,9 +196,9 @@ def pointer(
         if isinstance(at, Index) and at == index and at in k.axes:
             feature = at.role == "feature"
             if at in k.program.grids:
-                spots = placed(w.position(at), at, axes).text
-                near.append(f"{spots}.to(tl.int64) * {stride}")
-                tests.append(f"({spots} < {w.extent(at)})")
+                here = placed(w.position(at), at, axes).text
+                near.append(f"{here}.to(tl.int64) * {stride}")
+                tests.append(f"({here} < {w.extent(at)})")
                 continue
             if not feature:
                 far.append(f"{w.start(at)}.to(tl.int64) * {stride}")

@@ -1,8 +1,8 @@
 """Positions taken apart: `k = y * w + x`, whose parts may be taken apart again, down to digits.
 
-    k // (w * v)       -->   y // v,            at y = k // w
-    k % (w * v)        -->   y % v * w + x,     at x = k % w
-    (q - k) % w == 0   -->   q % w == k % w
+k // (w * v)       -->   y // v,            at y = k // w
+k % (w * v)        -->   y % v * w + x,     at x = k % w
+(q - k) % w == 0   -->   q % w == k % w
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def position(place: Place, side: int) -> Expr:
 
 
 def bounded(place: Place, side: int) -> Iterator[Expr]:
-    """What digits have to meet besides their sizes: a rest that is itself taken apart is less than its `by`."""
+    """What digits have to meet besides their sizes: a rest that is taken apart is less than its `by`."""
     if isinstance(place, Split):
         yield from bounded(place.outer, side)
         yield from bounded(place.inner, side)

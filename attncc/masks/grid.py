@@ -146,7 +146,9 @@ def grid(
     if not isinstance(place, Split):
         return None
     found = tuple(digits(place, extent(columns), extent(columns)))
-    names = {i: n for d, letter in zip(found, ascii_lowercase, strict=False) for i, n in _names(d, rows, letter)}
+    names = {
+        i: n for d, letter in zip(found, ascii_lowercase, strict=False) for i, n in _names(d, rows, letter)
+    }
     names = {i: replace(n, name=n.name.replace("?", columns.name)) for i, n in names.items()}
     e, place = substitute(e, dict(names)), relabelled(place, names)
     found = tuple(digits(place, extent(columns), extent(columns)))
@@ -244,7 +246,7 @@ def _implied(e: Expr, place: Place) -> Expr | None:
 
 
 def _least(s: Sum, place: Place) -> Sum | None:
-    """A sum that is never more, over the outermost digits alone; None where terms are no multiples of digits."""
+    """A sum that is never more, over the outermost digits; None where terms are no multiples of digits."""
     for digit in digits(place, ZERO, ZERO):
         if digit.leads:
             continue

@@ -11,7 +11,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from attncc.ir.cascade import ONE, Apply, Cascade, Expr, Index, Reduce, children, extent, free, rebuild, substitute
+from attncc.ir.cascade import (
+    ONE,
+    Apply,
+    Cascade,
+    Expr,
+    Index,
+    Reduce,
+    children,
+    extent,
+    free,
+    rebuild,
+    substitute,
+)
 from attncc.ir.logic import conjoin, conjuncts
 from attncc.masks.sums import canonical
 

@@ -82,8 +82,8 @@ class Edge:
 class Walk:
     """A loop over the live tiles of an index, each once: first those seen whole, then those on an edge.
 
-    `whole` says that there are tiles without a test; where it is false, the body itself tests every tile. On a
-    `grid`, tiles are boxes, and `bands` are those of its axes.
+    `whole` says that there are tiles without a test; where it is false, the body itself tests every tile.
+    On a `grid`, tiles are boxes, and `bands` are those of its axes.
     """
 
     index: Index
@@ -136,7 +136,7 @@ class Program:
 
     @cached_property
     def grids(self) -> dict[Index, Grid]:
-        """The grid of each walked index whose tiles are boxes, and that of the rows, which all of them share."""
+        """The grid of each walked index whose tiles are boxes, and of the rows, which all of them share."""
         found = {s.index: s.grid for s in statements(self.body) if isinstance(s, Walk) and s.grid is not None}
         return {self.rows: next(iter(found.values())), **found} if found else {}
 
