@@ -42,6 +42,10 @@ KERNELS = (
     "music",
     "pointer",
     "kronecker",
+    "dilated",
+    "neighborhood2d",
+    "neighborhood3d",
+    "natten2d",
 )
 """Patterns that must have kernels."""
 
@@ -61,7 +65,7 @@ UNBOUNDED = ("lssar",)
 """Kernels whose weights, powers here, pass what float16 holds: in other precisions only."""
 
 AHEAD = ("dense", "cross", "sigmoid", "neighborhood1d", "prefix_lm", "palm", "positional", "evoformer")
-AHEAD = (*AHEAD, "pointer", "kronecker")
+AHEAD = (*AHEAD, "pointer", "kronecker", "neighborhood2d", "neighborhood3d", "natten2d")
 """Those whose queries see later keys."""
 
 PAIRING = ("rope",)
@@ -156,4 +160,16 @@ def numbers(name: str) -> dict[str, int | float]:
         "longlora": {"group": 38},
         "neighborhood1d": {"window": 37},
         "rope": {"base": 500.0},
+        "dilated": {"dilation": 3, "window": 9},
+        "neighborhood2d": {"width": 9, "window": 3},
+        "neighborhood3d": {"height": 4, "width": 7, "window": 3},
+        "natten2d": {
+            "width": 11,
+            "window_y": 3,
+            "window_x": 2,
+            "dilation_y": 2,
+            "dilation_x": 3,
+            "stride_y": 2,
+            "causal_x": True,
+        },
     }.get(name, {})
