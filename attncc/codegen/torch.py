@@ -244,7 +244,10 @@ def _store(output: Tensor, value: Expr, k: Body) -> str:
     if natural != output.indices:
         name += f".permute({', '.join(str(output.indices.index(i)) for i in natural)})"
     marks = ["...", *(_slice(i, k) if i.role == "sequence" else ":" for i in axes)]
-    return f"{name}[{', '.join(marks)}] = {_along(code_of(value, k), axes, k).text}"
+    code = _along(code_of(value, k), axes, k)
+    if k.program.grids:  # scattered positions take elements of their own kind only
+        code = Code(f"{code.within(ATOM)}.to({w.tensor(output.name)}.dtype)", ATOM, code.axes, code.lead)
+    return f"{name}[{', '.join(marks)}] = {code.text}"
 
 
 # ---- tiles -------------------------------------------------------------------------------------

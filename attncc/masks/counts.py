@@ -44,8 +44,8 @@ def count(
     known = {**env, f"|{q.name}|": rows, f"|{k.name}|": columns}
     first = np.arange(0, rows, block_q)
     last = np.minimum(first + block_q, rows) - 1
-    visited = _visited(bands, block_k, known, first, last)
-    lo, hi, full_lo, full_hi = visited
+    found = visited(bands, block_k, known, first, last)
+    lo, hi, full_lo, full_hi = found
     live, full = int((hi - lo).sum()), int((full_hi - full_lo).sum())
     if any(band.rest for band in bands):
         element = total(predicate)
@@ -54,7 +54,7 @@ def count(
             here = {
                 **known,
                 q.name: np.arange(top, bottom + 1)[:, None],
-                k.name: _partial(visited[:, :, n], block_k, columns),
+                k.name: _partial(found[:, :, n], block_k, columns),
             }
             cells += int(np.broadcast_to(values(element, here), (bottom + 1 - top, here[k.name].size)).sum())
             cells += int((full_hi - full_lo)[:, n].sum()) * block_k * int(bottom + 1 - top)
@@ -63,7 +63,7 @@ def count(
     return TileCounts(live, full, live - full, tiles - live, cells)
 
 
-def _visited(bands: Sequence[Band], block: int, env: Env, first: Array, last: Array) -> Array:
+def visited(bands: Sequence[Band], block: int, env: Env, first: Array, last: Array) -> Array:
     """The four ends of every segment for every tile of rows, as an array (ends, segments, tiles of rows)."""
     top, bottom = (Read(Tensor(PRIVATE + name, (), "int", "scalar"), ()) for name in ("top", "bottom"))
     ranges = union(bands, top, bottom, number(block), prefix=PRIVATE)
