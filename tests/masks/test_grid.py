@@ -154,7 +154,7 @@ def check(drawn: Drawn, found: Grid) -> tuple[int, int]:
 def test_random_grids() -> None:
     """Random masks: every live box once, full ones full, few visited in vain."""
     grids = boxes = wasted = 0
-    for seed in range(200):
+    for seed in range(100):
         drawn = Drawn(seed)
         found = grid(drawn.mask.e, Q, K)
         if found is None:
@@ -162,8 +162,7 @@ def test_random_grids() -> None:
         grids += 1
         made, vain = check(drawn, found)
         boxes, wasted = boxes + made, wasted + vain
-    assert grids > 150 and boxes > 10_000
-    print(grids, boxes, wasted / boxes)
+    assert grids > 80 and boxes > 5_000
     assert wasted <= 0.05 * boxes
 
 
