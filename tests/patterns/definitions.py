@@ -349,7 +349,7 @@ def neighborhood3d(Q: Tensor, K: Tensor, V: Tensor, height: int, width: int, win
             for j in reach(y, window, height):
                 for n in reach(x, window, width):
                     seen[row, (i * height + j) * width + n] = True
-    return attended(dots(Q, K), seen, V)
+    return {"O": attended(dots(Q, K), seen, V)["O"]}
 
 
 def dilated(Q: Tensor, K: Tensor, V: Tensor, dilation: int = 4, window: int = 256) -> Results:
@@ -357,7 +357,7 @@ def dilated(Q: Tensor, K: Tensor, V: Tensor, dilation: int = 4, window: int = 25
     seen = ~everything(Q, K)
     for row, place in places(Q, K):
         seen[row, [k for n in range(window) if 0 <= (k := place - n * dilation)]] = True
-    return attended(dots(Q, K), seen, V)
+    return {"O": attended(dots(Q, K), seen, V)["O"]}
 
 
 def natten(length: int, window: int, dilation: int, stride: int, causal: bool) -> Tensor:
@@ -397,7 +397,8 @@ def natten2d(
     rows = natten(K.shape[-2] // width, window_y, dilation_y, stride_y, causal_y)
     columns = natten(width, window_x, dilation_x, stride_x, causal_x)
     both = torch.kron(rows.to(torch.int8), columns.to(torch.int8)).bool()
-    return attended(dots(Q, K), both[[place for _, place in places(Q, K)]].to(Q.device), V)
+    seen = both[[place for _, place in places(Q, K)]].to(Q.device)
+    return {"O": attended(dots(Q, K), seen, V)["O"]}
 
 
 def neighborhood1d(Q: Tensor, K: Tensor, V: Tensor, window: int = 7) -> Results:
