@@ -90,6 +90,9 @@ def _in_words(kernel: Kernel) -> list[str]:
         lines.append(f"{said} over {names[n]}{each} for every tile of rows {kernel.rows.name},")
         if loop.stored:
             lines.append(f"over all tiles, of which it stores {', '.join(t.name for t in loop.stored)}.")
+        elif loop.grid is not None:
+            own = ", ".join(axis.columns.name for axis in loop.grid.axes)
+            lines.append(f"over the boxes of {own} that are live along each; tiles of rows are boxes too.")
         else:
             lines.append(f"over {ranges} of tiles that its predicate leaves live.")
     return lines

@@ -22,7 +22,7 @@ As it runs:
     O[q,e] = O_total[q,e] / P_total[q]
 
 One pass over k for every tile of rows q,
-over one range of tiles that its predicate leaves live.
+over the boxes of k_a, k_b that are live along each; tiles of rows are boxes too.
 State of a row: P_max[q], P_total[q], O_total[q,e].
 
 Edit the pattern, not this file.
@@ -301,7 +301,7 @@ def neighborhood2d(Q, K, V, width, window=7):
                 O_total_qe = O_total_qe * alpha_q[..., :, None] + exp_S_seen_qk @ V_ke
             # O[q,e] = O_total[q,e] / P_total[q]
             O_qe = divide(O_total_qe, P_total_q[..., :, None])
-            O[..., q, :] = O_qe
+            O[..., q, :] = O_qe.to(O.dtype)
     return O
 
 

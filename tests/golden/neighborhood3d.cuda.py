@@ -29,7 +29,7 @@ As it runs:
     O[q,e] = O_total[q,e] / P_total[q]
 
 One pass over k for every tile of rows q,
-over one range of tiles that its predicate leaves live.
+over the boxes of k_a, k_b, k_c that are live along each; tiles of rows are boxes too.
 State of a row: P_max[q], P_total[q], O_total[q,e].
 
 Edit the pattern, not this file.

@@ -356,7 +356,7 @@ def dilated(Q: Tensor, K: Tensor, V: Tensor, dilation: int = 4, window: int = 25
     """Longformer's dilated window (2004.05150), looking back: `window` keys, `dilation` apart."""
     seen = ~everything(Q, K)
     for row, place in places(Q, K):
-        seen[row, [k for n in range(window) if 0 <= (k := place - n * dilation)]] = True
+        seen[row, [k for n in range(window) if (k := place - n * dilation) >= 0]] = True
     return {"O": attended(dots(Q, K), seen, V)["O"]}
 
 
