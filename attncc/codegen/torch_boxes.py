@@ -36,7 +36,9 @@ def positions(index: Index, side: int, grid: Grid, k: Body) -> Iterator[str]:
         for test in grid.inside(side)
         if test not in sizes and test != Apply(">=", (grid.row, ZERO))
     ]
-    yield f"{place} = {place}[{' & '.join(tests)}]"
+    names = ", ".join([*(w.position(i) for i in own), place])
+    yield f"inside = {' & '.join(tests)}"
+    yield f"{names} = (x[inside] for x in ({names}))"
     yield f"if not len({place}):"
     yield f"{INDENT}continue"
 

@@ -65,7 +65,8 @@ def code_of(e: Expr, k: Body) -> Code:
     w = k.words
     match e:
         case Index():
-            return Code(w.position(e), ATOM, (e,) if e in k.axes else ())
+            axis = k.program.digit_of.get(e, e)
+            return Code(w.position(e), ATOM, (axis,) if axis in k.axes else ())
         case Literal():
             return _literal(e)
         case Apply("extent", (Index() as i,)):

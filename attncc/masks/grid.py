@@ -15,8 +15,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from string import ascii_lowercase
 
-from attncc.ir.cascade import ONE, ZERO, Apply, Expr, Index, extent, free, kind, substitute
-from attncc.ir.logic import conjuncts
+from attncc.ir.cascade import ONE, ZERO, Apply, Expr, Index, extent, free, kind, reads, substitute
+from attncc.ir.logic import conjoin, conjuncts
 from attncc.masks.band import Band, Bound, Plane
 from attncc.masks.digits import (
     Digit,
@@ -70,7 +70,8 @@ class Axis:
 class Grid:
     """Rows `q`, at `q + shift` among the columns, and columns `k` as digits; `axes` outermost first.
 
-    `tested` says that the axes' bands leave an element test.
+    `tested` says that the axes' bands leave an element test. `in_digits` is the predicate by digits, if every
+    condition in it is about one axis.
     """
 
     rows: Index
@@ -79,6 +80,7 @@ class Grid:
     place: Place
     axes: tuple[Axis, ...]
     tested: bool
+    in_digits: Expr | None = None
 
     def bands(self, start: Callable[[Index], Expr]) -> tuple[Band, ...]:
         """The band of every axis in the box of rows that starts there: it has one value of some digits."""
@@ -166,8 +168,19 @@ def grid(
         tested = tested or rest
         axes.append(Axis(*digit.pair, size, digit.size, digit.full, first, band))
     tested = tested or any(axis is None for _, axis in parts)
-    bounds = any(axis.band.lows or axis.band.highs for axis in axes[1:])
-    return Grid(rows, columns, shift, place, tuple(axes), tested) if bounds else None
+    if not any(axis.band.lows or axis.band.highs for axis in axes[1:]):
+        return None
+    return Grid(rows, columns, shift, place, tuple(axes), tested, _said(parts, axes[0]))
+
+
+def _said(parts: Iterable[tuple[Expr, int | None]], first: Axis) -> Expr | None:
+    """Conditions about one axis each as a test of elements."""
+    shifted = {first.rows: _sum(first.rows, first.first)}
+    tests = [substitute(c, shifted) for c, _ in parts]
+    simple = all(axis is not None for _, axis in parts) and not any(
+        r.tensor.loaded for t in tests for r in reads(t)
+    )
+    return conjoin(tests) if simple else None
 
 
 def _names(digit: Digit, rows: Index, letter: str) -> Iterator[tuple[Index, Index]]:

@@ -141,6 +141,16 @@ class Program:
         return {self.rows: next(iter(found.values())), **found} if found else {}
 
     @cached_property
+    def digit_of(self) -> dict[Index, Index]:
+        """The rows or columns that a digit is one of."""
+        return {
+            digit: index
+            for index, grid in self.grids.items()
+            for axis in grid.axes
+            for digit in [axis.rows if index == self.rows else axis.columns]
+        }
+
+    @cached_property
     def digits(self) -> tuple[Index, ...]:
         """The digits that its positions are taken apart into."""
         found = dict.fromkeys(i for g in self.grids.values() for i, _ in g.lengths)

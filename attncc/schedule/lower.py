@@ -214,16 +214,21 @@ def _is_exp(e: Expr) -> TypeGuard[Apply]:
     return isinstance(e, Apply) and e.op == "exp"
 
 
-def _seen(where: Expr, index: Index, block: Block) -> Expr:
-    """The element test of a tile, the end of the index included."""
-    inside = Apply("<", (index, extent(index)))
+def _seen(where: Expr, loop: Loop, block: Block) -> Expr:
+    """The element test of a tile, the end of the index included; on a grid, of digits where they say it."""
+    inside = Apply("<", (loop.index, extent(loop.index)))
     key = conjoin((inside, where))
     held = block.find(key)
     if held is not None:
         return held
     block.statements.append(Note(f"seen: {show_expr(one_place(key))}"))
-    value = conjoin((inside, value_of(where, block)))
-    target = block.local("seen", value)
+    digits = loop.grid.in_digits if loop.grid is not None and where == loop.reach else None
+    if digits is None:
+        value = conjoin((inside, value_of(where, block)))
+        target = block.local("seen", value)
+    else:
+        value = conjoin((inside, value_of(digits, block)))
+        target = block.local("seen", value, tuple(i for i in block.axes if i.role == "sequence"))
     block.statements.append(Let(target, value))
     block.held[key] = Read(target, target.indices)
     return block.held[key]
@@ -295,7 +300,7 @@ def _accumulate(state: State, loop: Loop, block: Block) -> None:
         if loop.uniform and loop.index not in free(every):
             block.statements.append(Fold(part, "sum", loop.index, every))
             edge = Block(block.axes, block)
-            seen = _seen(e.where, loop.index, edge)
+            seen = _seen(e.where, loop, edge)
             edge.statements.append(Fold(part, "sum", loop.index, Choose(seen, every, number(0.0))))
             block.statements.append(Edge(tuple(edge.statements)))
         else:
@@ -346,9 +351,9 @@ def _masked(value: Expr, where: Expr, loop: Loop, block: Block, other: float = 0
     if held is not None:
         return held
     if not loop.uniform:
-        return let(key, Choose(_seen(where, loop.index, block), value, number(other)), block)
+        return let(key, Choose(_seen(where, loop, block), value, number(other)), block)
     edge = Block(block.axes, block)
-    seen = _seen(where, loop.index, edge)
+    seen = _seen(where, loop, edge)
     tested = Choose(seen, value, number(other))
     target = replace(block.local(name_of(tested), tested), kind="float")
     block.held[key] = Read(target, target.indices)

@@ -156,12 +156,6 @@ def floor_divide(a, b):
     return (a - ((a % b) + b) % b) // b
 
 
-@triton.jit
-def modulo(a, b):
-    """a % b with the sign of b > 0; the hardware gives it the sign of a."""
-    return ((a % b) + b) % b
-
-
 @triton.jit(
     do_not_specialize=[
         "dilation", "window", "NQ", "NK", "NB", "NH", "NQ_A", "NQ_B", "NK_A", "NK_B", "NG"
@@ -262,13 +256,23 @@ def dilated_kernel(
         ):
             # seen: k < |k| and k <= q + (|k| - |q|) and q + (|k| - |q|) - k < window * dilation and
             #     (q + (|k| - |q|) - k) % dilation == 0
-            rest_dilation_qk = modulo((q + (NK - NQ))[:, None] - k[None, :], dilation)
             seen_qk = (
                 (
-                    ((k < NK)[None, :] & (k[None, :] <= (q + (NK - NQ))[:, None]))
-                    & ((q + (NK - NQ))[:, None] - k[None, :] < window.to(tl.int64) * dilation)
+                    (
+                        (k < NK)[None, :]
+                        & (
+                            (k_a.to(tl.int64) * dilation)[None, :]
+                            <= (
+                                (q_a + floor_divide(NK - NQ, dilation)).to(tl.int64) * dilation
+                            )[:, None]
+                        )
+                    )
+                    & (
+                        ((q_a + floor_divide(NK - NQ, dilation)).to(tl.int64) * dilation)[:, None]
+                        < (k_a.to(tl.int64) * dilation + dilation.to(tl.int64) * window)[None, :]
+                    )
                 )
-                & (rest_dilation_qk == 0)
+                & (q_b[:, None] == k_b[None, :])
             )
             S_seen_qk = tl.where(seen_qk, S_seen_qk, float("-inf"))
         P_max_tile_q = tl.max(S_seen_qk, 1)

@@ -159,7 +159,8 @@ def dilated(Q, K, V, dilation=4, window=256):
         for q_b0 in range(0, NQ_B, BLOCK_Q_B):
             q_a, q_b = digits((q_a0, BLOCK_Q_A, NQ_A), (q_b0, BLOCK_Q_B, NQ_B), device=device)
             q = (q_a + (NK - NQ) // dilation) * dilation + q_b - (NK - NQ)
-            q = q[(q < NQ) & (q >= 0)]
+            inside = (q < NQ) & (q >= 0)
+            q_a, q_b, q = (x[inside] for x in (q_a, q_b, q))
             if not len(q):
                 continue
             # state of P_max[q] = max(k where seen) S[q,k]
@@ -193,7 +194,8 @@ def dilated(Q, K, V, dilation=4, window=256):
             for (k_a0, k_b0), whole in boxes(tiles, (BLOCK_K_A, BLOCK_K_B)):
                 k_a, k_b = digits((k_a0, BLOCK_K_A, NK_A), (k_b0, BLOCK_K_B, NK_B), device=device)
                 k = k_a * dilation + k_b
-                k = k[(k < NK)]
+                inside = (k < NK)
+                k_a, k_b, k = (x[inside] for x in (k_a, k_b, k))
                 if not len(k):
                     continue
                 # S[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
@@ -204,13 +206,21 @@ def dilated(Q, K, V, dilation=4, window=256):
                 if not whole:
                     # seen: k < |k| and k <= q + (|k| - |q|) and q + (|k| - |q|) - k < window *
                     #     dilation and (q + (|k| - |q|) - k) % dilation == 0
-                    rest_dilation_qk = ((q + (NK - NQ))[:, None] - k[None, :]) % dilation
                     seen_qk = (
                         (
-                            (k[None, :] <= (q + (NK - NQ))[:, None])
-                            & ((q + (NK - NQ))[:, None] - k[None, :] < window * dilation)
+                            (
+                                (
+                                    (k_a * dilation)[None, :]
+                                    <= ((q_a + (NK - NQ) // dilation) * dilation)[:, None]
+                                )
+                                & (
+                                    ((q_a + (NK - NQ) // dilation) * dilation)[:, None]
+                                    < (k_a * dilation + dilation * window)[None, :]
+                                )
+                            )
+                            & (q_b[:, None] == k_b[None, :])
                         )
-                        & (rest_dilation_qk == 0)
+                        & torch.ones([len(q), len(k)], device=device, dtype=torch.bool)
                     )
                     S_seen_qk = torch.where(seen_qk, S_seen_qk, -math.inf)
                 P_max_tile_q = S_seen_qk.amax(-1)

@@ -197,12 +197,6 @@ def floor_divide(a, b):
     return (a - ((a % b) + b) % b) // b
 
 
-@triton.jit
-def modulo(a, b):
-    """a % b with the sign of b > 0; the hardware gives it the sign of a."""
-    return ((a % b) + b) % b
-
-
 @triton.jit(
     do_not_specialize=[
         "width",
@@ -589,24 +583,16 @@ def natten2d_kernel(
                     (
                         (
                             (
-                                (
-                                    (k < NK)[None, :]
-                                    & (
-                                        (k // width % dilation_y)[None, :]
-                                        == modulo(
-                                            floor_divide(q + (NK - NQ), width), dilation_y
-                                        )[:, None]
-                                    )
-                                )
+                                ((k < NK)[None, :] & (k_b[None, :] == q_b[:, None]))
                                 & (
                                     tl.maximum(
                                         0,
                                         tl.minimum(
                                             tl.minimum(
                                                 floor_divide(
-                                                    floor_divide(
-                                                        floor_divide(q + (NK - NQ), width),
-                                                        dilation_y,
+                                                    q_a
+                                                    + floor_divide(
+                                                        NK - NQ, dilation_y.to(tl.int64) * width
                                                     ),
                                                     stride_y,
                                                 )
@@ -615,14 +601,7 @@ def natten2d_kernel(
                                                     causal_y != 0, stride_y - 1, stride_y // 2
                                                 ),
                                                 floor_divide(
-                                                    NK // width
-                                                    - modulo(
-                                                        floor_divide(q + (NK - NQ), width),
-                                                        dilation_y,
-                                                    )
-                                                    + dilation_y
-                                                    - 1,
-                                                    dilation_y,
+                                                    NK // width + dilation_y - q_b - 1, dilation_y
                                                 )
                                                 - 1,
                                             )
@@ -634,72 +613,46 @@ def natten2d_kernel(
                                             tl.where(
                                                 causal_y != 0,
                                                 floor_divide(
-                                                    NK // width
-                                                    - modulo(
-                                                        floor_divide(q + (NK - NQ), width),
-                                                        dilation_y,
-                                                    )
-                                                    + dilation_y
-                                                    - 1,
-                                                    dilation_y,
+                                                    NK // width + dilation_y - q_b - 1, dilation_y
                                                 ),
                                                 floor_divide(
-                                                    NK // width
-                                                    - modulo(
-                                                        floor_divide(q + (NK - NQ), width),
-                                                        dilation_y,
-                                                    )
-                                                    + dilation_y
-                                                    - 1,
-                                                    dilation_y,
+                                                    NK // width + dilation_y - q_b - 1, dilation_y
                                                 )
                                                 - window_y,
                                             ),
                                         ),
                                     )[:, None]
-                                    <= (k // width // dilation_y)[None, :]
+                                    <= k_a[None, :]
                                 )
                             )
                             & (
-                                (k // width // dilation_y)[None, :]
+                                k_a[None, :]
                                 < tl.where(
                                     causal_y != 0,
-                                    floor_divide(floor_divide(q + (NK - NQ), width), dilation_y)
+                                    q_a
+                                    + floor_divide(NK - NQ, dilation_y.to(tl.int64) * width)
                                     + 1,
                                     tl.maximum(
                                         0,
                                         tl.minimum(
                                             tl.minimum(
                                                 floor_divide(
-                                                    floor_divide(
-                                                        floor_divide(q + (NK - NQ), width),
-                                                        dilation_y,
+                                                    q_a
+                                                    + floor_divide(
+                                                        NK - NQ, dilation_y.to(tl.int64) * width
                                                     ),
                                                     stride_y,
                                                 )
                                                 * stride_y
                                                 + stride_y // 2,
                                                 floor_divide(
-                                                    NK // width
-                                                    - modulo(
-                                                        floor_divide(q + (NK - NQ), width),
-                                                        dilation_y,
-                                                    )
-                                                    + dilation_y
-                                                    - 1,
-                                                    dilation_y,
+                                                    NK // width + dilation_y - q_b - 1, dilation_y
                                                 )
                                                 - 1,
                                             )
                                             - floor_divide(window_y, 2),
                                             floor_divide(
-                                                NK // width
-                                                - modulo(
-                                                    floor_divide(q + (NK - NQ), width), dilation_y
-                                                )
-                                                + dilation_y
-                                                - 1,
-                                                dilation_y,
+                                                NK // width + dilation_y - q_b - 1, dilation_y
                                             )
                                             - window_y,
                                         ),
@@ -708,86 +661,43 @@ def natten2d_kernel(
                                 )[:, None]
                             )
                         )
-                        & (
-                            (k % width % dilation_x)[None, :]
-                            == (modulo(q + (NK - NQ), width) % dilation_x)[:, None]
-                        )
+                        & (k_d[None, :] == q_d[:, None])
                     )
                     & (
                         tl.maximum(
                             0,
                             tl.minimum(
                                 tl.minimum(
-                                    modulo(q + (NK - NQ), width)
-                                    // dilation_x
-                                    // stride_x
-                                    * stride_x
+                                    q_c // stride_x * stride_x
                                     + tl.where(causal_x != 0, stride_x - 1, stride_x // 2),
-                                    floor_divide(
-                                        width
-                                        - modulo(q + (NK - NQ), width) % dilation_x
-                                        + dilation_x
-                                        - 1,
-                                        dilation_x,
-                                    )
-                                    - 1,
+                                    floor_divide(dilation_x + width - q_d - 1, dilation_x) - 1,
                                 )
                                 - tl.where(causal_x != 0, window_x - 1, floor_divide(window_x, 2)),
                                 tl.where(
                                     causal_x != 0,
-                                    floor_divide(
-                                        width
-                                        - modulo(q + (NK - NQ), width) % dilation_x
-                                        + dilation_x
-                                        - 1,
-                                        dilation_x,
-                                    ),
-                                    floor_divide(
-                                        width
-                                        - modulo(q + (NK - NQ), width) % dilation_x
-                                        + dilation_x
-                                        - 1,
-                                        dilation_x,
-                                    )
+                                    floor_divide(dilation_x + width - q_d - 1, dilation_x),
+                                    floor_divide(dilation_x + width - q_d - 1, dilation_x)
                                     - window_x,
                                 ),
                             ),
                         )[:, None]
-                        <= (k % width // dilation_x)[None, :]
+                        <= k_c[None, :]
                     )
                 )
                 & (
-                    (k % width // dilation_x)[None, :]
+                    k_c[None, :]
                     < tl.where(
                         causal_x != 0,
-                        modulo(q + (NK - NQ), width) // dilation_x + 1,
+                        q_c + 1,
                         tl.maximum(
                             0,
                             tl.minimum(
                                 tl.minimum(
-                                    modulo(q + (NK - NQ), width)
-                                    // dilation_x
-                                    // stride_x
-                                    * stride_x
-                                    + stride_x // 2,
-                                    floor_divide(
-                                        width
-                                        - modulo(q + (NK - NQ), width) % dilation_x
-                                        + dilation_x
-                                        - 1,
-                                        dilation_x,
-                                    )
-                                    - 1,
+                                    q_c // stride_x * stride_x + stride_x // 2,
+                                    floor_divide(dilation_x + width - q_d - 1, dilation_x) - 1,
                                 )
                                 - floor_divide(window_x, 2),
-                                floor_divide(
-                                    width
-                                    - modulo(q + (NK - NQ), width) % dilation_x
-                                    + dilation_x
-                                    - 1,
-                                    dilation_x,
-                                )
-                                - window_x,
+                                floor_divide(dilation_x + width - q_d - 1, dilation_x) - window_x,
                             ),
                         )
                         + window_x,

@@ -241,7 +241,8 @@ def natten2d(
                         + (q_c * dilation_x + q_d)
                         - (NK - NQ)
                     )
-                    q = q[(q < NQ) & (q >= 0) & (q_c * dilation_x + q_d < width)]
+                    inside = (q < NQ) & (q >= 0) & (q_c * dilation_x + q_d < width)
+                    q_a, q_b, q_c, q_d, q = (x[inside] for x in (q_a, q_b, q_c, q_d, q))
                     if not len(q):
                         continue
                     # state of P_max[q] = max(k where seen) S[q,k]
@@ -452,7 +453,8 @@ def natten2d(
                             device=device,
                         )
                         k = (k_a * dilation_y + k_b) * width + (k_c * dilation_x + k_d)
-                        k = k[(k < NK) & (k_c * dilation_x + k_d < width)]
+                        inside = (k < NK) & (k_c * dilation_x + k_d < width)
+                        k_a, k_b, k_c, k_d, k = (x[inside] for x in (k_a, k_b, k_c, k_d, k))
                         if not len(k):
                             continue
                         # S[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
@@ -499,195 +501,140 @@ def natten2d(
                                         (
                                             (
                                                 (
-                                                    (k // width % dilation_y)[None, :]
-                                                    == (
-                                                        (q + (NK - NQ)) // width % dilation_y
-                                                    )[:, None]
+                                                    (k_b[None, :] == q_b[:, None])
+                                                    & (
+                                                        most(
+                                                            0,
+                                                            torch.minimum(
+                                                                torch.minimum(
+                                                                    (
+                                                                        q_a
+                                                                        + (NK - NQ)
+                                                                        // (dilation_y * width)
+                                                                    )
+                                                                    // stride_y
+                                                                    * stride_y
+                                                                    + (
+                                                                        stride_y - 1
+                                                                        if causal_y
+                                                                        else stride_y // 2
+                                                                    ),
+                                                                    (
+                                                                        NK // width
+                                                                        + dilation_y
+                                                                        - q_b
+                                                                        - 1
+                                                                    )
+                                                                    // dilation_y
+                                                                    - 1,
+                                                                )
+                                                                - (
+                                                                    window_y - 1
+                                                                    if causal_y
+                                                                    else window_y // 2
+                                                                ),
+                                                                (NK // width + dilation_y - q_b - 1)
+                                                                // dilation_y
+                                                                if causal_y
+                                                                else (
+                                                                    NK // width
+                                                                    + dilation_y
+                                                                    - q_b
+                                                                    - 1
+                                                                )
+                                                                // dilation_y
+                                                                - window_y,
+                                                            ),
+                                                        )[:, None]
+                                                        <= k_a[None, :]
+                                                    )
                                                 )
                                                 & (
-                                                    most(
-                                                        0,
-                                                        torch.minimum(
+                                                    k_a[None, :]
+                                                    < (
+                                                        q_a + (NK - NQ) // (dilation_y * width) + 1
+                                                        if causal_y
+                                                        else most(
+                                                            0,
                                                             torch.minimum(
-                                                                (q + (NK - NQ))
-                                                                // width
-                                                                // dilation_y
-                                                                // stride_y
-                                                                * stride_y
-                                                                + (
-                                                                    stride_y - 1
-                                                                    if causal_y
-                                                                    else stride_y // 2
-                                                                ),
-                                                                (
-                                                                    NK // width
-                                                                    - (q + (NK - NQ))
-                                                                    // width
-                                                                    % dilation_y
-                                                                    + dilation_y
-                                                                    - 1
+                                                                torch.minimum(
+                                                                    (
+                                                                        q_a
+                                                                        + (NK - NQ)
+                                                                        // (dilation_y * width)
+                                                                    )
+                                                                    // stride_y
+                                                                    * stride_y
+                                                                    + stride_y // 2,
+                                                                    (
+                                                                        NK // width
+                                                                        + dilation_y
+                                                                        - q_b
+                                                                        - 1
+                                                                    )
+                                                                    // dilation_y
+                                                                    - 1,
                                                                 )
+                                                                - window_y // 2,
+                                                                (NK // width + dilation_y - q_b - 1)
                                                                 // dilation_y
-                                                                - 1,
-                                                            )
-                                                            - (
-                                                                window_y - 1
-                                                                if causal_y
-                                                                else window_y // 2
+                                                                - window_y,
                                                             ),
-                                                            (
-                                                                NK // width
-                                                                - (q + (NK - NQ))
-                                                                // width
-                                                                % dilation_y
-                                                                + dilation_y
-                                                                - 1
-                                                            )
-                                                            // dilation_y
-                                                            if causal_y
-                                                            else (
-                                                                NK // width
-                                                                - (q + (NK - NQ))
-                                                                // width
-                                                                % dilation_y
-                                                                + dilation_y
-                                                                - 1
-                                                            )
-                                                            // dilation_y
-                                                            - window_y,
-                                                        ),
+                                                        )
+                                                        + window_y
                                                     )[:, None]
-                                                    <= (k // width // dilation_y)[None, :]
                                                 )
                                             )
-                                            & (
-                                                (k // width // dilation_y)[None, :]
-                                                < (
-                                                    (q + (NK - NQ)) // width // dilation_y + 1
-                                                    if causal_y
-                                                    else most(
-                                                        0,
-                                                        torch.minimum(
-                                                            torch.minimum(
-                                                                (q + (NK - NQ))
-                                                                // width
-                                                                // dilation_y
-                                                                // stride_y
-                                                                * stride_y
-                                                                + stride_y // 2,
-                                                                (
-                                                                    NK // width
-                                                                    - (q + (NK - NQ))
-                                                                    // width
-                                                                    % dilation_y
-                                                                    + dilation_y
-                                                                    - 1
-                                                                )
-                                                                // dilation_y
-                                                                - 1,
-                                                            )
-                                                            - window_y // 2,
-                                                            (
-                                                                NK // width
-                                                                - (q + (NK - NQ))
-                                                                // width
-                                                                % dilation_y
-                                                                + dilation_y
-                                                                - 1
-                                                            )
-                                                            // dilation_y
-                                                            - window_y,
-                                                        ),
-                                                    )
-                                                    + window_y
-                                                )[:, None]
-                                            )
+                                            & (k_d[None, :] == q_d[:, None])
                                         )
                                         & (
-                                            (k % width % dilation_x)[None, :]
-                                            == ((q + (NK - NQ)) % width % dilation_x)[:, None]
+                                            most(
+                                                0,
+                                                torch.minimum(
+                                                    torch.minimum(
+                                                        q_c // stride_x * stride_x
+                                                        + (
+                                                            stride_x - 1
+                                                            if causal_x
+                                                            else stride_x // 2
+                                                        ),
+                                                        (dilation_x + width - q_d - 1) // dilation_x
+                                                        - 1,
+                                                    )
+                                                    - (window_x - 1 if causal_x else window_x // 2),
+                                                    (dilation_x + width - q_d - 1) // dilation_x
+                                                    if causal_x
+                                                    else (dilation_x + width - q_d - 1)
+                                                    // dilation_x
+                                                    - window_x,
+                                                ),
+                                            )[:, None]
+                                            <= k_c[None, :]
                                         )
                                     )
                                     & (
-                                        most(
-                                            0,
-                                            torch.minimum(
+                                        k_c[None, :]
+                                        < (
+                                            q_c + 1
+                                            if causal_x
+                                            else most(
+                                                0,
                                                 torch.minimum(
-                                                    (q + (NK - NQ))
-                                                    % width
-                                                    // dilation_x
-                                                    // stride_x
-                                                    * stride_x
-                                                    + (stride_x - 1 if causal_x else stride_x // 2),
-                                                    (
-                                                        width
-                                                        - (q + (NK - NQ)) % width % dilation_x
-                                                        + dilation_x
-                                                        - 1
+                                                    torch.minimum(
+                                                        q_c // stride_x * stride_x + stride_x // 2,
+                                                        (dilation_x + width - q_d - 1) // dilation_x
+                                                        - 1,
                                                     )
-                                                    // dilation_x
-                                                    - 1,
-                                                )
-                                                - (window_x - 1 if causal_x else window_x // 2),
-                                                (
-                                                    width
-                                                    - (q + (NK - NQ)) % width % dilation_x
-                                                    + dilation_x
-                                                    - 1
-                                                )
-                                                // dilation_x
-                                                if causal_x
-                                                else (
-                                                    width
-                                                    - (q + (NK - NQ)) % width % dilation_x
-                                                    + dilation_x
-                                                    - 1
-                                                )
-                                                // dilation_x
-                                                - window_x,
-                                            ),
+                                                    - window_x // 2,
+                                                    (dilation_x + width - q_d - 1) // dilation_x
+                                                    - window_x,
+                                                ),
+                                            )
+                                            + window_x
                                         )[:, None]
-                                        <= (k % width // dilation_x)[None, :]
                                     )
                                 )
-                                & (
-                                    (k % width // dilation_x)[None, :]
-                                    < (
-                                        (q + (NK - NQ)) % width // dilation_x + 1
-                                        if causal_x
-                                        else most(
-                                            0,
-                                            torch.minimum(
-                                                torch.minimum(
-                                                    (q + (NK - NQ))
-                                                    % width
-                                                    // dilation_x
-                                                    // stride_x
-                                                    * stride_x
-                                                    + stride_x // 2,
-                                                    (
-                                                        width
-                                                        - (q + (NK - NQ)) % width % dilation_x
-                                                        + dilation_x
-                                                        - 1
-                                                    )
-                                                    // dilation_x
-                                                    - 1,
-                                                )
-                                                - window_x // 2,
-                                                (
-                                                    width
-                                                    - (q + (NK - NQ)) % width % dilation_x
-                                                    + dilation_x
-                                                    - 1
-                                                )
-                                                // dilation_x
-                                                - window_x,
-                                            ),
-                                        )
-                                        + window_x
-                                    )[:, None]
-                                )
+                                & torch.ones([len(q), len(k)], device=device, dtype=torch.bool)
                             )
                             S_seen_qk = torch.where(seen_qk, S_seen_qk, -math.inf)
                         P_max_tile_q = S_seen_qk.amax(-1)

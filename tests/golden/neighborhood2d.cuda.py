@@ -159,12 +159,6 @@ def floor_divide(a, b):
     return (a - ((a % b) + b) % b) // b
 
 
-@triton.jit
-def modulo(a, b):
-    """a % b with the sign of b > 0; the hardware gives it the sign of a."""
-    return ((a % b) + b) % b
-
-
 @triton.jit(
     do_not_specialize=[
         "window", "NQ", "NK", "NB", "NH", "NQ_A", "NQ_B", "NK_A", "NK_B", "NY", "NX", "NG"
@@ -319,21 +313,23 @@ def neighborhood2d_kernel(
                                 tl.maximum(
                                     0,
                                     tl.minimum(
-                                        floor_divide(q + (NK - NQ), width)
+                                        q_a
+                                        + floor_divide(NK - NQ, width)
                                         - floor_divide(window, 2),
                                         NY - window,
                                     ),
                                 )[:, None]
-                                <= (k // width)[None, :]
+                                <= k_a[None, :]
                             )
                         )
                         & (
-                            (k // width)[None, :]
+                            k_a[None, :]
                             < (
                                 tl.maximum(
                                     0,
                                     tl.minimum(
-                                        floor_divide(q + (NK - NQ), width)
+                                        q_a
+                                        + floor_divide(NK - NQ, width)
                                         - floor_divide(window, 2),
                                         NY - window,
                                     ),
@@ -344,23 +340,15 @@ def neighborhood2d_kernel(
                     )
                     & (
                         tl.maximum(
-                            0,
-                            tl.minimum(
-                                modulo(q + (NK - NQ), width) - floor_divide(window, 2), NX - window
-                            ),
+                            0, tl.minimum(q_b - floor_divide(window, 2), NX - window)
                         )[:, None]
-                        <= (k % width)[None, :]
+                        <= k_b[None, :]
                     )
                 )
                 & (
-                    (k % width)[None, :]
+                    k_b[None, :]
                     < (
-                        tl.maximum(
-                            0,
-                            tl.minimum(
-                                modulo(q + (NK - NQ), width) - floor_divide(window, 2), NX - window
-                            ),
-                        )
+                        tl.maximum(0, tl.minimum(q_b - floor_divide(window, 2), NX - window))
                         + window
                     )[:, None]
                 )

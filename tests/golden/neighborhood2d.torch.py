@@ -182,7 +182,8 @@ def neighborhood2d(Q, K, V, width, window=7):
         for q_b0 in range(0, NQ_B, BLOCK_Q_B):
             q_a, q_b = digits((q_a0, BLOCK_Q_A, NQ_A), (q_b0, BLOCK_Q_B, NQ_B), device=device)
             q = (q_a + (NK - NQ) // width) * width + q_b - (NK - NQ)
-            q = q[(q < NQ) & (q >= 0)]
+            inside = (q < NQ) & (q >= 0)
+            q_a, q_b, q = (x[inside] for x in (q_a, q_b, q))
             if not len(q):
                 continue
             # state of P_max[q] = max(k where seen) S[q,k]
@@ -229,7 +230,8 @@ def neighborhood2d(Q, K, V, width, window=7):
             for (k_a0, k_b0), whole in boxes(tiles, (BLOCK_K_A, BLOCK_K_B)):
                 k_a, k_b = digits((k_a0, BLOCK_K_A, NK_A), (k_b0, BLOCK_K_B, NK_B), device=device)
                 k = k_a * width + k_b
-                k = k[(k < NK)]
+                inside = (k < NK)
+                k_a, k_b, k = (x[inside] for x in (k_a, k_b, k))
                 if not len(k):
                     continue
                 # S[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
@@ -248,39 +250,40 @@ def neighborhood2d(Q, K, V, width, window=7):
                         (
                             (
                                 (
-                                    most(
-                                        0,
-                                        least((q + (NK - NQ)) // width - window // 2, NY - window),
-                                    )[:, None]
-                                    <= (k // width)[None, :]
-                                )
-                                & (
-                                    (k // width)[None, :]
-                                    < (
+                                    (
                                         most(
                                             0,
                                             least(
-                                                (q + (NK - NQ)) // width - window // 2, NY - window
+                                                q_a + (NK - NQ) // width - window // 2, NY - window
                                             ),
-                                        )
-                                        + window
-                                    )[:, None]
+                                        )[:, None]
+                                        <= k_a[None, :]
+                                    )
+                                    & (
+                                        k_a[None, :]
+                                        < (
+                                            most(
+                                                0,
+                                                least(
+                                                    q_a + (NK - NQ) // width - window // 2,
+                                                    NY - window,
+                                                ),
+                                            )
+                                            + window
+                                        )[:, None]
+                                    )
+                                )
+                                & (
+                                    most(0, least(q_b - window // 2, NX - window))[:, None]
+                                    <= k_b[None, :]
                                 )
                             )
                             & (
-                                most(
-                                    0, least((q + (NK - NQ)) % width - window // 2, NX - window)
-                                )[:, None]
-                                <= (k % width)[None, :]
+                                k_b[None, :]
+                                < (most(0, least(q_b - window // 2, NX - window)) + window)[:, None]
                             )
                         )
-                        & (
-                            (k % width)[None, :]
-                            < (
-                                most(0, least((q + (NK - NQ)) % width - window // 2, NX - window))
-                                + window
-                            )[:, None]
-                        )
+                        & torch.ones([len(q), len(k)], device=device, dtype=torch.bool)
                     )
                     S_seen_qk = torch.where(seen_qk, S_seen_qk, -math.inf)
                 P_max_tile_q = S_seen_qk.amax(-1)

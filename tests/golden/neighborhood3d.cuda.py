@@ -174,12 +174,6 @@ def floor_divide(a, b):
     return (a - ((a % b) + b) % b) // b
 
 
-@triton.jit
-def modulo(a, b):
-    """a % b with the sign of b > 0; the hardware gives it the sign of a."""
-    return ((a % b) + b) % b
-
-
 @triton.jit(
     do_not_specialize=[
         "height",
@@ -396,21 +390,23 @@ def neighborhood3d_kernel(
                                         tl.maximum(
                                             0,
                                             tl.minimum(
-                                                floor_divide(q + (NK - NQ), height * width)
+                                                q_a
+                                                + floor_divide(NK - NQ, height * width)
                                                 - floor_divide(window, 2),
                                                 NK // (height * width) - window,
                                             ),
                                         )[:, None]
-                                        <= (k // (height * width))[None, :]
+                                        <= k_a[None, :]
                                     )
                                 )
                                 & (
-                                    (k // (height * width))[None, :]
+                                    k_a[None, :]
                                     < (
                                         tl.maximum(
                                             0,
                                             tl.minimum(
-                                                floor_divide(q + (NK - NQ), height * width)
+                                                q_a
+                                                + floor_divide(NK - NQ, height * width)
                                                 - floor_divide(window, 2),
                                                 NK // (height * width) - window,
                                             ),
@@ -421,26 +417,16 @@ def neighborhood3d_kernel(
                             )
                             & (
                                 tl.maximum(
-                                    0,
-                                    tl.minimum(
-                                        modulo(floor_divide(q + (NK - NQ), width), height)
-                                        - floor_divide(window, 2),
-                                        height - window,
-                                    ),
+                                    0, tl.minimum(q_b - floor_divide(window, 2), height - window)
                                 )[:, None]
-                                <= (k // width % height)[None, :]
+                                <= k_b[None, :]
                             )
                         )
                         & (
-                            (k // width % height)[None, :]
+                            k_b[None, :]
                             < (
                                 tl.maximum(
-                                    0,
-                                    tl.minimum(
-                                        modulo(floor_divide(q + (NK - NQ), width), height)
-                                        - floor_divide(window, 2),
-                                        height - window,
-                                    ),
+                                    0, tl.minimum(q_b - floor_divide(window, 2), height - window)
                                 )
                                 + window
                             )[:, None]
@@ -448,25 +434,15 @@ def neighborhood3d_kernel(
                     )
                     & (
                         tl.maximum(
-                            0,
-                            tl.minimum(
-                                modulo(q + (NK - NQ), width) - floor_divide(window, 2),
-                                width - window,
-                            ),
+                            0, tl.minimum(q_c - floor_divide(window, 2), width - window)
                         )[:, None]
-                        <= (k % width)[None, :]
+                        <= k_c[None, :]
                     )
                 )
                 & (
-                    (k % width)[None, :]
+                    k_c[None, :]
                     < (
-                        tl.maximum(
-                            0,
-                            tl.minimum(
-                                modulo(q + (NK - NQ), width) - floor_divide(window, 2),
-                                width - window,
-                            ),
-                        )
+                        tl.maximum(0, tl.minimum(q_c - floor_divide(window, 2), width - window))
                         + window
                     )[:, None]
                 )

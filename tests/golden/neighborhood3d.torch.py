@@ -200,7 +200,8 @@ def neighborhood3d(Q, K, V, height, width, window=7):
                     device=device,
                 )
                 q = ((q_a + (NK - NQ) // (height * width)) * height + q_b) * width + q_c - (NK - NQ)
-                q = q[(q < NQ) & (q >= 0)]
+                inside = (q < NQ) & (q >= 0)
+                q_a, q_b, q_c, q = (x[inside] for x in (q_a, q_b, q_c, q))
                 if not len(q):
                     continue
                 # state of P_max[q] = max(k where seen) S[q,k]
@@ -302,7 +303,8 @@ def neighborhood3d(Q, K, V, height, width, window=7):
                         device=device,
                     )
                     k = (k_a * height + k_b) * width + k_c
-                    k = k[(k < NK)]
+                    inside = (k < NK)
+                    k_a, k_b, k_c, k = (x[inside] for x in (k_a, k_b, k_c, k))
                     if not len(k):
                         continue
                     # S[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
@@ -327,78 +329,62 @@ def neighborhood3d(Q, K, V, height, width, window=7):
                                     (
                                         (
                                             (
-                                                most(
-                                                    0,
-                                                    least(
-                                                        (q + (NK - NQ)) // (height * width)
-                                                        - window // 2,
-                                                        NK // (height * width) - window,
-                                                    ),
-                                                )[:, None]
-                                                <= (k // (height * width))[None, :]
-                                            )
-                                            & (
-                                                (k // (height * width))[None, :]
-                                                < (
+                                                (
                                                     most(
                                                         0,
                                                         least(
-                                                            (q + (NK - NQ)) // (height * width)
+                                                            q_a
+                                                            + (NK - NQ) // (height * width)
                                                             - window // 2,
                                                             NK // (height * width) - window,
                                                         ),
-                                                    )
-                                                    + window
+                                                    )[:, None]
+                                                    <= k_a[None, :]
+                                                )
+                                                & (
+                                                    k_a[None, :]
+                                                    < (
+                                                        most(
+                                                            0,
+                                                            least(
+                                                                q_a
+                                                                + (NK - NQ) // (height * width)
+                                                                - window // 2,
+                                                                NK // (height * width) - window,
+                                                            ),
+                                                        )
+                                                        + window
+                                                    )[:, None]
+                                                )
+                                            )
+                                            & (
+                                                most(
+                                                    0, least(q_b - window // 2, height - window)
                                                 )[:, None]
+                                                <= k_b[None, :]
                                             )
                                         )
                                         & (
-                                            most(
-                                                0,
-                                                least(
-                                                    (q + (NK - NQ)) // width % height - window // 2,
-                                                    height - window,
-                                                ),
+                                            k_b[None, :]
+                                            < (
+                                                most(0, least(q_b - window // 2, height - window))
+                                                + window
                                             )[:, None]
-                                            <= (k // width % height)[None, :]
                                         )
                                     )
                                     & (
-                                        (k // width % height)[None, :]
-                                        < (
-                                            most(
-                                                0,
-                                                least(
-                                                    (q + (NK - NQ)) // width % height - window // 2,
-                                                    height - window,
-                                                ),
-                                            )
-                                            + window
-                                        )[:, None]
+                                        most(0, least(q_c - window // 2, width - window))[:, None]
+                                        <= k_c[None, :]
                                     )
                                 )
                                 & (
-                                    most(
-                                        0,
-                                        least(
-                                            (q + (NK - NQ)) % width - window // 2, width - window
-                                        ),
+                                    k_c[None, :]
+                                    < (
+                                        most(0, least(q_c - window // 2, width - window)) + window
                                     )[:, None]
-                                    <= (k % width)[None, :]
                                 )
                             )
-                            & (
-                                (k % width)[None, :]
-                                < (
-                                    most(
-                                        0,
-                                        least(
-                                            (q + (NK - NQ)) % width - window // 2, width - window
-                                        ),
-                                    )
-                                    + window
-                                )[:, None]
-                            )
+                            & torch.ones([len(q), len(k)], device=device, dtype=torch.bool)
                         )
                         S_seen_qk = torch.where(seen_qk, S_seen_qk, -math.inf)
                     P_max_tile_q = S_seen_qk.amax(-1)
