@@ -11,7 +11,9 @@ from attncc.schedule.boxes import box
 from attncc.schedule.plan import Kernel, partition
 from tests.passes.meanings import meant, passed
 
-TEXT = """pattern boxes(Q[b,h,q,d], K[b,h,k,d], V[b,h,k,e], width: int, height: int, step: int, w: int) -> O[b,h,q,e]:
+TEXT = """pattern boxes(
+    Q[b,h,q,d], K[b,h,k,d], V[b,h,k,e], width: int, height: int, step: int, w: int
+) -> O[b,h,q,e]:
     over b, h
     align q to k
     S[q,k] = sum(d) Q[q,d] * K[k,d]
@@ -63,18 +65,26 @@ def test_positions_in_a_line(where: str) -> None:
     assert planned(where) is None
 
 
-def test_two_ways_to_take_rows_apart() -> None:
-    """Walks of one kernel share its rows: both are in a line."""
-    near = f"{ROWS} and {NEAR}"
-    text = TEXT.format(where=near)
-    text += f"""    O2[q,e] = sum(k where {DILATED}) (S[q,k] - max(k where {near}) S[q,k]) * V[k,e]
+def test_rows_are_taken_apart_in_one_way() -> None:
+    """A walk in a line beside one on a grid: both are in a line, as they share their rows."""
+    text = """pattern boxes(Q[q,d], K[k,d], V[k,e], M[j,d], W[j,e], width: int, w: int) -> O[q,e]:
+    along j
+    align q to k
+    S[q,k] = sum(d) Q[q,d] * K[k,d]
+    R[q,j] = sum(d) Q[q,d] * M[j,d]
+    O[q,e] = (sum(k where WHERE) S[q,k] * V[k,e]) + (sum(j) R[q,j] * W[j,e])
 """
-    text = text.replace("-> O[b,h,q,e]", "-> O2[b,h,q,e]")
-    for found in partition(passed(meant(text))).kernels:
-        grids = [loop.grid for loop in found.loops]
-        assert all(g is None for g in grids) or all(
-            g is not None and g.alike(grids[0]) for g in grids if grids[0]
-        )
+    (found,) = partition(passed(meant(text.replace("WHERE", f"{ROWS} and {NEAR}")))).kernels
+    assert [loop.index.name for loop in found.loops] == ["k", "j"]
+    assert [loop.grid for loop in found.loops] == [None, None] and found.grid is None
+
+
+def test_several_masks_of_one_walk() -> None:
+    """What either of two predicates lets pass is no product of bands."""
+    text = TEXT.format(where=f"{ROWS} and {NEAR}").replace("-> O[b,h,q,e]", "-> O[b,h,q,e], P[b,h,q,e]")
+    text += f"    P[q,e] = sum(k) (softmax(k where {DILATED}) S[q,k]) * V[k,e]\n"
+    (found,) = partition(passed(meant(text))).kernels
+    assert found.grid is None
 
 
 def test_parts_of_a_split_are_the_whole() -> None:
