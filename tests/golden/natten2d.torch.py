@@ -1,10 +1,10 @@
 """Neighborhood attention on a grid in full: window, dilation, stride and causality of each axis (2504.16922).
 
-NATTEN's rule, axis by axis. With a dilation, a query sees only keys whose position leaves the same rest, as if
-each rest were an axis of its own. `stride` queries in a row share the window of the one in their middle, in a
-causal axis of the last; where stride and window are equal, the window is a tile that slides. At the borders a
-window moves inward, but for a causal axis, where it ends with the query. The grid is in row-major order,
-`width` keys to the row; window times dilation is at most a side, the stride at most the window.
+NATTEN's rule, axis by axis. With a dilation, a query sees only keys whose position leaves the same rest, as
+if each rest were an axis of its own. `stride` queries in a row share the window of the one in their middle,
+in a causal axis of the last; where stride and window are equal, the window is a tile that slides. At the
+borders a window moves inward, but for a causal axis, where it ends with the query. The grid is in row-major
+order, `width` keys to the row; window times dilation is at most a side, the stride at most the window.
 
 (1) S[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
 (2) rows[q,k] = around(k // width, q // width, window_y, dilation_y, stride_y, causal_y, |k| //

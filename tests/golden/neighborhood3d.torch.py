@@ -1,8 +1,9 @@
-"""Neighborhood attention in a volume: a query sees the `window`-sided box of keys around it (arXiv 2204.07143).
+"""Neighborhood attention in a volume: a query sees the box of keys around it (arXiv 2204.07143).
 
-NATTEN's rule at the borders: the box moves inward, so that every query sees equally many keys. Positions are
-in row-major order, `width` to the row and `height` rows to the slice; a video's frames are its slices. The
-window is at most any side. An even one reaches one further back. Dilation and stride are 1.
+Its sides are `window`. NATTEN's rule at the borders: the box moves inward, so that every query sees equally
+many keys. Positions are in row-major order, `width` to the row and `height` rows to the slice; a video's
+frames are its slices. The window is at most any side. An even one reaches one further back. Dilation and
+stride are 1.
 
 (1) S[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
 (2) slices[q,k] = around(k // (height * width), q // (height * width), window, |k| // (height *
