@@ -77,6 +77,10 @@ KERNELS = (
     "block_layout",
     "tree",
     "transfusion",
+    "dilated",
+    "neighborhood2d",
+    "neighborhood3d",
+    "natten2d",
 )
 """Patterns that must have kernels."""
 
@@ -103,6 +107,9 @@ AHEAD = (*AHEAD, "pointer", "kronecker", "ragged", "halonet", "agent", "transfus
 AHEAD = (
     *AHEAD,
     "natten1d",
+    "natten2d",
+    "neighborhood2d",
+    "neighborhood3d",
     "bigbird",
     "longformer",
     "block_causal",
@@ -243,4 +250,16 @@ def numbers(name: str) -> dict[str, int | float]:
         "sparse_fixed": {"block": 37, "summary": 5},
         "halonet": {"width": 9, "block": 4, "around": 2},
         "block_layout": {"block": 19},
+        "dilated": {"dilation": 3, "window": 9},
+        "neighborhood2d": {"width": 9, "window": 3},
+        "neighborhood3d": {"height": 4, "width": 7, "window": 3},
+        "natten2d": {
+            "width": 11,
+            "window_y": 3,
+            "window_x": 2,
+            "dilation_y": 2,
+            "dilation_x": 3,
+            "stride_y": 2,
+            "causal_x": True,
+        },
     }.get(name, {})

@@ -26,7 +26,6 @@ REFUSED = {
     "gla": "plan-recurrence",
     "gated_delta": "plan-recurrence",
     "landmark": "plan-earlier-kernel",
-    "neighborhood2d": "plan-position",
     "hilo": "plan-rows",
     "halonet_padded": "plan-contraction",
 }

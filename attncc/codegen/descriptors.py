@@ -43,8 +43,10 @@ def by_descriptor(spec: Specialisation) -> bool:
 
 def described(program: Program) -> frozenset[Tensor]:
     """What is only ever loaded as tiles of two axes, at one place of the others; of what an earlier kernel
-    left, also as tiles of one.
+    left, also as tiles of one. Boxes of a grid are no tiles of memory.
     """
+    if program.grids:
+        return frozenset()
     loads = [s for s in statements(program.body) if isinstance(s, Load)]
     loaded = {load.read for load in loads}
     others = [e for e in expressions(program.body) if e not in loaded]

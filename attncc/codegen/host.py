@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from attncc.codegen.ascending import sorted_lines
 from attncc.codegen.lines import said
@@ -10,6 +11,9 @@ from attncc.codegen.words import Words
 from attncc.ir.cascade import Apply, Cascade, Expr, Index, Literal, Read, Tensor, walk
 from attncc.ir.show import show_expr
 from attncc.ops import BITS
+from attncc.schedule.boxes import box
+from attncc.schedule.loops import Program
+from attncc.schedule.tiles import Tile
 
 EXTENTS = '''def extents(*tensors):
     """Extents by index; each tensor is (name, its indices, itself). What does not fit is an error."""
@@ -204,6 +208,23 @@ def number_text(e: Expr, words: Words) -> str:
             return f"({number_text(a, words)} {op} {number_text(b, words)})"
         case _:
             raise AssertionError(f"an extent is no formula over numbers: {e}")
+
+
+def with_digits(cascade: Cascade, programs: Iterable[Program]) -> Cascade:
+    """A cascade with the extents of the digits that its kernels take positions apart into."""
+    found = [length for p in programs for grid in p.grids.values() for length in grid.lengths]
+    return replace(cascade, lengths=tuple(dict.fromkeys((*cascade.lengths, *found))))
+
+
+def boxes(program: Program, tile: Tile, words: Words) -> dict[str, int]:
+    """The sides of a program's boxes, by the names under which kernels know them."""
+    found: dict[str, int] = {}
+    for index, grid in program.grids.items():
+        side = index != program.rows
+        sides = box(tile.columns if side else tile.rows, grid)
+        own = [(axis.rows, axis.columns)[side] for axis in grid.axes]
+        found |= {words.block(i): size for i, size in zip(own, sides, strict=True)}
+    return found
 
 
 def statistic(output: Tensor) -> bool:

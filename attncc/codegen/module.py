@@ -94,6 +94,9 @@ def _in_words(kernel: Kernel) -> list[str]:
         elif loop.listed:
             tables = ", ".join(t.name for t in loop.listed)
             lines.append(f"over the tiles of a list, which is made before from {tables}.")
+        elif loop.grid is not None:
+            own = ", ".join(axis.columns.name for axis in loop.grid.axes)
+            lines.append(f"over the boxes of {own} that are live along each; tiles of rows are boxes too.")
         else:
             lines.append(f"over {ranges} of tiles that its predicate leaves live.")
     return lines

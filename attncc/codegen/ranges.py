@@ -8,10 +8,13 @@ from typing import TypeAlias
 
 from attncc.codegen.width import LONGEST, Widths
 from attncc.codegen.words import Words
-from attncc.ir.cascade import ZERO, Expr, Read, Tensor, extent
+from attncc.ir.cascade import ZERO, Expr, Index, Read, Tensor, extent
 from attncc.masks.intervals import interval, largest, smallest
-from attncc.masks.ranges import union
+from attncc.masks.ranges import Ranges, union
 from attncc.schedule.loops import Walk
+
+Spell: TypeAlias = Callable[[Expr, frozenset[Expr]], str]
+"""Writes a number, given those that are never negative."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +36,11 @@ def walk_ranges(
     last: str,
     words: Words,
     widths: Widths,
-    spell: Callable[[Expr, frozenset[Expr]], str],
+    spell: Spell,
 ) -> WalkRanges:
     """The ranges of a walk; `first` and `last` name the rows of the tile.
 
-    `spell` writes a number, given those that are never negative. Numbers that may be 64 bits wide are the
-    ends of ranges; clipped to the columns they are 32.
+    Numbers that may be 64 bits wide are the ends of ranges; clipped to the columns they are 32.
     """
     prefix = f"{walk.index.name}_"
     ranges = union(walk.bands, scalar(first), scalar(last), scalar(words.block(walk.index)), prefix)
@@ -46,17 +48,7 @@ def walk_ranges(
     def code(e: Expr) -> str:
         return spell(e, ranges.counted)
 
-    lines = []
-    for step in ranges.steps:
-        value, name = step.body, step.tensor.name
-        wide = widths.wide(value, tables=True)
-        low, high = interval(value, widths)
-        if wide and not -LONGEST <= low <= high < LONGEST:
-            value = smallest((largest((value, ZERO)), extent(walk.index)))
-            low, high = interval(value, widths)
-        widths.known[name] = (max(low, 0), high), False
-        text = f"({code(value)}).to(tl.int32)" if wide else code(value)
-        lines.append(f"{code(Read(step.tensor, ()))} = {text}")
+    lines = assigned(ranges, walk.index, widths, spell)
     whole: list[Piece] = []
     edges: list[Piece] = []
     for s in ranges.segments:
@@ -94,6 +86,23 @@ def _by_rank(rank: str, pieces: list[Piece], ends: list[str], turn: str, width: 
     tests = [f"(step >= {ends[ranked[0] - 1]})"] if ranked[0] else []
     tests += [f"(step < {ends[ranked[-1]]})"] if ranked[-1] < len(pieces) - 1 else []
     return f"tl.where({' & '.join(tests)}, {place}, {rank})" if tests else f"({place})"
+
+
+def assigned(ranges: Ranges, columns: Index, widths: Widths, spell: Spell) -> list[str]:
+    """Lines that compute the steps of some ranges."""
+    lines = []
+    for step in ranges.steps:
+        value, name = step.body, step.tensor.name
+        wide = widths.wide(value, tables=True)
+        low, high = interval(value, widths)
+        if wide and not -LONGEST <= low <= high < LONGEST:
+            value = smallest((largest((value, ZERO)), extent(columns)))
+            low, high = interval(value, widths)
+        widths.known[name] = (max(low, 0), high), False
+        text = spell(value, ranges.counted)
+        here = f"({text}).to(tl.int32)" if wide else text
+        lines.append(f"{spell(Read(step.tensor, ()), ranges.counted)} = {here}")
+    return lines
 
 
 def scalar(name: str) -> Read:

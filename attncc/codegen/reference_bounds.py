@@ -34,6 +34,19 @@ def negated(e: Expr) -> Expr:
             return Apply("not", (e,))
 
 
+def _of_none(s: Sum) -> Sum:
+    """A sum where every sequence in it that adds to it is empty."""
+
+    def empty(e: Expr) -> bool:
+        match e:
+            case Apply("extent", (Index(role="sequence"),)):
+                return True
+            case _:
+                return False
+
+    return {t: n for t, n in s[0].items() if n < 0 or not empty(t)}, s[1]
+
+
 @dataclass(frozen=True)
 class Bounds:
     """What the lengths of a cascade say about its integers."""
@@ -104,9 +117,9 @@ class Bounds:
             case None | Apply("extent") | Read():
                 return True
             case Apply("//", (a, b)):
-                return self.at_least(added(linear(a), linear(b), -1), (), least=1)
+                return self.at_least(added(_of_none(linear(a)), linear(b), -1), (), least=1)
             case formula:
-                return self.at_least(added(linear(formula), ({}, 1), -1), (), least=1)
+                return self.at_least(added(_of_none(linear(formula)), ({}, 1), -1), (), least=1)
 
     def _even(self, e: Expr, axis: Index) -> bool:
         """Whether batched indices are grouped, or put together again: extents divide, as the host function

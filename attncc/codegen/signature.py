@@ -97,7 +97,7 @@ class Signature:
     @cached_property
     def blocks(self) -> tuple[Index, ...]:
         """Indices that are cut into tiles."""
-        return (self.program.rows, *self.walked, *self.features)
+        return (self.program.rows, *self.walked, *self.program.digits, *self.features)
 
     @cached_property
     def positives(self) -> tuple[Expr, ...]:

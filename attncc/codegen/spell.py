@@ -301,6 +301,19 @@ TORCH_HELPERS = {
         for n in steps:
             yield n * block, min((n + 1) * block, end), whole
 ''',
+    "boxes": '''def boxes(axes, sides):
+    """(where it begins, seen whole) of every box: an axis is (lo, hi, full_lo, full_hi), in tiles."""
+    starts = [()]
+    for lo, hi, full_lo, full_hi in axes:
+        starts = [(*before, (n, full_lo <= n < full_hi)) for before in starts for n in range(lo, hi)]
+    for start in starts:
+        yield [n * side for (n, _), side in zip(start, sides)], all(whole for _, whole in start)
+''',
+    "digits": '''def digits(*axes, device):
+    """Every digit of the positions of a box: an axis is (where it begins, its side, how many there are)."""
+    own = [torch.arange(start, min(start + side, end), device=device) for start, side, end in axes]
+    return [x.flatten() for x in torch.meshgrid(*own, indexing="ij")]
+''',
     "divide": '''def divide(a, b):
     """a / b, where 0 / 0 is 0: the mean of nothing, a softmax over nothing."""
     nothing = (a == 0) & (b == 0)

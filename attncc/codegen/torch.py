@@ -13,9 +13,10 @@ from attncc.codegen.listed import lists
 from attncc.codegen.ranges import scalar
 from attncc.codegen.signature import Signature
 from attncc.codegen.spell import TORCH_HELPERS
+from attncc.codegen.torch_boxes import rows_of_boxes, walk_of_boxes
 from attncc.codegen.torch_code import Body, code_of, real
 from attncc.codegen.torch_listed import ends_lines, list_for, listing_lines
-from attncc.codegen.torch_ranges import together
+from attncc.codegen.torch_ranges import together, without_heads
 from attncc.codegen.words import Words
 from attncc.ir.cascade import Equation, Expr, Index, Read, Tensor, free, reads
 from attncc.masks.ranges import union as union_of_bands
@@ -51,6 +52,9 @@ def body_lines(program: Program, words: Words, signature: Signature) -> tuple[di
     lines = [*_positions([*ends, *inner], k), *ends]
     rows, first, stop = program.rows, words.start(program.rows), words.stop(program.rows)
     block, end = words.block(rows), words.extent(rows)
+    if rows in program.grids:
+        lines += rows_of_boxes(program.grids[rows], inner, k)
+        return {name: TORCH_HELPERS[name] for name in k.helpers if name in TORCH_HELPERS}, lines
     lines.append(f"for {first} in range(0, {end}, {block}):")
     start = [f"{stop} = min({first} + {block}, {end})"]
     if said(words.position(rows), inner):
@@ -156,10 +160,14 @@ def _width(index: Index, k: Body) -> str:
     w = k.words
     if index.role == "feature":
         return w.extent(index)
+    if index in k.program.grids:
+        return f"len({w.position(index)})"
     return f"{w.stop(index)} - {w.start(index)}"
 
 
 def _slice(index: Index, k: Body) -> str:
+    if index in k.program.grids:
+        return k.words.position(index)
     return f"{k.words.start(index)}:{k.words.stop(index)}"
 
 
@@ -202,9 +210,10 @@ def _is_simple(at: Expr, axis: Index, k: Body) -> bool:
 
 
 def _apart(places: tuple[tuple[Index, Expr], ...], k: Body) -> bool:
-    """Every subscript follows an index of its own."""
+    """Every subscript follows an index of its own, and one at most goes to scattered positions."""
     loose = [i for _, at in places for i in free(at)]
-    return len(loose) == len(set(loose))
+    scattered = [i for i in loose if i in k.program.grids]
+    return len(loose) == len(set(loose)) and len(scattered) < 2
 
 
 def _sliced(text: str, places: tuple[tuple[Index, Expr], ...], k: Body) -> str:
@@ -244,7 +253,10 @@ def _store(output: Tensor, value: Expr, k: Body) -> str:
     if natural != output.indices:
         name += f".permute({', '.join(str(output.indices.index(i)) for i in natural)})"
     marks = ["...", *(_slice(i, k) if i.role == "sequence" else ":" for i in axes)]
-    return f"{name}[{', '.join(marks)}] = {_along(code_of(value, k), axes, k).text}"
+    code = _along(code_of(value, k), axes, k)
+    if k.program.grids:  # scattered positions take elements of their own kind only
+        code = Code(f"{code.within(ATOM)}.to({w.tensor(output.name)}.dtype)", ATOM, code.axes, code.lead)
+    return f"{name}[{', '.join(marks)}] = {code.text}"
 
 
 # ---- tiles -------------------------------------------------------------------------------------
@@ -274,6 +286,10 @@ def _walk(s: Walk, k: Body) -> Iterator[str]:
     if s.listed is not None:
         yield from _block(list_for(s, k).program.body, k)
         yield from _tiles(s, k)
+        return
+    if s.grid is not None:
+        body = list(_block(s.body, k))
+        yield from walk_of_boxes(s, s.grid, lambda band: without_heads(band, k), body, k)
         return
     first, last = w.start(k.program.rows), w.free("last")
     top, bottom, width = (scalar(name) for name in (first, last, w.block(s.index)))

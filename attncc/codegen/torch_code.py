@@ -34,7 +34,8 @@ def code_of(e: Expr, k: Body) -> Code:
     w = k.words
     match e:
         case Index():
-            axes = (e,) if e in k.axes else ()
+            axis = k.program.digit_of.get(e, e)
+            axes = (axis,) if axis in k.axes else ()
             return Code(w.position(e), ATOM, axes, not axes and e not in k.program.each)
         case Literal(value):
             if isinstance(value, float) and value in (float("inf"), float("-inf")):

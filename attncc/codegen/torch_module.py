@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from attncc.codegen.host import checks, output_shape, statistic, tables
+from attncc.codegen.host import boxes, checks, output_shape, statistic, tables, with_digits
 from attncc.codegen.module import Said, assemble, element_types, host, leading, words_of
 from attncc.codegen.signature import Signature
 from attncc.codegen.torch import ACCUMULATOR, body_lines, numbers
@@ -36,10 +36,12 @@ def generate(said: Said, cascade: Cascade, plan: Plan, spec: Specialisation) -> 
     rows = {words.block(s.program.rows): tile.rows for s in signatures}
     columns = {words.block(i): tile.columns for s in signatures for i in s.walked}
     table = element_types(spec) + "# rows and columns of a tile\n"
-    table += "".join(f"{name} = {size}\n" for name, size in (rows | columns).items())
+    sides = {name: size for s in signatures for name, size in boxes(s.program, tile, words).items()}
+    table += "".join(f"{name} = {size}\n" for name, size in (rows | columns | sides).items())
     positives = tuple(dict.fromkeys(e for s in signatures for e in s.positives))
     periods = tuple(dict.fromkeys(e for s in signatures for e in s.periods))
-    before = [*checks(cascade, words, "KINDS", body, positives, periods), *tables(cascade, words, "long()")]
+    known = with_digits(cascade, programs)
+    before = [*checks(known, words, "KINDS", body, positives, periods), *tables(cascade, words, "long()")]
     common = "\n\n".join([ACCUMULATOR, *(helpers[name] for name in sorted(helpers))])
     parts = [table, common, host(cascade, words, before, body, "any device")]
     imports = ["import math", "import weakref", "", "import torch"]

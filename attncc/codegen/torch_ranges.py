@@ -43,6 +43,16 @@ def together(bands: tuple[Band, ...], first: str, last: str, k: Body) -> tuple[l
     return [f"{k.words.value(local)} = {text}" for text, local in lines.items()], made
 
 
+def without_heads(band: Band, k: Body) -> Band:
+    """The band of an axis as all heads see it: what differs between them is left to the element test."""
+    lows = tuple(b for b in band.lows if _plain(b.value, k))
+    highs = tuple(b for b in band.highs if _plain(b.value, k))
+    guards = tuple(g for g in band.guards if _plain(g, k))
+    same = (lows, highs, guards) == (band.lows, band.highs, band.guards)
+    rest = band.rest if same else (*band.rest, TRUE)
+    return replace(band, lows=lows, highs=highs, guards=guards, rest=rest)
+
+
 def _ends(
     bounds: tuple[Bound, ...], farthest: str, rows: tuple[str, str], lines: dict[str, Tensor], k: Body
 ) -> tuple[tuple[Bound, ...], bool]:

@@ -10,10 +10,12 @@ from attncc.codegen.lines import needed
 from attncc.codegen.ranges import WalkRanges, scalar, walk_ranges
 from attncc.codegen.signature import Signature, places_first
 from attncc.codegen.spell import SHORT_HELPERS, TRITON_HELPERS
+from attncc.codegen.triton_boxes import loop_lines, opening, positions
 from attncc.codegen.triton_code import Body, along, called, code_of, guard, placed, pointer
 from attncc.codegen.triton_listed import listed_ranges, listing_lines
 from attncc.codegen.words import Words
 from attncc.ir.cascade import Expr, Index, Read, Tensor, free
+from attncc.masks.grid import Grid
 from attncc.schedule.loops import (
     Dot,
     Each,
@@ -69,7 +71,8 @@ def _positive(signature: Signature) -> frozenset[Expr]:
     """What divisions may rely on: tiles are not empty, and the host has checked the divisors of the
     predicate.
     """
-    blocks: set[Expr] = {scalar(signature.words.block(i)) for i in signature.walked}
+    cut = (*signature.walked, *signature.program.digits)
+    blocks: set[Expr] = {scalar(signature.words.block(i)) for i in cut}
     lists = (s for s in statements(signature.program.body) if isinstance(s, Listing))
     blocks |= {e for s in lists for e in s.positive}
     found = blocks.union(signature.periods, *(b.plane.positive for w in signature.walks for b in w.bands))
@@ -98,8 +101,11 @@ def _opening(k: Body) -> Iterator[str]:
     w, rows = k.words, k.program.rows
     yield "# one program: a tile of rows at one place of the batch; late rows see most, and come first"
     yield "pid = tl.program_id(0)"
-    yield f"tiles = tl.cdiv({w.extent(rows)}, {w.block(rows)})"
-    yield f"{w.start(rows)} = (tiles - 1 - pid % tiles) * {w.block(rows)}"
+    if rows in k.program.grids:
+        yield from opening(k.program.grids[rows], k)
+    else:
+        yield f"tiles = tl.cdiv({w.extent(rows)}, {w.block(rows)})"
+        yield f"{w.start(rows)} = (tiles - 1 - pid % tiles) * {w.block(rows)}"
     place = "pid // tiles"
     for index in reversed(k.program.batch[1:]):
         yield f"{w.position(index)} = ({place}) % {w.extent(index)}"
@@ -112,7 +118,10 @@ def _positions(k: Body) -> Iterator[str]:
     """Where the elements of a tile are."""
     w, rows = k.words, k.program.rows
     yield f"{w.inside(rows)} = tl.arange(0, {w.block(rows)})"
-    yield f"{w.position(rows)} = {w.start(rows)} + {w.inside(rows)}"
+    if rows in k.program.grids:
+        yield from positions(rows, 0, k.program.grids[rows], k)
+    else:
+        yield f"{w.position(rows)} = {w.start(rows)} + {w.inside(rows)}"
     for index in k.signature.features:
         yield f"{w.position(index)} = tl.arange(0, {w.block(index)})"
     for index in k.signature.walked:
@@ -272,6 +281,8 @@ def _walk(s: Walk, k: Body) -> Iterator[str]:
         ranges = listed_ranges(s, k)
         yield from ranges.lines
         yield from _loop(s, ranges, k)
+    elif s.grid is not None:
+        yield from _walk_boxes(s, s.grid, k)
     elif s.bands:
         end = f"{last} = tl.minimum({first} + {w.block(rows)}, {w.extent(rows)}) - 1"
         k.elements.clear()
@@ -281,6 +292,25 @@ def _walk(s: Walk, k: Body) -> Iterator[str]:
             [end, *(f"{name} = {text}" for text, name in k.elements.items()), *ranges.lines], loop
         )
         yield from loop
+
+
+def _walk_boxes(s: Walk, grid: Grid, k: Body) -> Iterator[str]:
+    """A loop over the boxes that are live along every axis."""
+    k.elements.clear()
+    before, opened, steps, whole = loop_lines(s, grid, k, lambda e, counted: _scalar(e, counted, k))
+    body: list[str] = []
+    for statement in s.body:
+        if not isinstance(statement, Edge):
+            body += _statement(statement, k)
+        elif whole == "False":
+            body += _block(statement.body, k)
+        elif whole != "True":
+            body += [f"if not ({whole}):", *(f"{INDENT}{line}" for line in _block(statement.body, k))]
+    yes = "all are tested" if whole == "False" else "those on an edge of any axis are tested"
+    loop = [f"# boxes that are live along every axis: {yes}", f"for step in tl.range(0, {steps}):"]
+    loop += [f"{INDENT}{line}" for line in (*needed(opened, body), *body)]
+    yield from needed([*(f"{name} = {text}" for text, name in k.elements.items()), *before], loop)
+    yield from loop
 
 
 def _scalar(e: Expr, counted: frozenset[Expr], k: Body) -> str:

@@ -66,7 +66,8 @@ def code_of(e: Expr, k: Body) -> Code:
     w = k.words
     match e:
         case Index():
-            return Code(w.position(e), ATOM, (e,) if e in k.axes else ())
+            axis = k.program.digit_of.get(e, e)
+            return Code(w.position(e), ATOM, (axis,) if axis in k.axes else ())
         case Literal():
             return _literal(e)
         case Apply("extent", (Index() as i,)):
@@ -198,6 +199,11 @@ def pointer(
         stride = w.stride(tensor, index)
         if isinstance(at, Index) and at == index and at in k.axes:
             feature = at.role == "feature"
+            if at in k.program.grids:
+                here = placed(w.position(at), at, axes).text
+                near.append(f"{here}.to(tl.int64) * {stride}")
+                tests.append(f"({here} < {w.extent(at)})")
+                continue
             if not feature:
                 far.append(f"{w.start(at)}.to(tl.int64) * {stride}")
             inside = placed(w.position(at) if feature else w.inside(at), at, axes).text

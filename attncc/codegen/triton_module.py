@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from attncc.codegen.descriptors import DESCRIBE, by_descriptor, described
-from attncc.codegen.host import checks, output_shape, statistic, tables
+from attncc.codegen.host import boxes, checks, output_shape, statistic, tables, with_digits
 from attncc.codegen.listed import Lists, lists
 from attncc.codegen.listed_module import list_kernels, list_launches
 from attncc.codegen.module import INDENT, Said, assemble, element_types, host, leading, words_of
@@ -61,7 +61,14 @@ def generate(said: Said, cascade: Cascade, plan: Plan, spec: Specialisation) -> 
     positives = dict.fromkeys(e for part in parts for e in part.signature.positives)
     periods = dict.fromkeys(e for part in parts for e in part.signature.periods)
     lines = [
-        *checks(cascade, words, "KINDS", launch, tuple(positives), tuple(periods)),
+        *checks(
+            with_digits(cascade, (p.program for p in parts)),
+            words,
+            "KINDS",
+            launch,
+            tuple(positives),
+            tuple(periods),
+        ),
         *tables(cascade, words, "to(torch.promote_types({name}.dtype, torch.int32))"),
         f"if max(sizes.values()) >= 1 << {BITS}:",
         f'    raise ValueError(f"extents {{sizes}}: those of a kernel stay below 2**{BITS}")',
@@ -121,6 +128,7 @@ def tile_table(part: Part, spec: Specialisation) -> Iterator[str]:
             key = ", ".join(str(x) for x in (*(known[i.name] for i in s.fixed_extents), width))
             blocks = {w.block(s.program.rows): tile.rows}
             blocks |= {w.block(i): tile.columns for i in s.walked}
+            blocks |= boxes(s.program, tile, w)
             blocks |= {w.block(i): padded(known[i.name]) for i in s.features}
             row = ", ".join(f'"{name}": {value}' for name, value in blocks.items())
             yield f"{INDENT}({key}{'' if ',' in key else ','}): {{"
@@ -166,7 +174,8 @@ def _launch(part: Part, kept: tuple[Tensor, ...], words: Words, first: str) -> I
         yield f"{words.tensor(output.name)} = {_empty(output, output in kept, words, first)}"
     rows = s.program.rows
     grid = " * ".join([words.extent(i) for i in s.program.batch])
-    tiles = f'triton.cdiv({words.extent(rows)}, tile["{words.block(rows)}"])'
+    sides = [axis.rows for axis in s.program.grids[rows].axes] if rows in s.program.grids else [rows]
+    tiles = " * ".join(f'triton.cdiv({words.extent(i)}, tile["{words.block(i)}"])' for i in sides)
     yield f"grid = {tiles}{' * ' + grid if grid else ''}"
     yield "if grid:"
     yield f"    with torch.cuda.device({first}.device) if {first}.is_cuda else contextlib.nullcontext():"

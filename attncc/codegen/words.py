@@ -16,7 +16,7 @@ RESERVED = frozenset(keyword.kwlist) | TORCH_HELPERS.keys() | TRITON_HELPERS.key
     "check_sorted", "describe", "extents", "reference",
     "abs", "bool", "dict", "float", "int", "isinstance", "len", "max", "min", "print", "range", "round",
     "str", "sum", "tuple", "type", "zip", "NotImplementedError", "TypeError", "ValueError",
-    "device", "far", "grid", "kind", "pid", "sizes", "step", "tile", "tiles", "whole",
+    "device", "far", "grid", "inside", "kind", "pid", "sizes", "step", "tile", "tiles", "whole",
 }  # fmt: skip
 """What the text of a module says by itself: modules, its own functions, Python's, and fixed locals."""
 

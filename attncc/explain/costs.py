@@ -9,8 +9,10 @@ from math import prod
 from typing import Any
 
 from attncc.ir.cascade import Cascade, Expr, Index, Reduce, free, reads
+from attncc.masks.boxes import Sides, count_boxes
 from attncc.masks.counts import TileCounts, count
 from attncc.masks.integers import at
+from attncc.schedule.boxes import box
 from attncc.schedule.cost import tiles_for
 from attncc.schedule.lower import lower
 from attncc.schedule.plan import Loop, Plan
@@ -117,6 +119,9 @@ def work(plan: Plan, env: Mapping[str, Any], tile: Tile) -> tuple[TileCounts, in
                 here |= {kernel.rows.name: 0, loop.index.name: 0}
                 rows, columns = env[f"|{kernel.rows.name}|"], env[f"|{loop.index.name}|"]
                 one = count(loop.bands, loop.reach, here, rows, columns, tile.rows, tile.columns)
+                if loop.grid is not None:
+                    sides = Sides(box(tile.rows, loop.grid), box(tile.columns, loop.grid))
+                    one = count_boxes(loop.grid, sides, one.cells, here)
                 if not loop.uniform:  # no tile goes untested
                     one = replace(one, full=0, partial=one.live)
                 total = TileCounts(*(getattr(total, f) + alike * getattr(one, f) for f in COUNTS))

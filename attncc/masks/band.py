@@ -83,6 +83,11 @@ class Band:
         """Whether the ends say everything."""
         return not self.rest and self.residue is None
 
+    @property
+    def monotone(self) -> bool:
+        """Whether no end does as it likes."""
+        return all(bound.direction != "free" for bound in (*self.lows, *self.highs))
+
     def __and__(self, other: Band) -> Band:
         """The cells in both; of two residues one is asked of every element."""
         assert self.plane == other.plane

@@ -12,6 +12,7 @@ from attncc.passes.expand import expand
 from attncc.passes.share import inline, share
 from attncc.passes.simplify import simplify
 from attncc.passes.stream import stream
+from attncc.passes.unsplit import unsplit
 
 Pass = Callable[[Cascade], Cascade]
 
@@ -21,6 +22,7 @@ PASSES: tuple[Pass, ...] = (
     simplify,
     inline,
     simplify,
+    unsplit,
     share,
     distribute,
     share,

@@ -14,6 +14,7 @@ from typing import TypeAlias
 
 from attncc.ir.cascade import Expr, Index, Read, Tensor
 from attncc.masks.bands import Band
+from attncc.masks.grid import Grid
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class Walk:
 
     `whole` says that there are tiles without a test; where it is false, the body itself tests every tile.
     Where there is a predicate `listed`, its live tiles stand in a list that is made before, and the bands
-    bound them only roughly.
+    bound them only roughly. On a `grid`, tiles are boxes, and `bands` are those of its axes.
     """
 
     index: Index
@@ -91,6 +92,7 @@ class Walk:
     whole: bool
     body: tuple[Statement, ...]
     listed: Expr | None = None
+    grid: Grid | None = None
 
 
 @dataclass(frozen=True)
@@ -152,6 +154,28 @@ class Program:
         return next(t for t in self.inputs if t.kind == "float")
 
     @cached_property
+    def grids(self) -> dict[Index, Grid]:
+        """The grid of each walked index whose tiles are boxes, and of the rows, which all of them share."""
+        found = {s.index: s.grid for s in statements(self.body) if isinstance(s, Walk) and s.grid is not None}
+        return {self.rows: next(iter(found.values())), **found} if found else {}
+
+    @cached_property
+    def digit_of(self) -> dict[Index, Index]:
+        """The rows or columns that a digit is one of."""
+        return {
+            digit: index
+            for index, grid in self.grids.items()
+            for axis in grid.axes
+            for digit in [axis.rows if index == self.rows else axis.columns]
+        }
+
+    @cached_property
+    def digits(self) -> tuple[Index, ...]:
+        """The digits that its positions are taken apart into."""
+        found = dict.fromkeys(i for g in self.grids.values() for i, _ in g.lengths)
+        return tuple(found)
+
+    @cached_property
     def each(self) -> dict[Index, Index]:
         """Positions that are numbers, and the index that each of them runs along."""
         return {s.at: s.index for s in statements(self.body) if isinstance(s, Each)}
@@ -206,7 +230,8 @@ def expressions(body: Iterable[Statement]) -> Iterator[Expr]:
                 yield from (begin, end)
             case Listing(must=must, may=may):
                 yield from (must, may)
-            case Walk(bands=bands, listed=None):
+            case Walk(bands=bands, grid=grid, listed=None):
+                yield from () if grid is None else grid.said
                 for band in bands:
                     yield from (bound.value for bound in (*band.lows, *band.highs))
                     yield from band.guards

@@ -146,7 +146,8 @@ def _walk(loop: Loop, block: Block, kernel: Kernel) -> None:
                 _before(equation, e, loop, block)
     body = _tile(loop, block, kernel)
     listed = loop.reach if loop.listed else None
-    block.statements.append(Walk(loop.index, loop.bands, loop.uniform, body, listed))
+    bands = loop.bands if loop.grid is None else tuple(axis.band for axis in loop.grid.axes)
+    block.statements.append(Walk(loop.index, bands, loop.uniform, body, listed, loop.grid))
 
 
 def _outside(loop: Loop, block: Block) -> tuple[Expr, ...]:
@@ -224,16 +225,21 @@ def _is_exp(e: Expr) -> TypeGuard[Apply]:
     return isinstance(e, Apply) and e.op == "exp"
 
 
-def _seen(where: Expr, index: Index, block: Block) -> Expr:
-    """The element test of a tile, the end of the index included."""
-    inside = Apply("<", (index, extent(index)))
+def _seen(where: Expr, loop: Loop, block: Block) -> Expr:
+    """The element test of a tile, the end of the index included; on a grid, of digits where they say it."""
+    inside = Apply("<", (loop.index, extent(loop.index)))
     key = conjoin((inside, where))
     held = block.find(key)
     if held is not None:
         return held
     block.statements.append(Note(f"seen: {show_expr(one_place(key))}"))
-    value = conjoin((inside, value_of(where, block)))
-    target = block.local("seen", value)
+    digits = loop.grid.in_digits if loop.grid is not None and where == loop.reach else None
+    if digits is None:
+        value = conjoin((inside, value_of(where, block)))
+        target = block.local("seen", value)
+    else:
+        value = conjoin((inside, value_of(digits, block)))
+        target = block.local("seen", value, tuple(i for i in block.axes if i.role == "sequence"))
     block.statements.append(Let(target, value))
     block.held[key] = Read(target, target.indices)
     return block.held[key]
@@ -305,7 +311,7 @@ def _accumulate(state: State, loop: Loop, block: Block) -> None:
         if loop.uniform and loop.index not in free(every):
             block.statements.append(Fold(part, "sum", loop.index, every))
             edge = Block(block.axes, block)
-            seen = _seen(e.where, loop.index, edge)
+            seen = _seen(e.where, loop, edge)
             edge.statements.append(Fold(part, "sum", loop.index, Choose(seen, every, number(0.0))))
             block.statements.append(Edge(tuple(edge.statements)))
         else:
@@ -356,9 +362,9 @@ def _masked(value: Expr, where: Expr, loop: Loop, block: Block, other: float = 0
     if held is not None:
         return held
     if not loop.uniform:
-        return let(key, Choose(_seen(where, loop.index, block), value, number(other)), block)
+        return let(key, Choose(_seen(where, loop, block), value, number(other)), block)
     edge = Block(block.axes, block)
-    seen = _seen(where, loop.index, edge)
+    seen = _seen(where, loop, edge)
     tested = Choose(seen, value, number(other))
     target = replace(block.local(name_of(tested), tested), kind="float")
     block.held[key] = Read(target, target.indices)

@@ -31,6 +31,7 @@ from attncc.ir.graph import recurrent
 from attncc.ir.logic import conjuncts
 from attncc.ir.show import show_expr
 from attncc.masks.bands import Band, bands
+from attncc.masks.grid import Grid, grid
 from attncc.masks.normal import parts
 from attncc.masks.summary import deciding
 from attncc.ops import REDUCTIONS
@@ -56,7 +57,8 @@ class Loop:
 
     `uniform` says that all states run over the same terms, so that there are tiles which none of them has to
     test. Where some of what is computed is `stored`, every tile is visited: the reach is all columns.
-    A walk over two indices is a walk over one of them at every position of the `outer`.
+    A walk over two indices is a walk over one of them at every position of the `outer`. On a `grid` tiles are
+    boxes, bounded along every axis; `bands` are then those that positions in a line have.
     """
 
     index: Index
@@ -68,6 +70,7 @@ class Loop:
     stored: tuple[Tensor, ...]
     states: tuple[State, ...]
     outer: Index | None = None
+    grid: Grid | None = None
 
     @property
     def operator(self) -> Operator:
@@ -79,15 +82,16 @@ class Loop:
         """Whether small tiles fit what rows see: as many columns for every row, for a band ends at a fixed
         column or moves along; or classes of columns, of which a small tile can be a part.
         """
-        fixed = [any(b.direction == "flat" for b in band.highs) for band in self.bands]
-        moving = [any(b.direction == "up" for b in band.lows) for band in self.bands]
-        classes = [band.residue is not None for band in self.bands]
+        bands = self.bands if self.grid is None else [axis.band for axis in self.grid.axes]
+        fixed = [any(b.direction == "flat" for b in band.highs) for band in bands]
+        moving = [any(b.direction == "up" for b in band.lows) for band in bands]
+        classes = [band.residue is not None for band in bands]
         return all(map(any, zip(fixed, moving, classes, strict=True)))
 
     @property
     def listed(self) -> tuple[Tensor, ...]:
         """Tables along the index that decide, in no order, which tiles are live: then these are listed."""
-        tests = [] if self.outer else [test for band in self.bands for test in band.rest]
+        tests = [] if self.outer or self.grid else [test for band in self.bands for test in band.rest]
         return tuple(dict.fromkeys(table for test in tests for table in deciding(test, self.index)))
 
 
@@ -110,6 +114,11 @@ class Kernel:
     def writes(self) -> tuple[Tensor, ...]:
         """What is stored."""
         return self.cascade.outputs
+
+    @property
+    def grid(self) -> Grid | None:
+        """The grid whose boxes its rows are cut into; None if they are tiles of a line."""
+        return self.loops[0].grid if self.loops else None
 
     @property
     def narrow(self) -> bool:
@@ -171,7 +180,7 @@ def _kernel(cascade: Cascade) -> Kernel:
     for equation in cascade.equations:
         _check_equation(equation, rows, batch, states, pairs)
     prologue, walked, epilogue = stages(cascade, states, _stored(cascade, rows), pairs, rows)
-    loops = tuple(_loop(stage, rows, cascade, pairs.get(stage.index)) for stage in walked)
+    loops = _on_one_grid(tuple(_loop(stage, rows, cascade, pairs.get(stage.index)) for stage in walked))
     return Kernel(cascade, rows, batch, prologue, loops, epilogue)
 
 
@@ -360,9 +369,20 @@ def _loop(stage: Stage, rows: Index, cascade: Cascade, outer: Index | None) -> L
     for predicate in predicates[1:]:
         reach = _either(reach, predicate)
     found = bands(reach, rows, stage.index, cascade.sorted_tables)
+    # positions are taken apart where bands in a line leave something to test
+    boxes = any(band.rest for band in found) and not stage.stored and outer is None
+    axes = grid(reach, rows, stage.index, cascade.sorted_tables) if boxes else None
     return Loop(
-        stage.index, stage.rows, reach, found, uniform, stage.tiles, stage.stored, stage.states, outer
+        stage.index, stage.rows, reach, found, uniform, stage.tiles, stage.stored, stage.states, outer, axes
     )
+
+
+def _on_one_grid(loops: tuple[Loop, ...]) -> tuple[Loop, ...]:
+    """Walks of one kernel: on a grid if all of them take the rows apart alike, otherwise in a line."""
+    grids = [loop.grid for loop in loops]
+    if all(g is not None and grids[0] is not None and g.alike(grids[0]) for g in grids):
+        return loops
+    return tuple(replace(loop, grid=None) for loop in loops)
 
 
 def _either(a: Expr, b: Expr) -> Expr:

@@ -273,6 +273,7 @@ def test_patterns(name: str) -> None:
     numbers = {
         "block": 4,
         "picks": 3,
+        "height": 2,
         "width": 3,
         "window": 3,
         "prefix": 4,
@@ -413,7 +414,7 @@ def test_gradients(name: str) -> None:
 def test_the_dtype_of_the_inputs(name: str) -> None:
     """Computed and returned in it, gradients too, and no worse than it can be told."""
     cascade = stored(name)
-    numbers = {"block": 4, "picks": 3, "width": 3, "window": 3, "prefix": 4, "bias": 0.5}
+    numbers = {"block": 4, "picks": 3, "height": 2, "width": 3, "window": 3, "prefix": 4, "bias": 0.5}
     given = {t.name: numbers[t.name] for t in cascade.inputs if t.name in numbers}
     exact = arguments(cascade, {**SIZES, "q": 6, "k": 6}, dtype=torch.bfloat16)
     values = {name: v.double() / 4 if v.is_floating_point() else v for name, v in exact.items()}
@@ -440,7 +441,7 @@ def test_gates_in_a_wider_dtype() -> None:
 def test_the_device_of_the_inputs(name: str) -> None:
     """On the device that has no data, a tensor made elsewhere cannot take part."""
     cascade = pattern(TEXTS[name]) if name in TEXTS else stored(name)
-    numbers = {"block": 4, "picks": 3, "width": 3, "window": 3, "prefix": 4, "bias": 0.5}
+    numbers = {"block": 4, "picks": 3, "height": 2, "width": 3, "window": 3, "prefix": 4, "bias": 0.5}
     given = {t.name: numbers[t.name] for t in cascade.inputs if t.name in numbers}
     values = {name: v.to("meta") for name, v in arguments(cascade, {**SIZES, "r": 6}).items()}
     assert all(x.device.type == "meta" for x in run(cascade, {**values, **given}))

@@ -35,7 +35,7 @@ As it runs:
     O[q,e] = O_total[q,e] / P_total[q]
 
 One pass over k for every tile of rows q,
-over one range of tiles that its predicate leaves live.
+over the boxes of k_a, k_b that are live along each; tiles of rows are boxes too.
 State of a row: P_max[q], P_total[q], O_total[q,e].
 
 Edit the pattern, not this file.
@@ -47,7 +47,6 @@ import math
 import torch
 import triton
 import triton.language as tl
-from triton.tools.tensor_descriptor import TensorDescriptor
 
 
 def extents(*tensors):
@@ -109,38 +108,50 @@ KINDS = (torch.float16, torch.bfloat16, torch.float32)
 # tiles, warps and pipeline stages by the extents of features and the bytes of an element
 TILES = {
     (64, 64, 64, 2): {
-        "BLOCK_Q": 64, "BLOCK_K": 32, "BLOCK_D": 64, "BLOCK_E": 64,
+        "BLOCK_Q": 64,
+        "BLOCK_K": 32,
+        "BLOCK_Q_A": 8,
+        "BLOCK_Q_B": 8,
+        "BLOCK_K_A": 4,
+        "BLOCK_K_B": 8,
+        "BLOCK_D": 64,
+        "BLOCK_E": 64,
         "num_warps": 4, "num_stages": 2,
     },
     (64, 64, 64, 4): {
-        "BLOCK_Q": 32, "BLOCK_K": 32, "BLOCK_D": 64, "BLOCK_E": 64,
+        "BLOCK_Q": 32,
+        "BLOCK_K": 32,
+        "BLOCK_Q_A": 4,
+        "BLOCK_Q_B": 8,
+        "BLOCK_K_A": 4,
+        "BLOCK_K_B": 8,
+        "BLOCK_D": 64,
+        "BLOCK_E": 64,
         "num_warps": 8, "num_stages": 2,
     },
     (128, 128, 128, 2): {
-        "BLOCK_Q": 64, "BLOCK_K": 32, "BLOCK_D": 128, "BLOCK_E": 128,
+        "BLOCK_Q": 64,
+        "BLOCK_K": 32,
+        "BLOCK_Q_A": 8,
+        "BLOCK_Q_B": 8,
+        "BLOCK_K_A": 4,
+        "BLOCK_K_B": 8,
+        "BLOCK_D": 128,
+        "BLOCK_E": 128,
         "num_warps": 4, "num_stages": 2,
     },
     (128, 128, 128, 4): {
-        "BLOCK_Q": 32, "BLOCK_K": 32, "BLOCK_D": 128, "BLOCK_E": 128,
+        "BLOCK_Q": 32,
+        "BLOCK_K": 32,
+        "BLOCK_Q_A": 4,
+        "BLOCK_Q_B": 8,
+        "BLOCK_K_A": 4,
+        "BLOCK_K_B": 8,
+        "BLOCK_D": 128,
+        "BLOCK_E": 128,
         "num_warps": 8, "num_stages": 2,
     },
 }
-
-
-def describe(tensor, block):
-    """A tensor for the copy engine, which loads blocks of it. Its rows have to be contiguous and to begin at
-    multiples of 16 bytes; a tensor of another layout is copied."""
-    size = tensor.element_size()
-    if tensor.numel() == 0:
-        tensor = tensor.new_zeros([16] * tensor.dim())
-    strides = [step if n > 1 else 16 for n, step in zip(tensor.shape, tensor.stride())]
-    strides[-1] = tensor.stride(-1) if tensor.shape[-1] > 1 else 1
-    near = strides[-1] == 1 and tensor.data_ptr() % 16 == 0
-    if not near or any(step == 0 or step * size % 16 for step in strides[:-1]):
-        wide = -(-tensor.shape[-1] * size // 16) * 16 // size
-        tensor = tensor.new_empty((*tensor.shape[:-1], wide))[..., : tensor.shape[-1]].copy_(tensor)
-        strides = [*tensor.stride()[:-1], 1]
-    return TensorDescriptor(tensor, list(tensor.shape), strides, block)
 
 
 @triton.jit
@@ -167,32 +178,54 @@ def modulo(a, b):
     return ((a % b) + b) % b
 
 
-@triton.jit(do_not_specialize=["width", "block", "around", "NQ", "NK", "NB", "NH", "NG"])
+@triton.jit(
+    do_not_specialize=[
+        "width", "block", "around", "NQ", "NK", "NB", "NH", "NQ_A", "NQ_B", "NK_A", "NK_B", "NG"
+    ]
+)
 def halonet_kernel(
-    K, V, Q, rows, columns, O,
+    Q, K, V, rows, columns, O,
     sQ_b, sQ_h, sQ_q, sQ_d,
+    sK_b, sK_g, sK_k, sK_d,
+    sV_b, sV_g, sV_k, sV_e,
     srows_h, srows_r, srows_d,
     scolumns_h, scolumns_r, scolumns_d,
     sO_b, sO_h, sO_q, sO_e,
     width, block, around,
-    NQ, NK, NB, NH, NG,
+    NQ, NK, NB, NH, NQ_A, NQ_B, NK_A, NK_B, NG,
     D: tl.constexpr, E: tl.constexpr, R: tl.constexpr,
-    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
+    BLOCK_Q: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    BLOCK_Q_A: tl.constexpr,
+    BLOCK_K_A: tl.constexpr,
+    BLOCK_Q_B: tl.constexpr,
+    BLOCK_K_B: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_E: tl.constexpr,
 ):
     # one program: a tile of rows at one place of the batch; late rows see most, and come first
     pid = tl.program_id(0)
-    tiles = tl.cdiv(NQ, BLOCK_Q)
-    q0 = (tiles - 1 - pid % tiles) * BLOCK_Q
+    q_a_tiles = tl.cdiv(NQ_A, BLOCK_Q_A)
+    q_b_tiles = tl.cdiv(NQ_B, BLOCK_Q_B)
+    tiles = q_a_tiles * q_b_tiles
+    tile = tiles - 1 - pid % tiles
+    q_a0 = (tile // q_b_tiles) * BLOCK_Q_A
+    q_b0 = (tile % q_b_tiles) * BLOCK_Q_B
     h = (pid // tiles) % NH
     b = pid // tiles // NH
     q_in = tl.arange(0, BLOCK_Q)
-    q = q0 + q_in
+    q_a = q_a0 + (q_in // BLOCK_Q_B)
+    q_b = q_b0 + (q_in % BLOCK_Q_B)
+    q_place = (q_a + floor_divide(NK - NQ, width)) * width + q_b - (NK - NQ)
+    q = tl.where((q_a < NQ_A) & (q_b < NQ_B) & (q_place >= 0), q_place, NQ)
     d = tl.arange(0, BLOCK_D)
     e = tl.arange(0, BLOCK_E)
     k_in = tl.arange(0, BLOCK_K)
     Q_here = Q + b.to(tl.int64) * sQ_b + h.to(tl.int64) * sQ_h
     rows_here = rows + h.to(tl.int64) * srows_h
     columns_here = columns + h.to(tl.int64) * scolumns_h
+    K_here = K + b.to(tl.int64) * sK_b + (h // (NH // NG)).to(tl.int64) * sK_g
+    V_here = V + b.to(tl.int64) * sV_b + (h // (NH // NG)).to(tl.int64) * sV_g
     O_here = O + b.to(tl.int64) * sO_b + h.to(tl.int64) * sO_h
     # state of P_max[q] = max(k where seen) (S_sum[q,k] + down[q,k] + right[q,k])
     P_max_q = tl.full([BLOCK_Q], float("-inf"), tl.float32)
@@ -203,42 +236,58 @@ def halonet_kernel(
     #     finite(P_max[q]))
     O_total_qe = tl.full([BLOCK_Q, BLOCK_E], 0.0, tl.float32)
     Q_qd = tl.load(
-        Q_here + q0.to(tl.int64) * sQ_q + q_in[:, None] * sQ_q + d[None, :] * sQ_d,
-        mask=(q[:, None] < NQ),
-        other=0,
+        Q_here + q[:, None].to(tl.int64) * sQ_q + d[None, :] * sQ_d, mask=(q[:, None] < NQ), other=0
     )
-    last = tl.minimum(q0 + BLOCK_Q, NQ) - 1
-    k_begin = (
+    q_a_last = tl.minimum(q_a0 + BLOCK_Q_A, NQ_A) - 1
+    k_a_begin = tl.maximum(
+        0, floor_divide(floor_divide(NK - NQ, width) + q_a0, block) * block - around
+    )
+    k_a_end = tl.maximum(
+        0,
         tl.minimum(
-            tl.maximum(
-                0,
-                (floor_divide(floor_divide(NK + q0 - NQ, width), block) * block).to(tl.int64)
-                * width
-                - around.to(tl.int64) * width,
-            ),
-            NK,
-        )
-    ).to(tl.int32)
-    k_end = (
-        tl.maximum(
-            0,
-            tl.minimum(
-                NK,
-                (floor_divide(floor_divide(NK + last - NQ, width), block) * block).to(tl.int64)
-                * width
-                + around.to(tl.int64) * width
-                + block.to(tl.int64) * width,
-            ),
-        )
-    ).to(tl.int32)
-    k_lo = k_begin // BLOCK_K
-    k_hi = tl.where(k_begin < k_end, (BLOCK_K + k_end - 1) // BLOCK_K, k_lo)
-    k_whole = 0
-    k_steps = k_hi - k_lo
-    # tiles seen whole, then tiles on an edge
+            NK_A,
+            floor_divide(floor_divide(NK - NQ, width) + q_a_last, block) * block + around + block,
+        ),
+    )
+    k_a_lo = k_a_begin // BLOCK_K_A
+    k_a_hi = tl.where(k_a_begin < k_a_end, (BLOCK_K_A + k_a_end - 1) // BLOCK_K_A, k_a_lo)
+    k_a_inner_begin = tl.maximum(
+        0, floor_divide(floor_divide(NK - NQ, width) + q_a_last, block) * block - around
+    )
+    k_a_inner_end = tl.maximum(
+        0,
+        tl.minimum(
+            NK_A, floor_divide(floor_divide(NK - NQ, width) + q_a0, block) * block + around + block
+        ),
+    )
+    k_a_full_lo = tl.minimum((BLOCK_K_A + k_a_inner_begin - 1) // BLOCK_K_A, k_a_hi)
+    k_a_full_hi = tl.maximum(k_a_full_lo, k_a_inner_end // BLOCK_K_A)
+    k_a_count = k_a_hi - k_a_lo
+    q_b_last = tl.minimum(q_b0 + BLOCK_Q_B, NQ_B) - 1
+    k_b_begin = tl.maximum(0, floor_divide(q_b0, block) * block - around)
+    k_b_end = tl.maximum(
+        0, tl.minimum(NK_B, floor_divide(q_b_last, block) * block + around + block)
+    )
+    k_b_lo = k_b_begin // BLOCK_K_B
+    k_b_hi = tl.where(k_b_begin < k_b_end, (BLOCK_K_B + k_b_end - 1) // BLOCK_K_B, k_b_lo)
+    k_b_inner_begin = tl.maximum(0, floor_divide(q_b_last, block) * block - around)
+    k_b_inner_end = tl.maximum(
+        0, tl.minimum(NK_B, floor_divide(q_b0, block) * block + around + block)
+    )
+    k_b_full_lo = tl.minimum((BLOCK_K_B + k_b_inner_begin - 1) // BLOCK_K_B, k_b_hi)
+    k_b_full_hi = tl.maximum(k_b_full_lo, k_b_inner_end // BLOCK_K_B)
+    k_b_count = k_b_hi - k_b_lo
+    k_steps = k_a_count * k_b_count
+    # boxes that are live along every axis: those on an edge of any axis are tested
     for step in tl.range(0, k_steps):
-        k0 = (k_lo + step) * BLOCK_K
-        k = k0 + k_in
+        k_a_tile = k_a_lo + (step // k_b_count)
+        k_b_tile = k_b_lo + (step % k_b_count)
+        k_a0 = k_a_tile * BLOCK_K_A
+        k_b0 = k_b_tile * BLOCK_K_B
+        k_a = k_a0 + (k_in // BLOCK_K_B)
+        k_b = k_b0 + (k_in % BLOCK_K_B)
+        k_place = k_a * width + k_b
+        k = tl.where((k_a < NK_A) & (k_b < NK_B), k_place, NK)
         rows_r_qk = (
             (k // width)[None, :] - floor_divide(q + (NK - NQ), width)[:, None] + (R // 2 + around)
         )
@@ -249,9 +298,7 @@ def halonet_kernel(
             down_part_qk = tl.full([BLOCK_Q, BLOCK_K], 0.0, tl.float32)
             for d_at in tl.range(d_run, tl.minimum(d_run + 8, D)):
                 Q2_q = tl.load(
-                    Q_here + q0.to(tl.int64) * sQ_q + d_at * sQ_d + q_in * sQ_q,
-                    mask=(q < NQ),
-                    other=0,
+                    Q_here + d_at * sQ_d + q.to(tl.int64) * sQ_q, mask=(q < NQ), other=0
                 ).to(tl.float32)
                 rows_qk = tl.load(
                     rows_here + d_at * srows_d + (rows_r_qk).to(tl.int64) * srows_r,
@@ -274,9 +321,7 @@ def halonet_kernel(
             right_part_qk = tl.full([BLOCK_Q, BLOCK_K], 0.0, tl.float32)
             for d_at in tl.range(d_run, tl.minimum(d_run + 8, D)):
                 Q2_q = tl.load(
-                    Q_here + q0.to(tl.int64) * sQ_q + d_at * sQ_d + q_in * sQ_q,
-                    mask=(q < NQ),
-                    other=0,
+                    Q_here + d_at * sQ_d + q.to(tl.int64) * sQ_q, mask=(q < NQ), other=0
                 ).to(tl.float32)
                 columns_qk = tl.load(
                     columns_here + d_at * scolumns_d + (columns_r_qk).to(tl.int64) * scolumns_r,
@@ -290,12 +335,21 @@ def halonet_kernel(
         present2_qk = (columns_r_qk >= 0) & (columns_r_qk < R)
         right_seen_qk = tl.where(present2_qk, right_qk, 0.0)
         # S_sum[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
-        K_kd = K.load([b, h // (NH // NG), k0, 0]).reshape([BLOCK_K, BLOCK_D])
+        K_kd = tl.load(
+            K_here + k[:, None].to(tl.int64) * sK_k + d[None, :] * sK_d,
+            mask=(k[:, None] < NK),
+            other=0,
+        )
         S_sum_qk = tl.dot(Q_qd, tl.trans(K_kd), input_precision="ieee")
         # P_max[q] = max(k where seen) (S_sum[q,k] + down[q,k] + right[q,k])
         exponent_qk = S_sum_qk * (1 / D ** 0.5) + down_seen_qk + right_seen_qk
         exponent_seen_qk = exponent_qk
-        if step >= k_whole:
+        if not (
+            (k_a_full_lo <= k_a_tile)
+            & (k_a_tile < tl.minimum(k_a_full_hi, NK // width // BLOCK_K_A))
+            & (k_b_full_lo <= k_b_tile)
+            & (k_b_tile < k_b_full_hi)
+        ):
             # seen: k < |k| and (q + (|k| - |q|)) // width // block * block - around <= k // width
             #     and k // width < (q + (|k| - |q|)) // width // block * block + block + around and
             #     (q + (|k| - |q|)) % width // block * block - around <= k % width and k % width <
@@ -307,30 +361,24 @@ def halonet_kernel(
                             (k < NK)[None, :]
                             & (
                                 (
-                                    floor_divide(floor_divide(q + (NK - NQ), width), block) * block
+                                    floor_divide(q_a + floor_divide(NK - NQ, width), block) * block
                                     - around
                                 )[:, None]
-                                <= (k // width)[None, :]
+                                <= k_a[None, :]
                             )
                         )
                         & (
-                            (k // width)[None, :]
+                            k_a[None, :]
                             < (
-                                floor_divide(floor_divide(q + (NK - NQ), width), block) * block
-                                + block
+                                floor_divide(q_a + floor_divide(NK - NQ, width), block) * block
                                 + around
+                                + block
                             )[:, None]
                         )
                     )
-                    & (
-                        (modulo(q + (NK - NQ), width) // block * block - around)[:, None]
-                        <= (k % width)[None, :]
-                    )
+                    & ((q_b // block * block - around)[:, None] <= k_b[None, :])
                 )
-                & (
-                    (k % width)[None, :]
-                    < (modulo(q + (NK - NQ), width) // block * block + block + around)[:, None]
-                )
+                & (k_b[None, :] < (q_b // block * block + around + block)[:, None])
             )
             exponent_seen_qk = tl.where(seen_qk, exponent_seen_qk, float("-inf"))
         P_max_tile_q = tl.max(exponent_seen_qk, 1)
@@ -345,7 +393,11 @@ def halonet_kernel(
         P_total_q = P_total_q * alpha_q + P_total_tile_q
         # O_total[q,e] = sum(k where seen) V[k,e] * exp(S_sum[q,k] + down[q,k] + right[q,k] -
         #     finite(P_max[q]))
-        V_ke = V.load([b, h // (NH // NG), k0, 0]).reshape([BLOCK_K, BLOCK_E])
+        V_ke = tl.load(
+            V_here + k[:, None].to(tl.int64) * sV_k + e[None, :] * sV_e,
+            mask=(k[:, None] < NK),
+            other=0,
+        )
         O_total_qe = tl.dot(
             exp_exponent_seen_qk.to(V_ke.dtype),
             V_ke,
@@ -355,7 +407,7 @@ def halonet_kernel(
     # O[q,e] = O_total[q,e] / P_total[q]
     O_qe = divide(O_total_qe, P_total_q[:, None])
     tl.store(
-        O_here + q0.to(tl.int64) * sO_q + q_in[:, None] * sO_q + e[None, :] * sO_e,
+        O_here + q[:, None].to(tl.int64) * sO_q + e[None, :] * sO_e,
         O_qe.to(O.dtype.element_ty),
         mask=(q[:, None] < NQ),
     )
@@ -391,6 +443,10 @@ def halonet(Q, K, V, rows, columns, width, block=8, around=3):
         sizes["e"],
         sizes["r"],
     )
+    NQ_A = ((((NK - 1) // width) - ((NK - NQ) // width)) + 1)
+    NK_A = (((NK + width) - 1) // width)
+    NQ_B = width
+    NK_B = width
     if NG == 0 or NH % NG:
         raise ValueError(f"|g| = {NG} does not divide |h| = {NH}")
     if max(sizes.values()) >= 1 << 29:
@@ -406,6 +462,10 @@ def halonet(Q, K, V, rows, columns, width, block=8, around=3):
     far = max(
         Q.stride(2),
         Q.stride(3),
+        K.stride(2),
+        K.stride(3),
+        V.stride(2),
+        V.stride(3),
         rows.stride(1),
         rows.stride(2),
         columns.stride(1),
@@ -417,16 +477,19 @@ def halonet(Q, K, V, rows, columns, width, block=8, around=3):
             f"neighbours in a tensor are {far} elements apart: call .contiguous() on it"
         )
     O = Q.new_empty((NB, NH, NQ, E))
-    grid = triton.cdiv(NQ, tile["BLOCK_Q"]) * NB * NH
+    grid = triton.cdiv(NQ_A, tile["BLOCK_Q_A"]) * triton.cdiv(NQ_B, tile["BLOCK_Q_B"]) * NB * NH
     if grid:
         with torch.cuda.device(Q.device) if Q.is_cuda else contextlib.nullcontext():
             halonet_kernel[(grid,)](
-                describe(K, [1, 1, tile["BLOCK_K"], tile["BLOCK_D"]]),
-                describe(V, [1, 1, tile["BLOCK_K"], tile["BLOCK_E"]]),
-                Q, rows, columns, O,
-                *Q.stride(), *rows.stride(), *columns.stride(), *O.stride(),
+                Q, K, V, rows, columns, O,
+                *Q.stride(),
+                *K.stride(),
+                *V.stride(),
+                *rows.stride(),
+                *columns.stride(),
+                *O.stride(),
                 width, block, around,
-                NQ, NK, NB, NH, NG,
+                NQ, NK, NB, NH, NQ_A, NQ_B, NK_A, NK_B, NG,
                 D, E, R,
                 **tile,
             )

@@ -35,7 +35,7 @@ As it runs:
     O[q,e] = O_total[q,e] / P_total[q]
 
 One pass over k for every tile of rows q,
-over one range of tiles that its predicate leaves live.
+over the boxes of k_a, k_b that are live along each; tiles of rows are boxes too.
 State of a row: P_max[q], P_total[q], O_total[q,e].
 
 Edit the pattern, not this file.
@@ -105,11 +105,32 @@ KINDS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # rows and columns of a tile
 BLOCK_Q = 128
 BLOCK_K = 128
+BLOCK_Q_A = 8
+BLOCK_Q_B = 16
+BLOCK_K_A = 8
+BLOCK_K_B = 16
 
 
 def accumulator(tensor):
     """The kind that sums are held in: float64 for float64, otherwise float32."""
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+def boxes(axes, sides):
+    """(where it begins, seen whole) of every box: an axis is (lo, hi, full_lo, full_hi), in tiles."""
+    starts = [()]
+    for lo, hi, full_lo, full_hi in axes:
+        starts = [
+            (*before, (n, full_lo <= n < full_hi)) for before in starts for n in range(lo, hi)
+        ]
+    for start in starts:
+        yield [n * side for (n, _), side in zip(start, sides)], all(whole for _, whole in start)
+
+
+def digits(*axes, device):
+    """Every digit of the positions of a box: an axis is (where it begins, its side, how many there are)."""
+    own = [torch.arange(start, min(start + side, end), device=device) for start, side, end in axes]
+    return [x.flatten() for x in torch.meshgrid(*own, indexing="ij")]
 
 
 def divide(a, b):
@@ -135,13 +156,6 @@ def gather(tensor, *at):
     return torch.where(
         inside, tensor[near], torch.zeros((), dtype=tensor.dtype, device=tensor.device)
     )
-
-
-def walk(tiles, block, end):
-    """(start, stop, seen whole) of every tile."""
-    for steps, whole in tiles:
-        for n in steps:
-            yield n * block, min((n + 1) * block, end), whole
 
 
 def halonet(Q, K, V, rows, columns, width, block=8, around=3):
@@ -174,143 +188,171 @@ def halonet(Q, K, V, rows, columns, width, block=8, around=3):
         sizes["e"],
         sizes["r"],
     )
+    NQ_A = ((((NK - 1) // width) - ((NK - NQ) // width)) + 1)
+    NK_A = (((NK + width) - 1) // width)
+    NQ_B = width
+    NK_B = width
     if NG == 0 or NH % NG:
         raise ValueError(f"|g| = {NG} does not divide |h| = {NH}")
     O = Q.new_empty((NB, NH, NQ, E))
     device, kind = Q.device, accumulator(Q)
     h = torch.arange(NH, device=device)[None, :]
-    for q0 in range(0, NQ, BLOCK_Q):
-        q1 = min(q0 + BLOCK_Q, NQ)
-        q = torch.arange(q0, q1, device=device)
-        # state of P_max[q] = max(k where seen) (S_sum[q,k] + down[q,k] + right[q,k])
-        P_max_q = torch.full([NB, NH, q1 - q0], -math.inf, device=device, dtype=kind)
-        # state of P_total[q] = sum(k where seen) exp(S_sum[q,k] + down[q,k] + right[q,k] -
-        #     finite(P_max[q]))
-        P_total_q = torch.full([NB, NH, q1 - q0], 0.0, device=device, dtype=kind)
-        # state of O_total[q,e] = sum(k where seen) V[k,e] * exp(S_sum[q,k] + down[q,k] + right[q,k]
-        #     - finite(P_max[q]))
-        O_total_qe = torch.full([NB, NH, q1 - q0, E], 0.0, device=device, dtype=kind)
-        Q_qd = Q[:, :, q0:q1].to(kind)
-        # tiles of k that these rows see, and which of them whole
-        last = q1 - 1
-        begin = max(0, (NK + q0 - NQ) // width // block * block * width - around * width)
-        end = max(
-            0,
-            min(
-                NK,
-                (NK + last - NQ) // width // block * block * width + around * width + block * width,
-            ),
-        )
-        lo = begin // BLOCK_K
-        hi = (BLOCK_K + end - 1) // BLOCK_K if begin < end else lo
-        tiles = (
-            (range(lo, hi), False),
-        )
-        for k0, k1, whole in walk(tiles, BLOCK_K, NK):
-            k = torch.arange(k0, k1, device=device)
-            rows_r_qk = (
-                (k // width)[None, :] - ((q + (NK - NQ)) // width)[:, None] + (R // 2 + around)
+    for q_a0 in range(0, NQ_A, BLOCK_Q_A):
+        for q_b0 in range(0, NQ_B, BLOCK_Q_B):
+            q_a, q_b = digits((q_a0, BLOCK_Q_A, NQ_A), (q_b0, BLOCK_Q_B, NQ_B), device=device)
+            q = (q_a + (NK - NQ) // width) * width + q_b - (NK - NQ)
+            inside = (q < NQ) & (q >= 0)
+            q_a, q_b, q = (x[inside] for x in (q_a, q_b, q))
+            if not len(q):
+                continue
+            # state of P_max[q] = max(k where seen) (S_sum[q,k] + down[q,k] + right[q,k])
+            P_max_q = torch.full([NB, NH, len(q)], -math.inf, device=device, dtype=kind)
+            # state of P_total[q] = sum(k where seen) exp(S_sum[q,k] + down[q,k] + right[q,k] -
+            #     finite(P_max[q]))
+            P_total_q = torch.full([NB, NH, len(q)], 0.0, device=device, dtype=kind)
+            # state of O_total[q,e] = sum(k where seen) V[k,e] * exp(S_sum[q,k] + down[q,k] +
+            #     right[q,k] - finite(P_max[q]))
+            O_total_qe = torch.full([NB, NH, len(q), E], 0.0, device=device, dtype=kind)
+            Q_qd = Q[:, :, q].to(kind)
+            # boxes that are live along every axis, and whether these rows see them whole
+            q_a_last = min(q_a0 + BLOCK_Q_A, NQ_A) - 1
+            k_a_begin = max(0, ((NK - NQ) // width + q_a0) // block * block - around)
+            k_a_end = max(
+                0, min(NK_A, ((NK - NQ) // width + q_a_last) // block * block + around + block)
             )
-            # down[q,k] = sum(d where present) Q[q,d] * rows[k // width - (q + (|k| - |q|)) // width
-            #     + (|r| // 2 + around), d]
-            down_qk = torch.full([NB, NH, q1 - q0, k1 - k0], 0.0, device=device, dtype=kind)
-            for d_run in range(0, D, 8):
-                down_part_qk = torch.full(
-                    [NB, NH, q1 - q0, k1 - k0], 0.0, device=device, dtype=kind
+            k_a_lo = k_a_begin // BLOCK_K_A
+            k_a_hi = (BLOCK_K_A + k_a_end - 1) // BLOCK_K_A if k_a_begin < k_a_end else k_a_lo
+            k_a_inner_begin = max(0, ((NK - NQ) // width + q_a_last) // block * block - around)
+            k_a_inner_end = max(
+                0, min(NK_A, ((NK - NQ) // width + q_a0) // block * block + around + block)
+            )
+            k_a_full_lo = min((BLOCK_K_A + k_a_inner_begin - 1) // BLOCK_K_A, k_a_hi)
+            k_a_full_hi = max(k_a_full_lo, k_a_inner_end // BLOCK_K_A)
+            q_b_last = min(q_b0 + BLOCK_Q_B, NQ_B) - 1
+            k_b_begin = max(0, q_b0 // block * block - around)
+            k_b_end = max(0, min(NK_B, q_b_last // block * block + around + block))
+            k_b_lo = k_b_begin // BLOCK_K_B
+            k_b_hi = (BLOCK_K_B + k_b_end - 1) // BLOCK_K_B if k_b_begin < k_b_end else k_b_lo
+            k_b_inner_begin = max(0, q_b_last // block * block - around)
+            k_b_inner_end = max(0, min(NK_B, q_b0 // block * block + around + block))
+            k_b_full_lo = min((BLOCK_K_B + k_b_inner_begin - 1) // BLOCK_K_B, k_b_hi)
+            k_b_full_hi = max(k_b_full_lo, k_b_inner_end // BLOCK_K_B)
+            tiles = (
+                (k_a_lo, k_a_hi, k_a_full_lo, min(k_a_full_hi, NK // width // BLOCK_K_A)),
+                (k_b_lo, k_b_hi, k_b_full_lo, k_b_full_hi),
+            )
+            for (k_a0, k_b0), whole in boxes(tiles, (BLOCK_K_A, BLOCK_K_B)):
+                k_a, k_b = digits((k_a0, BLOCK_K_A, NK_A), (k_b0, BLOCK_K_B, NK_B), device=device)
+                k = k_a * width + k_b
+                inside = (k < NK)
+                k_a, k_b, k = (x[inside] for x in (k_a, k_b, k))
+                if not len(k):
+                    continue
+                rows_r_qk = (
+                    (k // width)[None, :] - ((q + (NK - NQ)) // width)[:, None] + (R // 2 + around)
                 )
-                for d_at in range(d_run, min(d_run + 8, D)):
-                    Q2_q = Q[:, :, :, d_at][:, :, q0:q1].to(kind)
-                    rows_qk = gather(rows[:, :, d_at], h[..., None, None], rows_r_qk).to(kind)
-                    down_part_qk = down_part_qk + Q2_q[..., :, None] * rows_qk
-                down_qk = down_qk + down_part_qk
-            # present: k // width - (q + (|k| - |q|)) // width + (|r| // 2 + around) >= 0 and k //
-            #     width - (q + (|k| - |q|)) // width + (|r| // 2 + around) < |r|
-            present_qk = (
-                ((rows_r_qk >= 0) & (rows_r_qk < R))
-                & torch.ones([q1 - q0, k1 - k0], device=device, dtype=torch.bool)
-            )
-            down_seen_qk = torch.where(present_qk, down_qk, 0.0)
-            columns_r_qk = (
-                (k % width)[None, :] - ((q + (NK - NQ)) % width)[:, None] + (R // 2 + around)
-            )
-            # right[q,k] = sum(d where present) Q[q,d] * columns[k % width - (q + (|k| - |q|)) %
-            #     width + (|r| // 2 + around), d]
-            right_qk = torch.full([NB, NH, q1 - q0, k1 - k0], 0.0, device=device, dtype=kind)
-            for d_run in range(0, D, 8):
-                right_part_qk = torch.full(
-                    [NB, NH, q1 - q0, k1 - k0], 0.0, device=device, dtype=kind
+                # down[q,k] = sum(d where present) Q[q,d] * rows[k // width - (q + (|k| - |q|)) //
+                #     width + (|r| // 2 + around), d]
+                down_qk = torch.full([NB, NH, len(q), len(k)], 0.0, device=device, dtype=kind)
+                for d_run in range(0, D, 8):
+                    down_part_qk = torch.full(
+                        [NB, NH, len(q), len(k)], 0.0, device=device, dtype=kind
+                    )
+                    for d_at in range(d_run, min(d_run + 8, D)):
+                        Q2_q = Q[:, :, :, d_at][:, :, q].to(kind)
+                        rows_qk = gather(rows[:, :, d_at], h[..., None, None], rows_r_qk).to(kind)
+                        down_part_qk = down_part_qk + Q2_q[..., :, None] * rows_qk
+                    down_qk = down_qk + down_part_qk
+                # present: k // width - (q + (|k| - |q|)) // width + (|r| // 2 + around) >= 0 and k
+                #     // width - (q + (|k| - |q|)) // width + (|r| // 2 + around) < |r|
+                present_qk = (
+                    ((rows_r_qk >= 0) & (rows_r_qk < R))
+                    & torch.ones([len(q), len(k)], device=device, dtype=torch.bool)
                 )
-                for d_at in range(d_run, min(d_run + 8, D)):
-                    Q2_q = Q[:, :, :, d_at][:, :, q0:q1].to(kind)
-                    columns_qk = gather(
-                        columns[:, :, d_at], h[..., None, None], columns_r_qk
-                    ).to(kind)
-                    right_part_qk = right_part_qk + Q2_q[..., :, None] * columns_qk
-                right_qk = right_qk + right_part_qk
-            # present: k % width - (q + (|k| - |q|)) % width + (|r| // 2 + around) >= 0 and k %
-            #     width - (q + (|k| - |q|)) % width + (|r| // 2 + around) < |r|
-            present2_qk = (
-                ((columns_r_qk >= 0) & (columns_r_qk < R))
-                & torch.ones([q1 - q0, k1 - k0], device=device, dtype=torch.bool)
-            )
-            right_seen_qk = torch.where(present2_qk, right_qk, 0.0)
-            # S_sum[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
-            K_kd = K[:, :, k0:k1].index_select(1, (h // (NH // NG)).flatten()).to(kind)
-            S_sum_qk = Q_qd @ K_kd.mT
-            # P_max[q] = max(k where seen) (S_sum[q,k] + down[q,k] + right[q,k])
-            exponent_qk = S_sum_qk * (1 / math.sqrt(D)) + down_seen_qk + right_seen_qk
-            exponent_seen_qk = exponent_qk
-            if not whole:
-                # seen: k < |k| and (q + (|k| - |q|)) // width // block * block - around <= k //
-                #     width and k // width < (q + (|k| - |q|)) // width // block * block + block +
-                #     around and (q + (|k| - |q|)) % width // block * block - around <= k % width
-                #     and k % width < (q + (|k| - |q|)) % width // block * block + block + around
-                seen_qk = (
-                    (
+                down_seen_qk = torch.where(present_qk, down_qk, 0.0)
+                columns_r_qk = (
+                    (k % width)[None, :] - ((q + (NK - NQ)) % width)[:, None] + (R // 2 + around)
+                )
+                # right[q,k] = sum(d where present) Q[q,d] * columns[k % width - (q + (|k| - |q|)) %
+                #     width + (|r| // 2 + around), d]
+                right_qk = torch.full([NB, NH, len(q), len(k)], 0.0, device=device, dtype=kind)
+                for d_run in range(0, D, 8):
+                    right_part_qk = torch.full(
+                        [NB, NH, len(q), len(k)], 0.0, device=device, dtype=kind
+                    )
+                    for d_at in range(d_run, min(d_run + 8, D)):
+                        Q2_q = Q[:, :, :, d_at][:, :, q].to(kind)
+                        columns_qk = gather(
+                            columns[:, :, d_at], h[..., None, None], columns_r_qk
+                        ).to(kind)
+                        right_part_qk = right_part_qk + Q2_q[..., :, None] * columns_qk
+                    right_qk = right_qk + right_part_qk
+                # present: k % width - (q + (|k| - |q|)) % width + (|r| // 2 + around) >= 0 and k %
+                #     width - (q + (|k| - |q|)) % width + (|r| // 2 + around) < |r|
+                present2_qk = (
+                    ((columns_r_qk >= 0) & (columns_r_qk < R))
+                    & torch.ones([len(q), len(k)], device=device, dtype=torch.bool)
+                )
+                right_seen_qk = torch.where(present2_qk, right_qk, 0.0)
+                # S_sum[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
+                K_kd = K[:, :, k].index_select(1, (h // (NH // NG)).flatten()).to(kind)
+                S_sum_qk = Q_qd @ K_kd.mT
+                # P_max[q] = max(k where seen) (S_sum[q,k] + down[q,k] + right[q,k])
+                exponent_qk = S_sum_qk * (1 / math.sqrt(D)) + down_seen_qk + right_seen_qk
+                exponent_seen_qk = exponent_qk
+                if not whole:
+                    # seen: k < |k| and (q + (|k| - |q|)) // width // block * block - around <= k //
+                    #     width and k // width < (q + (|k| - |q|)) // width // block * block + block
+                    #     + around and (q + (|k| - |q|)) % width // block * block - around <= k %
+                    #     width and k % width < (q + (|k| - |q|)) % width // block * block + block +
+                    #     around
+                    seen_qk = (
                         (
                             (
-                                ((q + (NK - NQ)) // width // block * block - around)[:, None]
-                                <= (k // width)[None, :]
+                                (
+                                    (
+                                        (
+                                            (q_a + (NK - NQ) // width) // block * block - around
+                                        )[:, None]
+                                        <= k_a[None, :]
+                                    )
+                                    & (
+                                        k_a[None, :]
+                                        < (
+                                            (q_a + (NK - NQ) // width) // block * block
+                                            + around
+                                            + block
+                                        )[:, None]
+                                    )
+                                )
+                                & ((q_b // block * block - around)[:, None] <= k_b[None, :])
                             )
-                            & (
-                                (k // width)[None, :]
-                                < (
-                                    (q + (NK - NQ)) // width // block * block + block + around
-                                )[:, None]
-                            )
+                            & (k_b[None, :] < (q_b // block * block + around + block)[:, None])
                         )
-                        & (
-                            ((q + (NK - NQ)) % width // block * block - around)[:, None]
-                            <= (k % width)[None, :]
-                        )
+                        & torch.ones([len(q), len(k)], device=device, dtype=torch.bool)
                     )
-                    & (
-                        (k % width)[None, :]
-                        < ((q + (NK - NQ)) % width // block * block + block + around)[:, None]
-                    )
+                    exponent_seen_qk = torch.where(seen_qk, exponent_seen_qk, -math.inf)
+                P_max_tile_q = exponent_seen_qk.amax(-1)
+                P_max_old_q = P_max_q
+                P_max_q = torch.maximum(P_max_old_q, P_max_tile_q)
+                # P_total[q] = sum(k where seen) exp(S_sum[q,k] + down[q,k] + right[q,k] -
+                #     finite(P_max[q]))
+                alpha_q = torch.exp2(
+                    P_max_old_q * 1.4426950408889634 - finite(P_max_q) * 1.4426950408889634
                 )
-                exponent_seen_qk = torch.where(seen_qk, exponent_seen_qk, -math.inf)
-            P_max_tile_q = exponent_seen_qk.amax(-1)
-            P_max_old_q = P_max_q
-            P_max_q = torch.maximum(P_max_old_q, P_max_tile_q)
-            # P_total[q] = sum(k where seen) exp(S_sum[q,k] + down[q,k] + right[q,k] -
-            #     finite(P_max[q]))
-            alpha_q = torch.exp2(
-                P_max_old_q * 1.4426950408889634 - finite(P_max_q) * 1.4426950408889634
-            )
-            exp_exponent_seen_qk = torch.exp2(
-                exponent_seen_qk * 1.4426950408889634
-                - (finite(P_max_q) * 1.4426950408889634)[..., :, None]
-            )
-            P_total_tile_q = exp_exponent_seen_qk.sum(-1)
-            P_total_q = P_total_q * alpha_q + P_total_tile_q
-            # O_total[q,e] = sum(k where seen) V[k,e] * exp(S_sum[q,k] + down[q,k] + right[q,k] -
-            #     finite(P_max[q]))
-            V_ke = V[:, :, k0:k1].index_select(1, (h // (NH // NG)).flatten()).to(kind)
-            O_total_qe = O_total_qe * alpha_q[..., :, None] + exp_exponent_seen_qk @ V_ke
-        # O[q,e] = O_total[q,e] / P_total[q]
-        O_qe = divide(O_total_qe, P_total_q[..., :, None])
-        O[..., q0:q1, :] = O_qe
+                exp_exponent_seen_qk = torch.exp2(
+                    exponent_seen_qk * 1.4426950408889634
+                    - (finite(P_max_q) * 1.4426950408889634)[..., :, None]
+                )
+                P_total_tile_q = exp_exponent_seen_qk.sum(-1)
+                P_total_q = P_total_q * alpha_q + P_total_tile_q
+                # O_total[q,e] = sum(k where seen) V[k,e] * exp(S_sum[q,k] + down[q,k] + right[q,k]
+                #     - finite(P_max[q]))
+                V_ke = V[:, :, k].index_select(1, (h // (NH // NG)).flatten()).to(kind)
+                O_total_qe = O_total_qe * alpha_q[..., :, None] + exp_exponent_seen_qk @ V_ke
+            # O[q,e] = O_total[q,e] / P_total[q]
+            O_qe = divide(O_total_qe, P_total_q[..., :, None])
+            O[..., q, :] = O_qe.to(O.dtype)
     return O
 
 

@@ -32,7 +32,7 @@ As it runs:
     O[q,e] = O_total[q,e] / P_total[q]
 
 One pass over k for every tile of rows q,
-over one range of tiles that its predicate leaves live.
+over the boxes of k_a, k_b that are live along each; tiles of rows are boxes too.
 State of a row: P_max[q], P_total[q], O_total[q,e].
 
 Edit the pattern, not this file.
@@ -44,7 +44,6 @@ import math
 import torch
 import triton
 import triton.language as tl
-from triton.tools.tensor_descriptor import TensorDescriptor
 
 
 def extents(*tensors):
@@ -106,38 +105,50 @@ KINDS = (torch.float16, torch.bfloat16, torch.float32)
 # tiles, warps and pipeline stages by the extents of features and the bytes of an element
 TILES = {
     (64, 64, 2): {
-        "BLOCK_Q": 128, "BLOCK_K": 64, "BLOCK_D": 64, "BLOCK_E": 64,
+        "BLOCK_Q": 64,
+        "BLOCK_K": 64,
+        "BLOCK_Q_A": 64,
+        "BLOCK_Q_B": 1,
+        "BLOCK_K_A": 64,
+        "BLOCK_K_B": 1,
+        "BLOCK_D": 64,
+        "BLOCK_E": 64,
         "num_warps": 4, "num_stages": 3,
     },
     (64, 64, 4): {
-        "BLOCK_Q": 32, "BLOCK_K": 32, "BLOCK_D": 64, "BLOCK_E": 64,
+        "BLOCK_Q": 32,
+        "BLOCK_K": 32,
+        "BLOCK_Q_A": 32,
+        "BLOCK_Q_B": 1,
+        "BLOCK_K_A": 32,
+        "BLOCK_K_B": 1,
+        "BLOCK_D": 64,
+        "BLOCK_E": 64,
         "num_warps": 8, "num_stages": 2,
     },
     (128, 128, 2): {
-        "BLOCK_Q": 128, "BLOCK_K": 128, "BLOCK_D": 128, "BLOCK_E": 128,
-        "num_warps": 8, "num_stages": 3,
+        "BLOCK_Q": 64,
+        "BLOCK_K": 64,
+        "BLOCK_Q_A": 64,
+        "BLOCK_Q_B": 1,
+        "BLOCK_K_A": 64,
+        "BLOCK_K_B": 1,
+        "BLOCK_D": 128,
+        "BLOCK_E": 128,
+        "num_warps": 4, "num_stages": 3,
     },
     (128, 128, 4): {
-        "BLOCK_Q": 32, "BLOCK_K": 32, "BLOCK_D": 128, "BLOCK_E": 128,
+        "BLOCK_Q": 32,
+        "BLOCK_K": 32,
+        "BLOCK_Q_A": 32,
+        "BLOCK_Q_B": 1,
+        "BLOCK_K_A": 32,
+        "BLOCK_K_B": 1,
+        "BLOCK_D": 128,
+        "BLOCK_E": 128,
         "num_warps": 8, "num_stages": 2,
     },
 }
-
-
-def describe(tensor, block):
-    """A tensor for the copy engine, which loads blocks of it. Its rows have to be contiguous and to begin at
-    multiples of 16 bytes; a tensor of another layout is copied."""
-    size = tensor.element_size()
-    if tensor.numel() == 0:
-        tensor = tensor.new_zeros([16] * tensor.dim())
-    strides = [step if n > 1 else 16 for n, step in zip(tensor.shape, tensor.stride())]
-    strides[-1] = tensor.stride(-1) if tensor.shape[-1] > 1 else 1
-    near = strides[-1] == 1 and tensor.data_ptr() % 16 == 0
-    if not near or any(step == 0 or step * size % 16 for step in strides[:-1]):
-        wide = -(-tensor.shape[-1] * size // 16) * 16 // size
-        tensor = tensor.new_empty((*tensor.shape[:-1], wide))[..., : tensor.shape[-1]].copy_(tensor)
-        strides = [*tensor.stride()[:-1], 1]
-    return TensorDescriptor(tensor, list(tensor.shape), strides, block)
 
 
 @triton.jit
@@ -158,33 +169,62 @@ def floor_divide(a, b):
     return (a - ((a % b) + b) % b) // b
 
 
-@triton.jit
-def modulo(a, b):
-    """a % b with the sign of b > 0; the hardware gives it the sign of a."""
-    return ((a % b) + b) % b
-
-
 @triton.jit(
-    do_not_specialize=["window", "dilation", "stride", "causal", "NQ", "NK", "NB", "NH", "NG"]
+    do_not_specialize=[
+        "window",
+        "dilation",
+        "stride",
+        "causal",
+        "NQ",
+        "NK",
+        "NB",
+        "NH",
+        "NQ_A",
+        "NQ_B",
+        "NK_A",
+        "NK_B",
+        "NG",
+    ]
 )
 def natten1d_kernel(
     Q, K, V, O,
+    sQ_b, sQ_h, sQ_q, sQ_d,
+    sK_b, sK_g, sK_k, sK_d,
+    sV_b, sV_g, sV_k, sV_e,
     sO_b, sO_h, sO_q, sO_e,
     window, dilation, stride, causal,
-    NQ, NK, NB, NH, NG,
+    NQ, NK, NB, NH, NQ_A, NQ_B, NK_A, NK_B, NG,
     D: tl.constexpr, E: tl.constexpr,
-    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
+    BLOCK_Q: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    BLOCK_Q_A: tl.constexpr,
+    BLOCK_K_A: tl.constexpr,
+    BLOCK_Q_B: tl.constexpr,
+    BLOCK_K_B: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_E: tl.constexpr,
 ):
     # one program: a tile of rows at one place of the batch; late rows see most, and come first
     pid = tl.program_id(0)
-    tiles = tl.cdiv(NQ, BLOCK_Q)
-    q0 = (tiles - 1 - pid % tiles) * BLOCK_Q
+    q_a_tiles = tl.cdiv(NQ_A, BLOCK_Q_A)
+    q_b_tiles = tl.cdiv(NQ_B, BLOCK_Q_B)
+    tiles = q_a_tiles * q_b_tiles
+    tile = tiles - 1 - pid % tiles
+    q_a0 = (tile // q_b_tiles) * BLOCK_Q_A
+    q_b0 = (tile % q_b_tiles) * BLOCK_Q_B
     h = (pid // tiles) % NH
     b = pid // tiles // NH
     q_in = tl.arange(0, BLOCK_Q)
-    q = q0 + q_in
+    q_a = q_a0 + (q_in // BLOCK_Q_B)
+    q_b = q_b0 + (q_in % BLOCK_Q_B)
+    q_place = (q_a + floor_divide(NK - NQ, dilation)) * dilation + q_b - (NK - NQ)
+    q = tl.where((q_a < NQ_A) & (q_b < NQ_B) & (q_place >= 0), q_place, NQ)
+    d = tl.arange(0, BLOCK_D)
     e = tl.arange(0, BLOCK_E)
     k_in = tl.arange(0, BLOCK_K)
+    Q_here = Q + b.to(tl.int64) * sQ_b + h.to(tl.int64) * sQ_h
+    K_here = K + b.to(tl.int64) * sK_b + (h // (NH // NG)).to(tl.int64) * sK_g
+    V_here = V + b.to(tl.int64) * sV_b + (h // (NH // NG)).to(tl.int64) * sV_g
     O_here = O + b.to(tl.int64) * sO_b + h.to(tl.int64) * sO_h
     # state of P_max[q] = max(k where seen) S[q,k]
     P_max_q = tl.full([BLOCK_Q], float("-inf"), tl.float32)
@@ -192,94 +232,140 @@ def natten1d_kernel(
     P_total_q = tl.full([BLOCK_Q], 0.0, tl.float32)
     # state of O_total[q,e] = sum(k where seen) V[k,e] * exp(S[q,k] - finite(P_max[q]))
     O_total_qe = tl.full([BLOCK_Q, BLOCK_E], 0.0, tl.float32)
-    Q_qd = Q.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_D])
-    k_begin = (
-        tl.minimum(
-            tl.maximum(
-                tl.min(
-                    tl.where(
-                        q < NQ,
-                        tl.maximum(
-                            0,
-                            tl.minimum(
-                                floor_divide(floor_divide(q + NK - NQ, dilation), stride) * stride
-                                + tl.where(causal != 0, stride - 1, stride // 2),
-                                tl.where(
-                                    causal != 0,
-                                    floor_divide(
-                                        dilation + NK - modulo(q + NK - NQ, dilation) - 1, dilation
-                                    )
-                                    - 1,
-                                    floor_divide(
-                                        dilation + NK - modulo(q + NK - NQ, dilation) - 1, dilation
-                                    )
-                                    + floor_divide(window, 2)
-                                    - window,
-                                ),
-                            )
-                            - tl.where(causal != 0, window - 1, floor_divide(window, 2)),
-                        ).to(tl.int64)
-                        * dilation,
-                        2147483647,
-                    ),
-                    0,
-                ),
-                0,
-            ),
-            NK,
-        )
-    ).to(tl.int32)
-    k_end = (
+    Q_qd = tl.load(
+        Q_here + q[:, None].to(tl.int64) * sQ_q + d[None, :] * sQ_d, mask=(q[:, None] < NQ), other=0
+    )
+    q_a_last = tl.minimum(q_a0 + BLOCK_Q_A, NQ_A) - 1
+    k_a_begin = (
         tl.maximum(
             0,
             tl.minimum(
-                NK,
-                tl.max(
-                    tl.where(
-                        q < NQ,
-                        tl.where(
-                            causal != 0,
-                            floor_divide(q + NK - NQ, dilation) + 1,
-                            tl.maximum(
-                                0,
-                                tl.minimum(
-                                    floor_divide(floor_divide(q + NK - NQ, dilation), stride)
-                                    * stride
-                                    + stride // 2,
-                                    floor_divide(
-                                        dilation + NK - modulo(q + NK - NQ, dilation) - 1, dilation
-                                    )
-                                    + floor_divide(window, 2)
-                                    - window,
-                                )
-                                - floor_divide(window, 2),
-                            )
-                            + window,
-                        ).to(tl.int64)
-                        * dilation
-                        - 1,
-                        -2147483648,
-                    ),
-                    0,
-                )
-                + 1,
+                floor_divide(floor_divide(NK - NQ, dilation) + q_a0, stride) * stride
+                + tl.where(causal != 0, stride - 1, stride // 2),
+                tl.where(
+                    causal != 0,
+                    floor_divide(dilation + NK - q_b0 - 1, dilation) - 1,
+                    (
+                        floor_divide(dilation + NK - q_b0 - 1, dilation) + floor_divide(window, 2)
+                    ).to(tl.int64)
+                    - window,
+                ),
+            )
+            - tl.where(causal != 0, window - 1, floor_divide(window, 2)),
+        )
+    ).to(tl.int32)
+    k_a_end = (
+        tl.maximum(
+            0,
+            tl.minimum(
+                NK_A,
+                tl.where(
+                    causal != 0,
+                    floor_divide(NK - NQ, dilation) + q_a_last + 1,
+                    tl.maximum(
+                        0,
+                        tl.minimum(
+                            floor_divide(floor_divide(NK - NQ, dilation) + q_a_last, stride)
+                            * stride
+                            + stride // 2,
+                            (
+                                floor_divide(dilation + NK - q_b0 - 1, dilation)
+                                + floor_divide(window, 2)
+                            ).to(tl.int64)
+                            - window,
+                        )
+                        - floor_divide(window, 2),
+                    )
+                    + window,
+                ),
             ),
         )
     ).to(tl.int32)
-    k_lo = k_begin // BLOCK_K
-    k_hi = tl.where(k_begin < k_end, (BLOCK_K + k_end - 1) // BLOCK_K, k_lo)
-    k_whole = 0
-    k_steps = k_hi - k_lo
-    # tiles seen whole, then tiles on an edge
+    k_a_lo = k_a_begin // BLOCK_K_A
+    k_a_hi = tl.where(k_a_begin < k_a_end, (BLOCK_K_A + k_a_end - 1) // BLOCK_K_A, k_a_lo)
+    k_a_inner_begin = (
+        tl.maximum(
+            0,
+            tl.minimum(
+                floor_divide(floor_divide(NK - NQ, dilation) + q_a_last, stride) * stride
+                + tl.where(causal != 0, stride - 1, stride // 2),
+                tl.where(
+                    causal != 0,
+                    floor_divide(dilation + NK - q_b0 - 1, dilation) - 1,
+                    (
+                        floor_divide(dilation + NK - q_b0 - 1, dilation) + floor_divide(window, 2)
+                    ).to(tl.int64)
+                    - window,
+                ),
+            )
+            - tl.where(causal != 0, window - 1, floor_divide(window, 2)),
+        )
+    ).to(tl.int32)
+    k_a_inner_end = (
+        tl.maximum(
+            0,
+            tl.minimum(
+                NK_A,
+                tl.where(
+                    causal != 0,
+                    floor_divide(NK - NQ, dilation) + q_a0 + 1,
+                    tl.maximum(
+                        0,
+                        tl.minimum(
+                            floor_divide(floor_divide(NK - NQ, dilation) + q_a0, stride) * stride
+                            + stride // 2,
+                            (
+                                floor_divide(dilation + NK - q_b0 - 1, dilation)
+                                + floor_divide(window, 2)
+                            ).to(tl.int64)
+                            - window,
+                        )
+                        - floor_divide(window, 2),
+                    )
+                    + window,
+                ),
+            ),
+        )
+    ).to(tl.int32)
+    k_a_full_lo = (
+        tl.minimum((BLOCK_K_A.to(tl.int64) + k_a_inner_begin - 1) // BLOCK_K_A, k_a_hi)
+    ).to(tl.int32)
+    k_a_full_hi = tl.maximum(k_a_full_lo, k_a_inner_end // BLOCK_K_A)
+    k_a_count = k_a_hi - k_a_lo
+    q_b_last = tl.minimum(q_b0 + BLOCK_Q_B, NQ_B) - 1
+    k_b_end = tl.minimum(NK_B, q_b_last + 1)
+    k_b_lo = floor_divide(q_b0, BLOCK_K_B)
+    k_b_hi = tl.where(q_b0 < k_b_end, (BLOCK_K_B + k_b_end - 1) // BLOCK_K_B, k_b_lo)
+    k_b_inner_end = tl.minimum(NK_B, q_b0 + 1)
+    k_b_full_lo = tl.minimum(floor_divide(BLOCK_K_B + q_b_last - 1, BLOCK_K_B), k_b_hi)
+    k_b_full_hi = tl.maximum(k_b_full_lo, k_b_inner_end // BLOCK_K_B)
+    k_b_count = k_b_hi - k_b_lo
+    k_steps = k_a_count * k_b_count
+    # boxes that are live along every axis: those on an edge of any axis are tested
     for step in tl.range(0, k_steps):
-        k0 = (k_lo + step) * BLOCK_K
-        k = k0 + k_in
+        k_a_tile = k_a_lo + (step // k_b_count)
+        k_b_tile = k_b_lo + (step % k_b_count)
+        k_a0 = k_a_tile * BLOCK_K_A
+        k_b0 = k_b_tile * BLOCK_K_B
+        k_a = k_a0 + (k_in // BLOCK_K_B)
+        k_b = k_b0 + (k_in % BLOCK_K_B)
+        k_place = k_a * dilation + k_b
+        k = tl.where((k_a < NK_A) & (k_b < NK_B), k_place, NK)
         # S[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
-        K_kd = K.load([b, h // (NH // NG), k0, 0]).reshape([BLOCK_K, BLOCK_D])
+        K_kd = tl.load(
+            K_here + k[:, None].to(tl.int64) * sK_k + d[None, :] * sK_d,
+            mask=(k[:, None] < NK),
+            other=0,
+        )
         S_qk = tl.dot(Q_qd, tl.trans(K_kd), input_precision="ieee")
         # P_max[q] = max(k where seen) S[q,k]
         S_seen_qk = S_qk
-        if step >= k_whole:
+        if not (
+            (k_a_full_lo <= k_a_tile)
+            & (k_a_tile < tl.minimum(k_a_full_hi, NK // dilation // BLOCK_K_A))
+            & (k_b_full_lo <= k_b_tile)
+            & (k_b_tile < k_b_full_hi)
+        ):
             # seen: k < |k| and k % dilation == (q + (|k| - |q|)) % dilation and max(0, min((q +
             #     (|k| - |q|)) // dilation // stride * stride + (if causal then stride - 1 else
             #     stride // 2), if causal then (|k| - (q + (|k| - |q|)) % dilation + dilation - 1)
@@ -291,51 +377,39 @@ def natten1d_kernel(
             #     window // 2) - window // 2) + window)
             seen_qk = (
                 (
-                    (
-                        (k < NK)[None, :]
-                        & ((k % dilation)[None, :] == modulo(q + (NK - NQ), dilation)[:, None])
-                    )
+                    ((k < NK)[None, :] & (k_b[None, :] == q_b[:, None]))
                     & (
                         tl.maximum(
                             0,
                             tl.minimum(
-                                floor_divide(floor_divide(q + (NK - NQ), dilation), stride) * stride
+                                floor_divide(q_a + floor_divide(NK - NQ, dilation), stride) * stride
                                 + tl.where(causal != 0, stride - 1, stride // 2),
                                 tl.where(
                                     causal != 0,
-                                    floor_divide(
-                                        NK - modulo(q + (NK - NQ), dilation) + dilation - 1,
-                                        dilation,
-                                    )
-                                    - 1,
-                                    floor_divide(
-                                        NK - modulo(q + (NK - NQ), dilation) + dilation - 1,
-                                        dilation,
-                                    )
-                                    - window
-                                    + floor_divide(window, 2),
+                                    floor_divide(dilation + NK - q_b - 1, dilation) - 1,
+                                    floor_divide(dilation + NK - q_b - 1, dilation)
+                                    + floor_divide(window, 2)
+                                    - window,
                                 ),
                             )
                             - tl.where(causal != 0, window - 1, floor_divide(window, 2)),
                         )[:, None]
-                        <= (k // dilation)[None, :]
+                        <= k_a[None, :]
                     )
                 )
                 & (
-                    (k // dilation)[None, :]
+                    k_a[None, :]
                     < tl.where(
                         causal != 0,
-                        floor_divide(q + (NK - NQ), dilation) + 1,
+                        q_a + floor_divide(NK - NQ, dilation) + 1,
                         tl.maximum(
                             0,
                             tl.minimum(
-                                floor_divide(floor_divide(q + (NK - NQ), dilation), stride) * stride
+                                floor_divide(q_a + floor_divide(NK - NQ, dilation), stride) * stride
                                 + stride // 2,
-                                floor_divide(
-                                    NK - modulo(q + (NK - NQ), dilation) + dilation - 1, dilation
-                                )
-                                - window
-                                + floor_divide(window, 2),
+                                floor_divide(dilation + NK - q_b - 1, dilation)
+                                + floor_divide(window, 2)
+                                - window,
                             )
                             - floor_divide(window, 2),
                         )
@@ -356,7 +430,11 @@ def natten1d_kernel(
         P_total_tile_q = tl.sum(exp_S_seen_qk, 1)
         P_total_q = P_total_q * alpha_q + P_total_tile_q
         # O_total[q,e] = sum(k where seen) V[k,e] * exp(S[q,k] - finite(P_max[q]))
-        V_ke = V.load([b, h // (NH // NG), k0, 0]).reshape([BLOCK_K, BLOCK_E])
+        V_ke = tl.load(
+            V_here + k[:, None].to(tl.int64) * sV_k + e[None, :] * sV_e,
+            mask=(k[:, None] < NK),
+            other=0,
+        )
         O_total_qe = tl.dot(
             exp_S_seen_qk.to(V_ke.dtype),
             V_ke,
@@ -366,7 +444,7 @@ def natten1d_kernel(
     # O[q,e] = O_total[q,e] / P_total[q]
     O_qe = divide(O_total_qe, P_total_q[:, None])
     tl.store(
-        O_here + q0.to(tl.int64) * sO_q + q_in[:, None] * sO_q + e[None, :] * sO_e,
+        O_here + q[:, None].to(tl.int64) * sO_q + e[None, :] * sO_e,
         O_qe.to(O.dtype.element_ty),
         mask=(q[:, None] < NQ),
     )
@@ -394,6 +472,10 @@ def natten1d(Q, K, V, window=7, dilation=1, stride=1, causal=False):
     NB, NH, NQ, D, NG, NK, E = (
         sizes["b"], sizes["h"], sizes["q"], sizes["d"], sizes["g"], sizes["k"], sizes["e"]
     )
+    NQ_A = ((((NK - 1) // dilation) - ((NK - NQ) // dilation)) + 1)
+    NK_A = (((dilation + NK) - 1) // dilation)
+    NQ_B = dilation
+    NK_B = dilation
     if NG == 0 or NH % NG:
         raise ValueError(f"|g| = {NG} does not divide |h| = {NH}")
     if max(sizes.values()) >= 1 << 29:
@@ -406,18 +488,20 @@ def natten1d(Q, K, V, window=7, dilation=1, stride=1, causal=False):
             f"no tiles for d={D}, e={E} and {Q.element_size()} bytes an element: "
             "compile the pattern with --extent"
         )
+    far = max(Q.stride(2), Q.stride(3), K.stride(2), K.stride(3), V.stride(2), V.stride(3), 0)
+    if far >= 1 << 23:
+        raise ValueError(
+            f"neighbours in a tensor are {far} elements apart: call .contiguous() on it"
+        )
     O = Q.new_empty((NB, NH, NQ, E))
-    grid = triton.cdiv(NQ, tile["BLOCK_Q"]) * NB * NH
+    grid = triton.cdiv(NQ_A, tile["BLOCK_Q_A"]) * triton.cdiv(NQ_B, tile["BLOCK_Q_B"]) * NB * NH
     if grid:
         with torch.cuda.device(Q.device) if Q.is_cuda else contextlib.nullcontext():
             natten1d_kernel[(grid,)](
-                describe(Q, [1, 1, tile["BLOCK_Q"], tile["BLOCK_D"]]),
-                describe(K, [1, 1, tile["BLOCK_K"], tile["BLOCK_D"]]),
-                describe(V, [1, 1, tile["BLOCK_K"], tile["BLOCK_E"]]),
-                O,
-                *O.stride(),
+                Q, K, V, O,
+                *Q.stride(), *K.stride(), *V.stride(), *O.stride(),
                 window, dilation, stride, int(causal),
-                NQ, NK, NB, NH, NG,
+                NQ, NK, NB, NH, NQ_A, NQ_B, NK_A, NK_B, NG,
                 D, E,
                 **tile,
             )

@@ -32,7 +32,7 @@ As it runs:
     O[q,e] = O_total[q,e] / P_total[q]
 
 One pass over k for every tile of rows q,
-over one range of tiles that its predicate leaves live.
+over the boxes of k_a, k_b that are live along each; tiles of rows are boxes too.
 State of a row: P_max[q], P_total[q], O_total[q,e].
 
 Edit the pattern, not this file.
@@ -102,11 +102,32 @@ KINDS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # rows and columns of a tile
 BLOCK_Q = 128
 BLOCK_K = 128
+BLOCK_Q_A = 128
+BLOCK_Q_B = 1
+BLOCK_K_A = 128
+BLOCK_K_B = 1
 
 
 def accumulator(tensor):
     """The kind that sums are held in: float64 for float64, otherwise float32."""
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+def boxes(axes, sides):
+    """(where it begins, seen whole) of every box: an axis is (lo, hi, full_lo, full_hi), in tiles."""
+    starts = [()]
+    for lo, hi, full_lo, full_hi in axes:
+        starts = [
+            (*before, (n, full_lo <= n < full_hi)) for before in starts for n in range(lo, hi)
+        ]
+    for start in starts:
+        yield [n * side for (n, _), side in zip(start, sides)], all(whole for _, whole in start)
+
+
+def digits(*axes, device):
+    """Every digit of the positions of a box: an axis is (where it begins, its side, how many there are)."""
+    own = [torch.arange(start, min(start + side, end), device=device) for start, side, end in axes]
+    return [x.flatten() for x in torch.meshgrid(*own, indexing="ij")]
 
 
 def divide(a, b):
@@ -120,16 +141,6 @@ def finite(m):
     return torch.where(m == -math.inf, 0.0, m)
 
 
-def highest(x):
-    """The greatest of a number over all heads."""
-    return int(x.max()) if x.numel() else 0
-
-
-def lowest(x):
-    """The least of a number over all heads."""
-    return int(x.min()) if x.numel() else 0
-
-
 def most(a, b):
     """The larger of two, tensors or numbers."""
     if torch.is_tensor(a) and torch.is_tensor(b):
@@ -137,13 +148,6 @@ def most(a, b):
     if torch.is_tensor(a) or torch.is_tensor(b):
         return torch.clamp(a, min=b) if torch.is_tensor(a) else torch.clamp(b, min=a)
     return max(a, b)
-
-
-def walk(tiles, block, end):
-    """(start, stop, seen whole) of every tile."""
-    for steps, whole in tiles:
-        for n in steps:
-            yield n * block, min((n + 1) * block, end), whole
 
 
 def natten1d(Q, K, V, window=7, dilation=1, stride=1, causal=False):
@@ -168,146 +172,189 @@ def natten1d(Q, K, V, window=7, dilation=1, stride=1, causal=False):
     NB, NH, NQ, D, NG, NK, E = (
         sizes["b"], sizes["h"], sizes["q"], sizes["d"], sizes["g"], sizes["k"], sizes["e"]
     )
+    NQ_A = ((((NK - 1) // dilation) - ((NK - NQ) // dilation)) + 1)
+    NK_A = (((dilation + NK) - 1) // dilation)
+    NQ_B = dilation
+    NK_B = dilation
     if NG == 0 or NH % NG:
         raise ValueError(f"|g| = {NG} does not divide |h| = {NH}")
     O = Q.new_empty((NB, NH, NQ, E))
     device, kind = Q.device, accumulator(Q)
     h = torch.arange(NH, device=device)[None, :]
-    for q0 in range(0, NQ, BLOCK_Q):
-        q1 = min(q0 + BLOCK_Q, NQ)
-        q = torch.arange(q0, q1, device=device)
-        # state of P_max[q] = max(k where seen) S[q,k]
-        P_max_q = torch.full([NB, NH, q1 - q0], -math.inf, device=device, dtype=kind)
-        # state of P_total[q] = sum(k where seen) exp(S[q,k] - finite(P_max[q]))
-        P_total_q = torch.full([NB, NH, q1 - q0], 0.0, device=device, dtype=kind)
-        # state of O_total[q,e] = sum(k where seen) V[k,e] * exp(S[q,k] - finite(P_max[q]))
-        O_total_qe = torch.full([NB, NH, q1 - q0, E], 0.0, device=device, dtype=kind)
-        Q_qd = Q[:, :, q0:q1].to(kind)
-        # tiles of k that these rows see, and which of them whole
-        begin = lowest(
-            most(
+    for q_a0 in range(0, NQ_A, BLOCK_Q_A):
+        for q_b0 in range(0, NQ_B, BLOCK_Q_B):
+            q_a, q_b = digits((q_a0, BLOCK_Q_A, NQ_A), (q_b0, BLOCK_Q_B, NQ_B), device=device)
+            q = (q_a + (NK - NQ) // dilation) * dilation + q_b - (NK - NQ)
+            inside = (q < NQ) & (q >= 0)
+            q_a, q_b, q = (x[inside] for x in (q_a, q_b, q))
+            if not len(q):
+                continue
+            # state of P_max[q] = max(k where seen) S[q,k]
+            P_max_q = torch.full([NB, NH, len(q)], -math.inf, device=device, dtype=kind)
+            # state of P_total[q] = sum(k where seen) exp(S[q,k] - finite(P_max[q]))
+            P_total_q = torch.full([NB, NH, len(q)], 0.0, device=device, dtype=kind)
+            # state of O_total[q,e] = sum(k where seen) V[k,e] * exp(S[q,k] - finite(P_max[q]))
+            O_total_qe = torch.full([NB, NH, len(q), E], 0.0, device=device, dtype=kind)
+            Q_qd = Q[:, :, q].to(kind)
+            # boxes that are live along every axis, and whether these rows see them whole
+            q_a_last = min(q_a0 + BLOCK_Q_A, NQ_A) - 1
+            k_a_begin = max(
                 0,
-                torch.minimum(
-                    (q + NK - NQ) // dilation // stride * stride
+                min(
+                    ((NK - NQ) // dilation + q_a0) // stride * stride
                     + (stride - 1 if causal else stride // 2),
-                    (dilation + NK - (q + NK - NQ) % dilation - 1) // dilation - 1
+                    (dilation + NK - q_b0 - 1) // dilation - 1
                     if causal
-                    else (dilation + NK - (q + NK - NQ) % dilation - 1) // dilation
-                    + window // 2
-                    - window,
+                    else (dilation + NK - q_b0 - 1) // dilation + window // 2 - window,
                 )
                 - (window - 1 if causal else window // 2),
             )
-            * dilation
-        )
-        end = max(
-            0,
-            min(
-                NK,
-                highest(
-                    (
-                        (q + NK - NQ) // dilation + 1
-                        if causal
-                        else most(
-                            0,
-                            torch.minimum(
-                                (q + NK - NQ) // dilation // stride * stride + stride // 2,
-                                (dilation + NK - (q + NK - NQ) % dilation - 1) // dilation
-                                + window // 2
-                                - window,
-                            )
-                            - window // 2,
+            k_a_end = max(
+                0,
+                min(
+                    NK_A,
+                    (NK - NQ) // dilation + q_a_last + 1
+                    if causal
+                    else max(
+                        0,
+                        min(
+                            ((NK - NQ) // dilation + q_a_last) // stride * stride + stride // 2,
+                            (dilation + NK - q_b0 - 1) // dilation + window // 2 - window,
                         )
-                        + window
+                        - window // 2,
                     )
-                    * dilation
-                    - 1
+                    + window,
+                ),
+            )
+            k_a_lo = k_a_begin // BLOCK_K_A
+            k_a_hi = (BLOCK_K_A + k_a_end - 1) // BLOCK_K_A if k_a_begin < k_a_end else k_a_lo
+            k_a_inner_begin = max(
+                0,
+                min(
+                    ((NK - NQ) // dilation + q_a_last) // stride * stride
+                    + (stride - 1 if causal else stride // 2),
+                    (dilation + NK - q_b0 - 1) // dilation - 1
+                    if causal
+                    else (dilation + NK - q_b0 - 1) // dilation + window // 2 - window,
                 )
-                + 1,
-            ),
-        )
-        lo = begin // BLOCK_K
-        hi = (BLOCK_K + end - 1) // BLOCK_K if begin < end else lo
-        tiles = (
-            (range(lo, hi), False),
-        )
-        for k0, k1, whole in walk(tiles, BLOCK_K, NK):
-            k = torch.arange(k0, k1, device=device)
-            # S[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
-            K_kd = K[:, :, k0:k1].index_select(1, (h // (NH // NG)).flatten()).to(kind)
-            S_qk = Q_qd @ K_kd.mT
-            # P_max[q] = max(k where seen) S[q,k]
-            S_seen_qk = S_qk
-            if not whole:
-                # seen: k < |k| and k % dilation == (q + (|k| - |q|)) % dilation and max(0, min((q +
-                #     (|k| - |q|)) // dilation // stride * stride + (if causal then stride - 1 else
-                #     stride // 2), if causal then (|k| - (q + (|k| - |q|)) % dilation + dilation -
-                #     1) // dilation - 1 else (|k| - (q + (|k| - |q|)) % dilation + dilation - 1) //
-                #     dilation - window + window // 2) - (if causal then window - 1 else window //
-                #     2)) <= k // dilation and k // dilation < (if causal then (q + (|k| - |q|)) //
-                #     dilation + 1 else max(0, min((q + (|k| - |q|)) // dilation // stride * stride
-                #     + stride // 2, (|k| - (q + (|k| - |q|)) % dilation + dilation - 1) // dilation
-                #     - window + window // 2) - window // 2) + window)
-                seen_qk = (
-                    (
-                        ((k % dilation)[None, :] == ((q + (NK - NQ)) % dilation)[:, None])
-                        & (
-                            most(
-                                0,
-                                torch.minimum(
-                                    (q + (NK - NQ)) // dilation // stride * stride
-                                    + (stride - 1 if causal else stride // 2),
-                                    (NK - (q + (NK - NQ)) % dilation + dilation - 1) // dilation - 1
+                - (window - 1 if causal else window // 2),
+            )
+            k_a_inner_end = max(
+                0,
+                min(
+                    NK_A,
+                    (NK - NQ) // dilation + q_a0 + 1
+                    if causal
+                    else max(
+                        0,
+                        min(
+                            ((NK - NQ) // dilation + q_a0) // stride * stride + stride // 2,
+                            (dilation + NK - q_b0 - 1) // dilation + window // 2 - window,
+                        )
+                        - window // 2,
+                    )
+                    + window,
+                ),
+            )
+            k_a_full_lo = min((BLOCK_K_A + k_a_inner_begin - 1) // BLOCK_K_A, k_a_hi)
+            k_a_full_hi = max(k_a_full_lo, k_a_inner_end // BLOCK_K_A)
+            q_b_last = min(q_b0 + BLOCK_Q_B, NQ_B) - 1
+            k_b_end = min(NK_B, q_b_last + 1)
+            k_b_lo = q_b0 // BLOCK_K_B
+            k_b_hi = (BLOCK_K_B + k_b_end - 1) // BLOCK_K_B if q_b0 < k_b_end else k_b_lo
+            k_b_inner_end = min(NK_B, q_b0 + 1)
+            k_b_full_lo = min((BLOCK_K_B + q_b_last - 1) // BLOCK_K_B, k_b_hi)
+            k_b_full_hi = max(k_b_full_lo, k_b_inner_end // BLOCK_K_B)
+            tiles = (
+                (k_a_lo, k_a_hi, k_a_full_lo, min(k_a_full_hi, NK // dilation // BLOCK_K_A)),
+                (k_b_lo, k_b_hi, k_b_full_lo, k_b_full_hi),
+            )
+            for (k_a0, k_b0), whole in boxes(tiles, (BLOCK_K_A, BLOCK_K_B)):
+                k_a, k_b = digits((k_a0, BLOCK_K_A, NK_A), (k_b0, BLOCK_K_B, NK_B), device=device)
+                k = k_a * dilation + k_b
+                inside = (k < NK)
+                k_a, k_b, k = (x[inside] for x in (k_a, k_b, k))
+                if not len(k):
+                    continue
+                # S[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
+                K_kd = K[:, :, k].index_select(1, (h // (NH // NG)).flatten()).to(kind)
+                S_qk = Q_qd @ K_kd.mT
+                # P_max[q] = max(k where seen) S[q,k]
+                S_seen_qk = S_qk
+                if not whole:
+                    # seen: k < |k| and k % dilation == (q + (|k| - |q|)) % dilation and max(0,
+                    #     min((q + (|k| - |q|)) // dilation // stride * stride + (if causal then
+                    #     stride - 1 else stride // 2), if causal then (|k| - (q + (|k| - |q|)) %
+                    #     dilation + dilation - 1) // dilation - 1 else (|k| - (q + (|k| - |q|)) %
+                    #     dilation + dilation - 1) // dilation - window + window // 2) - (if causal
+                    #     then window - 1 else window // 2)) <= k // dilation and k // dilation <
+                    #     (if causal then (q + (|k| - |q|)) // dilation + 1 else max(0, min((q +
+                    #     (|k| - |q|)) // dilation // stride * stride + stride // 2, (|k| - (q +
+                    #     (|k| - |q|)) % dilation + dilation - 1) // dilation - window + window //
+                    #     2) - window // 2) + window)
+                    seen_qk = (
+                        (
+                            (
+                                (k_b[None, :] == q_b[:, None])
+                                & (
+                                    most(
+                                        0,
+                                        torch.minimum(
+                                            (q_a + (NK - NQ) // dilation) // stride * stride
+                                            + (stride - 1 if causal else stride // 2),
+                                            (dilation + NK - q_b - 1) // dilation - 1
+                                            if causal
+                                            else (dilation + NK - q_b - 1) // dilation
+                                            + window // 2
+                                            - window,
+                                        )
+                                        - (window - 1 if causal else window // 2),
+                                    )[:, None]
+                                    <= k_a[None, :]
+                                )
+                            )
+                            & (
+                                k_a[None, :]
+                                < (
+                                    q_a + (NK - NQ) // dilation + 1
                                     if causal
-                                    else (NK - (q + (NK - NQ)) % dilation + dilation - 1)
-                                    // dilation
-                                    - window
-                                    + window // 2,
-                                )
-                                - (window - 1 if causal else window // 2),
-                            )[:, None]
-                            <= (k // dilation)[None, :]
-                        )
-                    )
-                    & (
-                        (k // dilation)[None, :]
-                        < (
-                            (q + (NK - NQ)) // dilation + 1
-                            if causal
-                            else most(
-                                0,
-                                torch.minimum(
-                                    (q + (NK - NQ)) // dilation // stride * stride + stride // 2,
-                                    (NK - (q + (NK - NQ)) % dilation + dilation - 1) // dilation
-                                    - window
-                                    + window // 2,
-                                )
-                                - window // 2,
+                                    else most(
+                                        0,
+                                        torch.minimum(
+                                            (q_a + (NK - NQ) // dilation) // stride * stride
+                                            + stride // 2,
+                                            (dilation + NK - q_b - 1) // dilation
+                                            + window // 2
+                                            - window,
+                                        )
+                                        - window // 2,
+                                    )
+                                    + window
+                                )[:, None]
                             )
-                            + window
-                        )[:, None]
+                        )
+                        & torch.ones([len(q), len(k)], device=device, dtype=torch.bool)
                     )
+                    S_seen_qk = torch.where(seen_qk, S_seen_qk, -math.inf)
+                P_max_tile_q = S_seen_qk.amax(-1)
+                P_max_old_q = P_max_q
+                P_max_q = torch.maximum(P_max_old_q, P_max_tile_q * (1 / math.sqrt(D)))
+                # P_total[q] = sum(k where seen) exp(S[q,k] - finite(P_max[q]))
+                alpha_q = torch.exp2(
+                    P_max_old_q * 1.4426950408889634 - finite(P_max_q) * 1.4426950408889634
                 )
-                S_seen_qk = torch.where(seen_qk, S_seen_qk, -math.inf)
-            P_max_tile_q = S_seen_qk.amax(-1)
-            P_max_old_q = P_max_q
-            P_max_q = torch.maximum(P_max_old_q, P_max_tile_q * (1 / math.sqrt(D)))
-            # P_total[q] = sum(k where seen) exp(S[q,k] - finite(P_max[q]))
-            alpha_q = torch.exp2(
-                P_max_old_q * 1.4426950408889634 - finite(P_max_q) * 1.4426950408889634
-            )
-            exp_S_seen_qk = torch.exp2(
-                S_seen_qk * (1.4426950408889634 / math.sqrt(D))
-                - (finite(P_max_q) * 1.4426950408889634)[..., :, None]
-            )
-            P_total_tile_q = exp_S_seen_qk.sum(-1)
-            P_total_q = P_total_q * alpha_q + P_total_tile_q
-            # O_total[q,e] = sum(k where seen) V[k,e] * exp(S[q,k] - finite(P_max[q]))
-            V_ke = V[:, :, k0:k1].index_select(1, (h // (NH // NG)).flatten()).to(kind)
-            O_total_qe = O_total_qe * alpha_q[..., :, None] + exp_S_seen_qk @ V_ke
-        # O[q,e] = O_total[q,e] / P_total[q]
-        O_qe = divide(O_total_qe, P_total_q[..., :, None])
-        O[..., q0:q1, :] = O_qe
+                exp_S_seen_qk = torch.exp2(
+                    S_seen_qk * (1.4426950408889634 / math.sqrt(D))
+                    - (finite(P_max_q) * 1.4426950408889634)[..., :, None]
+                )
+                P_total_tile_q = exp_S_seen_qk.sum(-1)
+                P_total_q = P_total_q * alpha_q + P_total_tile_q
+                # O_total[q,e] = sum(k where seen) V[k,e] * exp(S[q,k] - finite(P_max[q]))
+                V_ke = V[:, :, k].index_select(1, (h // (NH // NG)).flatten()).to(kind)
+                O_total_qe = O_total_qe * alpha_q[..., :, None] + exp_S_seen_qk @ V_ke
+            # O[q,e] = O_total[q,e] / P_total[q]
+            O_qe = divide(O_total_qe, P_total_q[..., :, None])
+            O[..., q, :] = O_qe.to(O.dtype)
     return O
 
 

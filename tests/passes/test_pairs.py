@@ -20,6 +20,7 @@ from attncc.passes.expand import expand
 from attncc.passes.share import inline, share
 from attncc.passes.simplify import simplify
 from attncc.passes.stream import stream
+from attncc.passes.unsplit import unsplit
 from tests.passes.meanings import meant, results, same
 
 HERE = Path(__file__).parent
@@ -30,6 +31,7 @@ TESTED: dict[str, Pass] = {
     "inline": inline,
     "distribute": distribute,
     "stream": stream,
+    "unsplit": unsplit,
 }
 EXAMPLES = [f"{name}/{path.stem}" for name in TESTED for path in sorted((HERE / name).glob("*.attn"))]
 SIZES = ({"q": 3, "k": 5}, {"q": 4, "k": 2}, {"q": 1, "k": 9})

@@ -63,6 +63,9 @@ TENSORS: dict[str, dict[str, str]] = {
     "qk_norm": {**GROUPED, "Wq": "d", "Wk": "d"},
     "longlora": GROUPED,
     "neighborhood1d": GROUPED,
+    "neighborhood3d": GROUPED,
+    "natten2d": GROUPED,
+    "dilated": GROUPED,
     "rope": GROUPED,
     "differential": {"Q1": "bhqd", "K1": "bgkd", "Q2": "bhqd", "K2": "bgkd", "V": "bgke", "lam": ""},
     "per_head_window": {**GROUPED, "span": "h"},
@@ -235,6 +238,43 @@ CASES: dict[str, tuple[Case, ...]] = {
     "neighborhood1d": tuple(
         Case("neighborhood1d", shape, {"window": window})
         for shape, window in zip(SHAPES[:-1], (1, 7, 4, 16, 63, 33, 2), strict=True)
+    ),
+    "neighborhood3d": tuple(
+        Case(
+            "neighborhood3d",
+            _extents(rows or z * y * x, z * y * x, h=3, g=1, e=5),
+            {"height": y, "width": x, "window": window},
+        )
+        for z, y, x, window, rows in (
+            (1, 1, 1, 1, 0),
+            (3, 4, 5, 3, 0),
+            (4, 3, 6, 2, 0),
+            (7, 5, 3, 3, 9),
+            (2, 2, 2, 2, 0),
+            (5, 5, 5, 5, 1),
+            (4, 9, 2, 1, 40),
+        )
+    ),
+    "natten2d": tuple(
+        Case("natten2d", _extents(rows or y * x, y * x, h=3, g=1, d=7), {"width": x, **more})
+        for y, x, rows, more in (
+            (7, 9, 0, {"window_y": 3, "window_x": 5}),
+            (9, 8, 0, {"window_y": 4, "window_x": 2, "dilation_y": 2, "dilation_x": 3}),
+            (8, 8, 0, {"window_y": 4, "window_x": 4, "stride_y": 4, "stride_x": 4}),
+            (9, 7, 0, {"window_y": 4, "window_x": 3, "stride_y": 3, "stride_x": 2, "causal_y": True}),
+            (7, 11, 20, {"window_y": 3, "window_x": 3, "dilation_x": 3, "stride_x": 2, "causal_x": True}),
+            (11, 7, 1, {"window_y": 5, "window_x": 2, "dilation_y": 2, "stride_y": 5, "causal_y": True}),
+            (6, 6, 0, {"window_y": 6, "window_x": 1}),
+        )
+    ),
+    "dilated": _cases(
+        "dilated",
+        SHAPES,
+        {"dilation": 3, "window": 5},
+        {"dilation": 1, "window": 7},
+        {"dilation": 16, "window": 2},
+        {"dilation": 5, "window": 1},
+        {},
     ),
     "rope": _cases("rope", EVEN, {}, {"base": 500.0}),
     "differential": _cases("differential", SHAPES),

@@ -407,6 +407,68 @@ def longlora(Q: Tensor, K: Tensor, V: Tensor, group: int = 2048) -> Results:
     return {"O": attended(dots(Q, K), seen, V)["O"]}
 
 
+def neighborhood3d(Q: Tensor, K: Tensor, V: Tensor, height: int, width: int, window: int = 7) -> Results:
+    """Neighborhood attention in a volume (2204.07143), NATTEN's windows along each axis."""
+    depth = K.shape[-2] // (height * width)
+    seen = ~everything(Q, K)
+    for row, place in places(Q, K):
+        z, y, x = place // (height * width), place // width % height, place % width
+        for i in reach(z, window, depth):
+            for j in reach(y, window, height):
+                for n in reach(x, window, width):
+                    seen[row, (i * height + j) * width + n] = True
+    return {"O": attended(dots(Q, K), seen, V)["O"]}
+
+
+def dilated(Q: Tensor, K: Tensor, V: Tensor, dilation: int = 4, window: int = 256) -> Results:
+    """Longformer's dilated window (2004.05150), looking back: `window` keys, `dilation` apart."""
+    seen = ~everything(Q, K)
+    for row, place in places(Q, K):
+        seen[row, [k for n in range(window) if (k := place - n * dilation) >= 0]] = True
+    return {"O": attended(dots(Q, K), seen, V)["O"]}
+
+
+def natten(length: int, window: int, dilation: int, stride: int, causal: bool) -> Tensor:
+    """What positions of an axis see, as NATTEN's reference kernel has it (2504.16922)."""
+    seen = torch.zeros(length, length, dtype=torch.bool)
+    left, right = window // 2, window // 2 + window % 2 - 1
+    for i in range(length):
+        rest, p = i % dilation, i // dilation
+        size = -(-(length - rest) // dilation)
+        if causal:
+            leader = min(p // stride * stride + stride - 1, size - 1)
+            low, high = max(leader - left - right, 0), min(p + 1, size)
+        else:
+            leader = min(p // stride * stride + stride // 2, size - 1)
+            low = max(leader - left, 0)
+            low += size - right - leader - 1 if leader + right >= size else 0
+            high = low + window
+        seen[i, [rest + n * dilation for n in range(low, high)]] = True
+    return seen
+
+
+def natten2d(
+    Q: Tensor,
+    K: Tensor,
+    V: Tensor,
+    width: int,
+    window_y: int = 7,
+    window_x: int = 7,
+    dilation_y: int = 1,
+    dilation_x: int = 1,
+    stride_y: int = 1,
+    stride_x: int = 1,
+    causal_y: bool = False,
+    causal_x: bool = False,
+) -> Results:
+    """NATTEN's whole rule on a grid: each axis by itself."""
+    rows = natten(K.shape[-2] // width, window_y, dilation_y, stride_y, causal_y)
+    columns = natten(width, window_x, dilation_x, stride_x, causal_x)
+    both = torch.kron(rows.to(torch.int8), columns.to(torch.int8)).bool()
+    seen = both[[place for _, place in places(Q, K)]].to(Q.device)
+    return {"O": attended(dots(Q, K), seen, V)["O"]}
+
+
 def neighborhood1d(Q: Tensor, K: Tensor, V: Tensor, window: int = 7) -> Results:
     """Neighborhood attention (2204.07143) along one axis, NATTEN's window of every query."""
     seen = ~everything(Q, K)
