@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import assert_never
 
 from attncc.ir.cascade import Apply, Choose, Expr, Index, Literal, Read, Reduce, free, kind, number, rebuild
@@ -22,6 +23,8 @@ class Sum:
     def __add__(self, other: Sum | int) -> Sum:
         if isinstance(other, int):
             return Sum(self.terms, self.constant + other)
+        if not self.terms or not other.terms:
+            return Sum(self.terms or other.terms, self.constant + other.constant)
         return collect((*self.terms, *other.terms), self.constant + other.constant)
 
     def __neg__(self) -> Sum:
@@ -32,7 +35,8 @@ class Sum:
 
     def times(self, factor: int) -> Sum:
         """The sum multiplied by an integer."""
-        return collect(((t, c * factor) for t, c in self.terms), self.constant * factor)
+        terms = tuple((t, c * factor) for t, c in self.terms) if factor else ()
+        return Sum(terms, self.constant * factor)
 
     def without(self, term: Expr) -> Sum:
         """The sum less one of its terms."""
@@ -47,6 +51,7 @@ def collect(terms: Iterable[tuple[Expr, int]], constant: int) -> Sum:
     return Sum(tuple((t, c) for t, c in found.items() if c), constant)
 
 
+@lru_cache(1 << 14)
 def summed(e: Expr) -> Sum:
     """An expression as a sum; what is no sum is one term, with its parts in canonical spelling."""
     match e:

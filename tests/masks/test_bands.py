@@ -15,6 +15,7 @@ from attncc.masks.band import MOST
 from attncc.masks.bands import Band, bands
 from attncc.masks.integers import values
 from attncc.masks.ranges import ordered, union, visit
+from attncc.masks.segments import Segment, segments
 from tests.masks.pairs import Array, K, Q, cells, k, q, scalar
 from tests.masks.strategies import SORTED, Case, Seeded, cases
 from tests.masks.strategies import case as random_case
@@ -59,23 +60,43 @@ class Tally:
 def tally(found: tuple[Band, ...], mask: Array, env: Mapping[str, Any], size_q: int, size_k: int) -> Tally:
     """Visits all tiles: no live one is missed, none is visited twice, a full one is full."""
     rows, columns = mask.shape
+    first, starts = np.arange(0, rows, size_q), np.arange(0, columns, size_k)
+    visits = np.zeros((len(first), len(starts)), int)
+    recognised = np.zeros_like(visits)
+    for segment in segments(found, size_k, env, first, np.minimum(first + size_q, rows) - 1):
+        some = segment.lo < segment.hi
+        visits += counted(segment, segment.lo, segment.hi, some, len(starts))
+        recognised += counted(segment, segment.full_lo, segment.full_hi, some, len(starts))
+    assert visits.max(initial=0) <= 1, "a tile is visited twice"
+    assert (recognised <= visits).all()
+    seen = np.add.reduceat(np.add.reduceat(mask, first, axis=0, dtype=int), starts, axis=1)
+    live, whole = seen > 0, seen == np.minimum(size_q, rows - first)[:, None] * size_k
+    assert not (live & (visits == 0)).any(), "a live tile is missed"
+    assert not ((recognised > 0) & ~whole).any(), "a full tile is not full"
+    return Tally(visits.size, *(int(x.sum()) for x in (live, visits, whole, recognised)))
+
+
+def counted(segment: Segment, lo: Array, hi: Array, some: Array, tiles: int) -> Array:
+    """How often a segment has every tile, of which it has those of some ranks, where it has any."""
+    sizes = np.where(some, np.maximum(hi - lo, 0), 0)
+    row = np.repeat(np.arange(len(sizes)), sizes)
+    rank = np.arange(len(row)) - (np.cumsum(sizes) - sizes - lo)[row]
+    period, width, shift = (x[row] for x in segment.stride)
+    tile = rank // width * period + rank % width - shift
+    assert not len(tile) or 0 <= tile.min() <= tile.max() < tiles
+    return np.bincount(row * tiles + tile, minlength=len(sizes) * tiles).reshape(-1, tiles)
+
+
+def one_by_one(found: tuple[Band, ...], mask: Array, env: Mapping[str, Any], size_q: int, size_k: int) -> None:
+    """Every tile of rows has by itself the segments that it has among all."""
     ranges = union(found, scalar("first").e, scalar("last").e, number(size_k), prefix="k_")
-    tiles = live = visits = whole = recognised = 0
-    for first in range(0, rows, size_q):
-        strip = mask[first : first + size_q]
-        segments = visit(ranges, {**env, "first": first, "last": first + len(strip) - 1})
-        visited = {int(n) for segment in segments for n in segment.live}
-        full = {int(n) for segment in segments for n in segment.full}
-        assert len(visited) == sum(len(s.live) for s in segments), "a tile is visited twice"
-        assert full <= visited <= set(range(-(-columns // size_k)))
-        for n in range(-(-columns // size_k)):
-            tile = strip[:, n * size_k : (n + 1) * size_k]
-            all_seen = tile.shape[1] == size_k and bool(tile.all())
-            assert n in visited or not tile.any(), "a live tile is missed"
-            assert n not in full or all_seen, "a full tile is not full"
-            tiles, live, whole = tiles + 1, live + bool(tile.any()), whole + all_seen
-        visits, recognised = visits + len(visited), recognised + len(full)
-    return Tally(tiles, live, visits, whole, recognised)
+    first = np.arange(0, len(mask), size_q)
+    last = np.minimum(first + size_q, len(mask)) - 1
+    together = segments(found, size_k, env, first, last)
+    for n in range(len(first)):
+        alone = visit(ranges, {**env, "first": int(first[n]), "last": int(last[n])})
+        every = [segment.tiles(n) for segment in together]
+        assert alone == [v for v in every if v.lo < v.hi]
 
 
 def connected(band: Band, mask: Array) -> bool:
@@ -154,6 +175,7 @@ def test_drawn_masks(case: Case) -> None:
             together |= held(band, case.env)
         assert (together == mask).all()
         tally(found, here, case.env, size_q, size_k)
+        one_by_one(found, here, case.env, size_q, size_k)
 
 
 def test_unions_ordered_at_run_time() -> None:
