@@ -321,7 +321,7 @@ def _scalar(e: Expr, counted: frozenset[Expr], k: Body) -> str:
 
 def _loop(s: Walk, ranges: WalkRanges, k: Body) -> Iterator[str]:
     w = k.words
-    yield f"# tiles seen whole, then tiles on an edge{'' if s.whole else ': all are tested'}"
+    yield f"# live tiles; {'those on an edge' if s.whole else 'all'} are tested"
     yield f"for step in tl.range(0, {ranges.count}):"
     yield from (f"{INDENT}{line}" for line in ranges.inside)
     where = ranges.tile if ranges.tile.startswith("tl.") or ranges.tile == "step" else f"({ranges.tile})"
@@ -329,7 +329,7 @@ def _loop(s: Walk, ranges: WalkRanges, k: Body) -> Iterator[str]:
     yield f"{INDENT}{w.position(s.index)} = {w.start(s.index)} + {w.inside(s.index)}"
     for statement in s.body:
         if isinstance(statement, Edge):
-            yield f"{INDENT}if step >= {ranges.whole}:"
+            yield f"{INDENT}if {ranges.edge}:"
             yield from (f"{INDENT * 2}{line}" for line in _block(statement.body, k))
         else:
             yield from (f"{INDENT}{line}" for line in _statement(statement, k))
