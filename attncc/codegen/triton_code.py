@@ -137,7 +137,9 @@ def _apply(op: str, args: tuple[Expr, ...], k: Body) -> Code:
             parts = [p if kind(a) == "float" else _real(p) for a, p in zip(args, parts, strict=True)]
             return called(op, parts, axes, k)
         case "//" | "%" if not (nonnegative(args[0], k.positive, k.counted) and whole):
-            return called("floor_divide" if op == "//" else "modulo", parts, axes, k)
+            return _narrowed(called("floor_divide" if op == "//" else "modulo", parts, axes, k), op, args, k)
+        case "%":
+            return _narrowed(binary(op, parts[0], parts[1], axes), op, args, k)
         case "/" if narrow and k.short:
             return binary("*", parts[0], Code(f"(1.0 / {parts[1].within(UNARY)})", ATOM, axes), axes)
         case "+" | "-" | "*" | "/" | "//" | "%" | "<" | "<=" | ">" | ">=" | "==" | "!=":
@@ -155,6 +157,13 @@ def _wide(op: str, args: tuple[Expr, ...], parts: list[Code], k: Body) -> list[C
         return parts
     wide = Code(f"{parts[n].within(ATOM)}.to(tl.int64)", ATOM, parts[n].axes)
     return [*parts[:n], wide, *parts[n + 1 :]]
+
+
+def _narrowed(code: Code, op: str, args: tuple[Expr, ...], k: Body) -> Code:
+    """A remainder is as wide as its divisor."""
+    if op == "//" or not k.widths.wide(args[0], tables=True) or k.widths.wide(args[1], tables=True):
+        return code
+    return Code(f"{code.within(ATOM)}.to(tl.int32)", ATOM, code.axes)
 
 
 def _real(code: Code) -> Code:
