@@ -307,7 +307,7 @@ def razor_kernel(
     k_steps1 = k_steps0 + k_stop1 - k_start1
     k_steps2 = k_steps1 + k_stop2 - k_start2
     k_steps3 = k_steps2 + k_stop3 - k_start3
-    # tiles seen whole, then tiles on an edge: all are tested
+    # live tiles; all are tested
     for step in tl.range(0, k_steps3):
         k0 = (
             tl.where(
