@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import reduce
 
-from attncc.ir.cascade import Apply, Expr, Index, free, rebuild, walk
+from attncc.ir.cascade import TRUE, Apply, Expr, Index, free, rebuild, walk
 from attncc.masks.band import Band, Plane
 from attncc.masks.normal import assumed, both, total
 from attncc.masks.residues import Residue
@@ -46,7 +46,7 @@ def _test(band: Band) -> Expr:
     tests: list[Expr] = [Apply("<=", (low.value, k)) for low in band.lows]
     tests += [Apply("<=", (k, high.value)) for high in band.highs]
     tests += [*band.guards, *([_member(band.residue, k)] if band.residue else [])]
-    return reduce(both, tests)
+    return reduce(both, tests, TRUE)
 
 
 def _member(residue: Residue, columns: Index) -> Expr:

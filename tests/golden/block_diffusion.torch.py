@@ -1,0 +1,412 @@
+"""Block diffusion in training: noisy blocks see themselves and the clean ones before (arXiv 2503.09573).
+
+The first half of the sequence is noisy, the second the same tokens, clean. A clean block sees the clean ones
+up to itself; a noisy one itself, and the clean ones before it.
+
+(1) half = |k| // 2
+(2) own[q,k] = q < half and k < half and k // block == q // block
+(3) before[q,k] = q < half and half <= k and (k - half) // block < q // block
+(4) clean[q,k] = half <= q and half <= k and (k - half) // block <= (q - half) // block
+(5) S[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
+(6) P[q,k] = softmax(k where own[q,k] or before[q,k] or clean[q,k]) S[q,k]
+(7) O[q,e] = sum(k) P[q,k] * V[k,e]
+
+As it runs:
+
+    seen: q + (|k| - |q|) < |k| // 2 and k < |k| // 2 and k // block == (q + (|k| - |q|)) // block
+        or q + (|k| - |q|) < |k| // 2 and |k| // 2 <= k and (k - |k| // 2) // block < (q + (|k| -
+        |q|)) // block or |k| // 2 <= q + (|k| - |q|) and |k| // 2 <= k and (k - |k| // 2) // block
+        <= (q + (|k| - |q|) - |k| // 2) // block
+    S[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
+    P_max[q] = max(k where seen) S[q,k]
+    P_total[q] = sum(k where seen) exp(S[q,k] - finite(P_max[q]))
+    O_total[q,e] = sum(k where seen) V[k,e] * exp(S[q,k] - finite(P_max[q]))
+    O[q,e] = O_total[q,e] / P_total[q]
+
+One pass over k for every tile of rows q,
+over 3 ranges of tiles that its predicate leaves live.
+State of a row: P_max[q], P_total[q], O_total[q,e].
+
+Edit the pattern, not this file.
+"""
+
+import math
+
+import torch
+
+
+def extents(*tensors):
+    """Extents by index; each tensor is (name, its indices, itself). What does not fit is an error."""
+    found = {}
+    first = tensors[0][2]
+    for name, indices, tensor in tensors:
+        names = indices.split()
+        if not torch.is_tensor(tensor):
+            raise TypeError(f"`{name}` is a tensor over ({indices}), not {type(tensor).__name__}")
+        if tensor.dim() != len(names):
+            shape = tuple(tensor.shape)
+            raise ValueError(f"`{name}` is over ({indices}), but has {tensor.dim()} axes: {shape}")
+        if tensor.device != first.device:
+            raise ValueError(f"`{name}` is on {tensor.device}, `{tensors[0][0]}` on {first.device}")
+        for index, size in zip(names, tensor.shape):
+            other, known = found.setdefault(index, (name, size))
+            if known != size:
+                raise ValueError(f"`{name}` has {size} along `{index}`, but `{other}` has {known}")
+    return {index: size for index, (_, size) in found.items()}
+
+
+def check_kinds(floats, integers, booleans, allowed):
+    """Element types: all float tensors share one of `allowed`; gradients are not there yet."""
+    for name, tensor in floats:
+        if tensor.dtype not in allowed:
+            names = ", ".join(str(kind)[6:] for kind in allowed)
+            raise TypeError(f"`{name}` is {str(tensor.dtype)[6:]}; this kernel takes {names}")
+        if tensor.dtype != floats[0][1].dtype:
+            first, other = floats[0][0], str(floats[0][1].dtype)[6:]
+            raise TypeError(f"`{name}` is {str(tensor.dtype)[6:]}, but `{first}` is {other}")
+        if tensor.requires_grad and torch.is_grad_enabled():
+            raise NotImplementedError(
+                f"`{name}` requires grad, and this kernel has no backward pass yet: call it under "
+                'torch.no_grad(), or as the dense reference, backend="reference", which is differentiable'
+            )
+    for name, tensor in integers:
+        if tensor.dtype not in (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8):
+            raise TypeError(f"`{name}` is a table of integers, not {str(tensor.dtype)[6:]}")
+    for name, tensor in booleans:
+        if tensor.dtype != torch.bool:
+            raise TypeError(f"`{name}` is a table of truth values, not {str(tensor.dtype)[6:]}")
+
+
+def check_number(name, value, kind):
+    """A number of the pattern; an integer fits 29 bits, so that positions can be added to it."""
+    if kind is bool and not isinstance(value, bool):
+        raise TypeError(f"`{name}` is True or False, not {value!r}")
+    if kind is int and (isinstance(value, bool) or not isinstance(value, int)):
+        raise TypeError(f"`{name}` is an integer, not {value!r}")
+    if kind is int and not -(1 << 29) < value < 1 << 29:
+        raise ValueError(f"`{name}` is {value}: integers of a pattern stay between -2**29 and 2**29")
+    if kind is float and (isinstance(value, bool) or not isinstance(value, (int, float))):
+        raise TypeError(f"`{name}` is a number, not {value!r}")
+
+
+KINDS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+# rows and columns of a tile
+BLOCK_Q = 128
+BLOCK_K = 128
+
+
+def accumulator(tensor):
+    """The kind that sums are held in: float64 for float64, otherwise float32."""
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+def divide(a, b):
+    """a / b, where 0 / 0 is 0: the mean of nothing, a softmax over nothing."""
+    nothing = (a == 0) & (b == 0)
+    return torch.where(nothing, 0.0, a / torch.where(nothing, 1.0, b))
+
+
+def finite(m):
+    """A maximum as a scale: that of nothing, -inf, scales by 0."""
+    return torch.where(m == -math.inf, 0.0, m)
+
+
+def walk(tiles, block, end):
+    """(start, stop, seen whole) of every tile."""
+    for steps, whole in tiles:
+        for n in steps:
+            yield n * block, min((n + 1) * block, end), whole
+
+
+def block_diffusion(Q, K, V, block=32):
+    """Q[b,h,q,d], K[b,g,k,d], V[b,g,k,e] -> O[b,h,q,e], on any device.
+
+    Tensors may have any strides. ValueError and TypeError name what does not fit.
+    """
+    sizes = extents(
+        ("Q", "b h q d", Q),
+        ("K", "b g k d", K),
+        ("V", "b g k e", V),
+    )
+    check_kinds([("Q", Q), ("K", K), ("V", V)], [], [], KINDS)
+    check_number("block", block, int)
+    if block <= 0:
+        raise ValueError(f"`block` divides positions and must be positive, not {block}")
+    NB, NH, NQ, D, NG, NK, E = (
+        sizes["b"], sizes["h"], sizes["q"], sizes["d"], sizes["g"], sizes["k"], sizes["e"]
+    )
+    if NG == 0 or NH % NG:
+        raise ValueError(f"|g| = {NG} does not divide |h| = {NH}")
+    O = Q.new_empty((NB, NH, NQ, E))
+    device, kind = Q.device, accumulator(Q)
+    h = torch.arange(NH, device=device)[None, :]
+    for q0 in range(0, NQ, BLOCK_Q):
+        q1 = min(q0 + BLOCK_Q, NQ)
+        q = torch.arange(q0, q1, device=device)
+        # state of P_max[q] = max(k where seen) S[q,k]
+        P_max_q = torch.full([NB, NH, q1 - q0], -math.inf, device=device, dtype=kind)
+        # state of P_total[q] = sum(k where seen) exp(S[q,k] - finite(P_max[q]))
+        P_total_q = torch.full([NB, NH, q1 - q0], 0.0, device=device, dtype=kind)
+        # state of O_total[q,e] = sum(k where seen) V[k,e] * exp(S[q,k] - finite(P_max[q]))
+        O_total_qe = torch.full([NB, NH, q1 - q0, E], 0.0, device=device, dtype=kind)
+        Q_qd = Q[:, :, q0:q1].to(kind)
+        # tiles of k that these rows see, and which of them whole
+        last = q1 - 1
+        begin0 = max(0, (NK + q0 - NQ) // block * block)
+        end0 = max(
+            0,
+            min(
+                min(min(NK, NK if q0 + (NK - NQ) < NK // 2 else 0), NK // 2),
+                (NK + last - NQ) // block * block + block,
+            ),
+        )
+        lo0 = begin0 // BLOCK_K
+        hi0 = (BLOCK_K + end0 - 1) // BLOCK_K if begin0 < end0 else lo0
+        inner_begin0 = max(0, (NK + last - NQ) // block * block)
+        inner_end0 = max(
+            0,
+            min(
+                min(min(NK, NK if last + (NK - NQ) < NK // 2 else 0), NK // 2),
+                (NK + q0 - NQ) // block * block + block,
+            ),
+        )
+        full_lo0 = min((BLOCK_K + inner_begin0 - 1) // BLOCK_K, hi0)
+        full_hi0 = max(full_lo0, inner_end0 // BLOCK_K)
+        begin1 = NK // 2
+        end1 = max(
+            0,
+            min(
+                min(NK, NK if q0 + (NK - NQ) < NK // 2 else 0),
+                (NK + last - NQ) // block * block + NK // 2,
+            ),
+        )
+        lo1 = begin1 // BLOCK_K
+        hi1 = (BLOCK_K + end1 - 1) // BLOCK_K if begin1 < end1 else lo1
+        inner_end1 = max(
+            0,
+            min(
+                min(NK, NK if last + (NK - NQ) < NK // 2 else 0),
+                (NK + q0 - NQ) // block * block + NK // 2,
+            ),
+        )
+        full_lo1 = min((BLOCK_K + begin1 - 1) // BLOCK_K, hi1)
+        full_hi1 = max(full_lo1, inner_end1 // BLOCK_K)
+        end2 = max(
+            0,
+            min(
+                min(NK, NK if NK // 2 <= last + (NK - NQ) else 0),
+                (NK + last - NK // 2 - NQ) // block * block + NK // 2 + block,
+            ),
+        )
+        hi2 = (BLOCK_K + end2 - 1) // BLOCK_K if begin1 < end2 else lo1
+        inner_end2 = max(
+            0,
+            min(
+                min(NK, NK if NK // 2 <= q0 + (NK - NQ) else 0),
+                (NK + q0 - NK // 2 - NQ) // block * block + NK // 2 + block,
+            ),
+        )
+        full_lo2 = min((BLOCK_K + begin1 - 1) // BLOCK_K, hi2)
+        full_hi2 = max(full_lo2, inner_end2 // BLOCK_K)
+        swap00 = lo1 < lo0
+        left_lo00 = lo1 if swap00 else lo0
+        left_hi00 = hi1 if swap00 else hi0
+        left_full_lo00 = full_lo1 if swap00 else full_lo0
+        left_full_hi00 = full_hi1 if swap00 else full_hi0
+        right_lo00 = lo0 if swap00 else lo1
+        right_hi00 = hi0 if swap00 else hi1
+        right_full_lo00 = full_lo0 if swap00 else full_lo1
+        right_full_hi00 = full_hi0 if swap00 else full_hi1
+        swap01 = lo1 < right_lo00
+        left_lo01 = lo1 if swap01 else right_lo00
+        left_hi01 = hi2 if swap01 else right_hi00
+        left_full_lo01 = full_lo2 if swap01 else right_full_lo00
+        left_full_hi01 = full_hi2 if swap01 else right_full_hi00
+        right_lo01 = right_lo00 if swap01 else lo1
+        right_hi01 = right_hi00 if swap01 else hi2
+        right_full_lo01 = right_full_lo00 if swap01 else full_lo2
+        right_full_hi01 = right_full_hi00 if swap01 else full_hi2
+        swap10 = left_lo01 < left_lo00
+        left_lo10 = left_lo01 if swap10 else left_lo00
+        left_hi10 = left_hi01 if swap10 else left_hi00
+        left_full_lo10 = left_full_lo01 if swap10 else left_full_lo00
+        left_full_hi10 = left_full_hi01 if swap10 else left_full_hi00
+        right_lo10 = left_lo00 if swap10 else left_lo01
+        right_hi10 = left_hi00 if swap10 else left_hi01
+        right_full_lo10 = left_full_lo00 if swap10 else left_full_lo01
+        right_full_hi10 = left_full_hi00 if swap10 else left_full_hi01
+        stop0 = max(
+            min(left_hi10, max(right_lo10, left_full_hi10))
+            if left_hi10 <= right_hi10
+            else left_hi10,
+            left_lo10,
+        )
+        full_start0 = min(max(left_full_lo10, left_lo10), stop0)
+        full_stop0 = min(max(left_full_hi10, full_start0), stop0)
+        start1 = max(right_lo10, stop0)
+        stop1 = max(
+            min(right_hi10, max(right_lo01, right_full_hi10))
+            if right_hi10 <= right_hi01
+            else right_hi10,
+            start1,
+        )
+        full_start1 = min(max(right_full_lo10, start1), stop1)
+        full_stop1 = min(max(right_full_hi10, full_start1), stop1)
+        start2 = max(right_lo01, stop1)
+        stop2 = max(right_hi01, start2)
+        full_start2 = min(max(right_full_lo01, start2), stop2)
+        full_stop2 = min(max(right_full_hi01, full_start2), stop2)
+        tiles = (
+            (range(left_lo10, full_start0), False),
+            (range(full_start0, full_stop0), True),
+            (range(full_stop0, stop0), False),
+            (range(start1, full_start1), False),
+            (range(full_start1, full_stop1), True),
+            (range(full_stop1, stop1), False),
+            (range(start2, full_start2), False),
+            (range(full_start2, full_stop2), True),
+            (range(full_stop2, stop2), False),
+        )
+        for k0, k1, whole in walk(tiles, BLOCK_K, NK):
+            k = torch.arange(k0, k1, device=device)
+            # S[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
+            K_kd = K[:, :, k0:k1].index_select(1, (h // (NH // NG)).flatten()).to(kind)
+            S_qk = Q_qd @ K_kd.mT
+            # P_max[q] = max(k where seen) S[q,k]
+            S_seen_qk = S_qk
+            if not whole:
+                # seen: k < |k| and (q + (|k| - |q|) < |k| // 2 and k < |k| // 2 and k // block ==
+                #     (q + (|k| - |q|)) // block or q + (|k| - |q|) < |k| // 2 and |k| // 2 <= k and
+                #     (k - |k| // 2) // block < (q + (|k| - |q|)) // block or |k| // 2 <= q + (|k| -
+                #     |q|) and |k| // 2 <= k and (k - |k| // 2) // block <= (q + (|k| - |q|) - |k|
+                #     // 2) // block)
+                seen_qk = (
+                    (
+                        (
+                            ((q + (NK - NQ) < NK // 2)[:, None] & (k < NK // 2)[None, :])
+                            & (
+                                (((q + NK - NQ) // block * block)[:, None] <= k[None, :])
+                                & (
+                                    k[None, :]
+                                    <= ((q + NK - NQ) // block * block + block - 1)[:, None]
+                                )
+                            )
+                        )
+                        | (
+                            ((q + (NK - NQ) < NK // 2)[:, None] & (NK // 2 <= k)[None, :])
+                            & (
+                                k[None, :]
+                                <= ((q + NK - NQ) // block * block + NK // 2 - 1)[:, None]
+                            )
+                        )
+                    )
+                    | (
+                        ((NK // 2 <= q + (NK - NQ))[:, None] & (NK // 2 <= k)[None, :])
+                        & (
+                            k[None, :]
+                            <= (
+                                (q + NK - NK // 2 - NQ) // block * block + NK // 2 + block - 1
+                            )[:, None]
+                        )
+                    )
+                )
+                S_seen_qk = torch.where(seen_qk, S_seen_qk, -math.inf)
+            P_max_tile_q = S_seen_qk.amax(-1)
+            P_max_old_q = P_max_q
+            P_max_q = torch.maximum(P_max_old_q, P_max_tile_q * (1 / math.sqrt(D)))
+            # P_total[q] = sum(k where seen) exp(S[q,k] - finite(P_max[q]))
+            alpha_q = torch.exp2(
+                P_max_old_q * 1.4426950408889634 - finite(P_max_q) * 1.4426950408889634
+            )
+            exp_S_seen_qk = torch.exp2(
+                S_seen_qk * (1.4426950408889634 / math.sqrt(D))
+                - (finite(P_max_q) * 1.4426950408889634)[..., :, None]
+            )
+            P_total_tile_q = exp_S_seen_qk.sum(-1)
+            P_total_q = P_total_q * alpha_q + P_total_tile_q
+            # O_total[q,e] = sum(k where seen) V[k,e] * exp(S[q,k] - finite(P_max[q]))
+            V_ke = V[:, :, k0:k1].index_select(1, (h // (NH // NG)).flatten()).to(kind)
+            O_total_qe = O_total_qe * alpha_q[..., :, None] + exp_S_seen_qk @ V_ke
+        # O[q,e] = O_total[q,e] / P_total[q]
+        O_qe = divide(O_total_qe, P_total_q[..., :, None])
+        O[..., q0:q1, :] = O_qe
+    return O
+
+
+def _divide(a, b):
+    """a / b; 0 / 0 is 0, and no gradient passes where the divisor is 0."""
+    none = b == 0
+    at_none = torch.where(a == 0, 0, a / b).detach()
+    return torch.where(none, at_none, a / torch.where(none, 1, b))
+
+
+def _einsum(spelled, *tensors):
+    """torch.einsum in the widest dtype of its tensors; a mask among them is 0 and 1."""
+    dtype = tensors[0].dtype
+    for x in tensors[1:]:
+        dtype = torch.promote_types(dtype, x.dtype)
+    return torch.einsum(spelled, *(x.to(dtype) for x in tensors))
+
+
+def _amax(x, dim, nothing):
+    """The largest along an axis, which may be empty."""
+    return x.amax(dim) if x.shape[dim] else torch.full_like(x.sum(dim), nothing)
+
+
+def reference(Q, K, V, block=32):
+    """`block_diffusion`: dense, differentiable, any device and dtype."""
+    _, NH, NQ, D = Q.shape
+    _, NG, NK, _ = K.shape
+    h = torch.arange(NH, device=Q.device)
+    q = torch.arange(NQ, device=Q.device)
+    k = torch.arange(NK, device=Q.device)
+    # half = |k| // 2
+    half = Q.new_full((), NK // 2, dtype=torch.int64)
+    # own[q,k] = q + (|k| - |q|) < half and k < half and k // block == (q + (|k| - |q|)) // block
+    at_q = q + (NK - NQ)
+    own = (at_q < half)[:, None] & (k < half) & (k // block == (at_q // block)[:, None])
+    # before[q,k] = q + (|k| - |q|) < half and half <= k and (k - half) // block < (q + (|k| - |q|))
+    #     // block
+    before = (at_q < half)[:, None] & (half <= k) & ((k - half) // block < (at_q // block)[:, None])
+    # clean[q,k] = half <= q + (|k| - |q|) and half <= k and (k - half) // block <= (q + (|k| - |q|)
+    #     - half) // block
+    clean = (half <= at_q)[:, None] & (half <= k) & ((k - half) // block <= ((at_q - half) // block)[:, None])
+    # S[b,h,q,k] = sum(d) Q[b,h,q,d] * K[b, h // (|h| // |g|), k, d] / sqrt(|d|)
+    S = _einsum("bhqd,bhkd->bhqk", Q, K[:, h // (NH // NG)]) / math.sqrt(D)
+    # P[b,h,q,k] = if own[q,k] or before[q,k] or clean[q,k] then exp(S[b,h,q,k] - max(k where
+    #     own[q,k] or before[q,k] or clean[q,k]) S[b,h,q,k]) / sum(k where own[q,k] or before[q,k]
+    #     or clean[q,k]) exp(S[b,h,q,k] - max(k where own[q,k] or before[q,k] or clean[q,k])
+    #     S[b,h,q,k]) else 0
+    where_qk = own | before | clean
+    max_P_q = _amax(torch.where(where_qk, S, -math.inf), 3, -math.inf)
+    exp_P_qk = torch.exp(torch.where(where_qk, S - max_P_q[..., None], -math.inf))
+    P = _divide(exp_P_qk, exp_P_qk.sum(-1)[..., None])
+    # O[b,h,q,e] = sum(k) P[b,h,q,k] * V[b, h // (|h| // |g|), k, e]
+    O = _einsum("bhqk,bhke->bhqe", P, V[:, h // (NH // NG)])
+    return O
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    device = "cpu"
+    given = {
+        "Q": torch.randn(2, 4, 150, 64, device=device, dtype=torch.float32),
+        "K": torch.randn(2, 2, 203, 64, device=device, dtype=torch.float32),
+        "V": torch.randn(2, 2, 203, 64, device=device, dtype=torch.float32),
+        "block": 8,
+    }
+    made = block_diffusion(**given)
+    floats = {
+        name: x.double()
+        for name, x in given.items()
+        if torch.is_tensor(x) and x.is_floating_point()
+    }
+    meant = reference(**{**given, **floats})
+    for name, x, y in (
+        ("O", made, meant),
+    ):
+        row = torch.linalg.vector_norm(torch.where(y.isfinite(), y, 0), dim=-1).mean()
+        error = torch.linalg.vector_norm(torch.where(x == y, 0, x - y), dim=-1).max() / row
+        print(f"{name}: the worst row is {error:.1e} of a mean row off")
+        assert error < 1e-5, f"{name} is wrong"

@@ -1,0 +1,268 @@
+"""RetNet: retention, linear attention with the decay `1 - 2 ** (-5 - h)` (arXiv 2307.08621).
+
+The form of flash-linear-attention, without the row stabilisers of the paper, which its group norm cancels.
+Queries and keys come rotated; norm and gate stay outside.
+
+(1) gamma = 1 - 2 ** (-5 - h)
+(2) A[q,k] = (sum(d) Q[q,d] * K[k,d] / sqrt(|d|)) * gamma ** (q - k)
+(3) O[q,e] = sum(k where k <= q) A[q,k] * V[k,e]
+
+As it runs:
+
+    A_sum[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
+    O[q,e] = sum(k where k <= q + (|k| - |q|)) A_sum[q,k] * (1 - 2 ** (-5 - h)) ** (q + (|k| - |q|)
+        - k) * V[k,e]
+
+One pass over k for every tile of rows q,
+over one range of tiles that its predicate leaves live.
+State of a row: O[q,e].
+
+Edit the pattern, not this file.
+"""
+
+import contextlib
+import math
+
+import torch
+import triton
+import triton.language as tl
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+
+def extents(*tensors):
+    """Extents by index; each tensor is (name, its indices, itself). What does not fit is an error."""
+    found = {}
+    first = tensors[0][2]
+    for name, indices, tensor in tensors:
+        names = indices.split()
+        if not torch.is_tensor(tensor):
+            raise TypeError(f"`{name}` is a tensor over ({indices}), not {type(tensor).__name__}")
+        if tensor.dim() != len(names):
+            shape = tuple(tensor.shape)
+            raise ValueError(f"`{name}` is over ({indices}), but has {tensor.dim()} axes: {shape}")
+        if tensor.device != first.device:
+            raise ValueError(f"`{name}` is on {tensor.device}, `{tensors[0][0]}` on {first.device}")
+        for index, size in zip(names, tensor.shape):
+            other, known = found.setdefault(index, (name, size))
+            if known != size:
+                raise ValueError(f"`{name}` has {size} along `{index}`, but `{other}` has {known}")
+    return {index: size for index, (_, size) in found.items()}
+
+
+def check_kinds(floats, integers, booleans, allowed):
+    """Element types: all float tensors share one of `allowed`; gradients are not there yet."""
+    for name, tensor in floats:
+        if tensor.dtype not in allowed:
+            names = ", ".join(str(kind)[6:] for kind in allowed)
+            raise TypeError(f"`{name}` is {str(tensor.dtype)[6:]}; this kernel takes {names}")
+        if tensor.dtype != floats[0][1].dtype:
+            first, other = floats[0][0], str(floats[0][1].dtype)[6:]
+            raise TypeError(f"`{name}` is {str(tensor.dtype)[6:]}, but `{first}` is {other}")
+        if tensor.requires_grad and torch.is_grad_enabled():
+            raise NotImplementedError(
+                f"`{name}` requires grad, and this kernel has no backward pass yet: call it under "
+                'torch.no_grad(), or as the dense reference, backend="reference", which is differentiable'
+            )
+    for name, tensor in integers:
+        if tensor.dtype not in (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8):
+            raise TypeError(f"`{name}` is a table of integers, not {str(tensor.dtype)[6:]}")
+    for name, tensor in booleans:
+        if tensor.dtype != torch.bool:
+            raise TypeError(f"`{name}` is a table of truth values, not {str(tensor.dtype)[6:]}")
+
+
+KINDS = (torch.float16, torch.bfloat16, torch.float32)
+
+# tiles, warps and pipeline stages by the extents of features and the bytes of an element
+TILES = {
+    (64, 64, 2): {
+        "BLOCK_Q": 64, "BLOCK_K": 64, "BLOCK_D": 64, "BLOCK_E": 64,
+        "num_warps": 4, "num_stages": 3,
+    },
+    (64, 64, 4): {
+        "BLOCK_Q": 32, "BLOCK_K": 32, "BLOCK_D": 64, "BLOCK_E": 64,
+        "num_warps": 8, "num_stages": 2,
+    },
+    (128, 128, 2): {
+        "BLOCK_Q": 64, "BLOCK_K": 32, "BLOCK_D": 128, "BLOCK_E": 128,
+        "num_warps": 4, "num_stages": 2,
+    },
+    (128, 128, 4): {
+        "BLOCK_Q": 32, "BLOCK_K": 32, "BLOCK_D": 128, "BLOCK_E": 128,
+        "num_warps": 8, "num_stages": 2,
+    },
+}
+
+
+def describe(tensor, block):
+    """A tensor for the copy engine, which loads blocks of it. Its rows have to be contiguous and to begin at
+    multiples of 16 bytes; a tensor of another layout is copied."""
+    size = tensor.element_size()
+    if tensor.numel() == 0:
+        tensor = tensor.new_zeros([16] * tensor.dim())
+    strides = [step if n > 1 else 16 for n, step in zip(tensor.shape, tensor.stride())]
+    strides[-1] = tensor.stride(-1) if tensor.shape[-1] > 1 else 1
+    near = strides[-1] == 1 and tensor.data_ptr() % 16 == 0
+    if not near or any(step == 0 or step * size % 16 for step in strides[:-1]):
+        wide = -(-tensor.shape[-1] * size // 16) * 16 // size
+        tensor = tensor.new_empty((*tensor.shape[:-1], wide))[..., : tensor.shape[-1]].copy_(tensor)
+        strides = [*tensor.stride()[:-1], 1]
+    return TensorDescriptor(tensor, list(tensor.shape), strides, block)
+
+
+@triton.jit
+def power(x, y):
+    """x ** y for x >= 0"""
+    return tl.where(x == 0, tl.where(y == 0, 1.0, 0.0), tl.exp2(y * tl.log2(x * 1.0)))
+
+
+@triton.jit
+def power_of_few(x, y):
+    """x ** y for x >= 0, exact to float32: a phase is this times a position."""
+    wide = tl.exp2(y * tl.log2(x * tl.full([], 1.0, tl.float64)))
+    return tl.where(x == 0, tl.where(y == 0, 1.0, 0.0), wide.to(tl.float32))
+
+
+@triton.jit(do_not_specialize=["NQ", "NK", "NB", "NH"])
+def retnet_kernel(
+    Q, K, V, O,
+    sO_b, sO_h, sO_q, sO_e,
+    NQ, NK, NB, NH,
+    D: tl.constexpr, E: tl.constexpr,
+    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
+):
+    # one program: a tile of rows at one place of the batch; late rows see most, and come first
+    pid = tl.program_id(0)
+    tiles = tl.cdiv(NQ, BLOCK_Q)
+    q0 = (tiles - 1 - pid % tiles) * BLOCK_Q
+    h = (pid // tiles) % NH
+    b = pid // tiles // NH
+    q_in = tl.arange(0, BLOCK_Q)
+    q = q0 + q_in
+    e = tl.arange(0, BLOCK_E)
+    k_in = tl.arange(0, BLOCK_K)
+    O_here = O + b.to(tl.int64) * sO_b + h.to(tl.int64) * sO_h
+    # state of O[q,e] = sum(k where seen) A_sum[q,k] * (1 - 2 ** (-5 - h)) ** (q + (|k| - |q|) - k)
+    #     * V[k,e]
+    O_qe = tl.full([BLOCK_Q, BLOCK_E], 0.0, tl.float32)
+    Q_qd = Q.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_D])
+    last = tl.minimum(q0 + BLOCK_Q, NQ) - 1
+    k_end = tl.maximum(0, NK + last - NQ + 1)
+    k_hi = (BLOCK_K + k_end - 1) // BLOCK_K
+    k_inner_end = tl.maximum(0, NK + q0 - NQ + 1)
+    k_full_hi = k_inner_end // BLOCK_K
+    k_steps = k_hi
+    k_edge = k_full_hi
+    # live tiles; those on an edge are tested
+    for step in tl.range(0, k_steps):
+        k0 = step * BLOCK_K
+        k = k0 + k_in
+        # A_sum[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
+        K_kd = K.load([b, h, k0, 0]).reshape([BLOCK_K, BLOCK_D])
+        A_sum_qk = tl.dot(Q_qd, tl.trans(K_kd), input_precision="ieee")
+        # O[q,e] = sum(k where seen) A_sum[q,k] * (1 - 2 ** (-5 - h)) ** (q + (|k| - |q|) - k) *
+        #     V[k,e]
+        power_tile_qk = power(
+            1 - power_of_few(2 * 1.0, (-5 - h) * 1.0), ((q + (NK - NQ))[:, None] - k[None, :]) * 1.0
+        )
+        A_sum_seen_qk = A_sum_qk * (1 / D ** 0.5) * power_tile_qk
+        if step >= k_edge:
+            # seen: k < |k| and k <= q + (|k| - |q|)
+            seen_qk = (k < NK)[None, :] & (k[None, :] <= (q + (NK - NQ))[:, None])
+            A_sum_seen_qk = tl.where(seen_qk, A_sum_seen_qk, 0.0)
+        V_ke = V.load([b, h, k0, 0]).reshape([BLOCK_K, BLOCK_E])
+        O_qe = tl.dot(A_sum_seen_qk.to(V_ke.dtype), V_ke, O_qe, input_precision="ieee")
+    tl.store(
+        O_here + q0.to(tl.int64) * sO_q + q_in[:, None] * sO_q + e[None, :] * sO_e,
+        O_qe.to(O.dtype.element_ty),
+        mask=(q[:, None] < NQ),
+    )
+
+
+def retnet(Q, K, V):
+    """Q[b,h,q,d], K[b,h,k,d], V[b,h,k,e] -> O[b,h,q,e], on cuda:90.
+
+    Tensors may have any strides. ValueError and TypeError name what does not fit.
+    """
+    sizes = extents(
+        ("Q", "b h q d", Q),
+        ("K", "b h k d", K),
+        ("V", "b h k e", V),
+    )
+    check_kinds([("Q", Q), ("K", K), ("V", V)], [], [], KINDS)
+    NB, NH, NQ, D, NK, E = sizes["b"], sizes["h"], sizes["q"], sizes["d"], sizes["k"], sizes["e"]
+    if max(sizes.values()) >= 1 << 29:
+        raise ValueError(f"extents {sizes}: those of a kernel stay below 2**29")
+    if not (Q.is_cuda or triton.knobs.runtime.interpret):
+        raise ValueError(f"this kernel runs on a GPU, and `Q` is on {Q.device}")
+    tile = TILES.get((D, E, Q.element_size()))
+    if tile is None:
+        raise ValueError(
+            f"no tiles for d={D}, e={E} and {Q.element_size()} bytes an element: "
+            "compile the pattern with --extent"
+        )
+    O = Q.new_empty((NB, NH, NQ, E))
+    grid = triton.cdiv(NQ, tile["BLOCK_Q"]) * NB * NH
+    if grid:
+        with torch.cuda.device(Q.device) if Q.is_cuda else contextlib.nullcontext():
+            retnet_kernel[(grid,)](
+                describe(Q, [1, 1, tile["BLOCK_Q"], tile["BLOCK_D"]]),
+                describe(K, [1, 1, tile["BLOCK_K"], tile["BLOCK_D"]]),
+                describe(V, [1, 1, tile["BLOCK_K"], tile["BLOCK_E"]]),
+                O,
+                *O.stride(),
+                NQ, NK, NB, NH,
+                D, E,
+                **tile,
+            )
+    return O
+
+
+def _einsum(spelled, *tensors):
+    """torch.einsum in the widest dtype of its tensors; a mask among them is 0 and 1."""
+    dtype = tensors[0].dtype
+    for x in tensors[1:]:
+        dtype = torch.promote_types(dtype, x.dtype)
+    return torch.einsum(spelled, *(x.to(dtype) for x in tensors))
+
+
+def reference(Q, K, V):
+    """`retnet`: dense, differentiable, any device and dtype."""
+    _, NH, NQ, D = Q.shape
+    NK = K.shape[2]
+    h = torch.arange(NH, device=Q.device)
+    q = torch.arange(NQ, device=Q.device)
+    k = torch.arange(NK, device=Q.device)
+    # gamma[h] = 1 - 2 ** (-5 - h)
+    gamma = 1 - 2 ** (-5 - h).to(Q.dtype)
+    # A[b,h,q,k] = (sum(d) Q[b,h,q,d] * K[b,h,k,d] / sqrt(|d|)) * gamma[h] ** (q + (|k| - |q|) - k)
+    at_q = q + (NK - NQ)
+    power_A_qk = gamma[:, None, None] ** torch.where(k <= at_q[:, None], at_q[:, None] - k, 0)
+    A = _einsum("bhqd,bhkd->bhqk", Q, K) / math.sqrt(D) * power_A_qk
+    # O[b,h,q,e] = sum(k where k <= q + (|k| - |q|)) A[b,h,q,k] * V[b,h,k,e]
+    O = _einsum("bhqk,bhke->bhqe", torch.where(k <= at_q[:, None], A, 0), V)
+    return O
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    given = {
+        "Q": torch.randn(2, 4, 150, 64, device=device, dtype=torch.float32),
+        "K": torch.randn(2, 4, 203, 64, device=device, dtype=torch.float32),
+        "V": torch.randn(2, 4, 203, 64, device=device, dtype=torch.float32),
+    }
+    made = retnet(**given)
+    floats = {
+        name: x.double()
+        for name, x in given.items()
+        if torch.is_tensor(x) and x.is_floating_point()
+    }
+    meant = reference(**{**given, **floats})
+    for name, x, y in (
+        ("O", made, meant),
+    ):
+        row = torch.linalg.vector_norm(torch.where(y.isfinite(), y, 0), dim=-1).mean()
+        error = torch.linalg.vector_norm(torch.where(x == y, 0, x - y), dim=-1).max() / row
+        print(f"{name}: the worst row is {error:.1e} of a mean row off")
+        assert error < 1e-5, f"{name} is wrong"

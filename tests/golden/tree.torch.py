@@ -1,0 +1,422 @@
+"""Tree attention: guesses checked all at once (Medusa, arXiv 2401.10774; SpecInfer, arXiv 2305.09781).
+
+The last |x| keys are the nodes of a tree of guesses, every node after those above it. A node sees the prompt
+and what is above it: `above[b,y,x]` says whether node x is above y, or y itself.
+
+(1) S[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
+(2) P[q,k] = softmax(k where k <= q and (k < |k| - |x| or above[q - (|k| - |x|), k - (|k| - |x|)]))
+    S[q,k]
+(3) O[q,e] = sum(k) P[q,k] * V[k,e]
+(4) lse[q] = logsumexp(k where k <= q and (k < |k| - |x| or above[q - (|k| - |x|), k - (|k| -
+    |x|)])) S[q,k]
+
+As it runs:
+
+    seen: k <= q + (|k| - |q|) and (k < |k| - |x| or q + (|k| - |q|) - (|k| - |x|) >= 0 and q + (|k|
+        - |q|) - (|k| - |x|) < |y| and k - (|k| - |x|) >= 0 and above[q + (|k| - |q|) - (|k| - |x|),
+        k - (|k| - |x|)])
+    S[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
+    P_max[q] = max(k where seen) S[q,k]
+    P_total[q] = sum(k where seen) exp(S[q,k] - finite(P_max[q]))
+    O_total[q,e] = sum(k where seen) V[k,e] * exp(S[q,k] - finite(P_max[q]))
+    O[q,e] = O_total[q,e] / P_total[q]
+
+One pass over k for every tile of rows q,
+over the tiles of a list, which is made before from above.
+State of a row: P_max[q], P_total[q], O_total[q,e].
+
+Edit the pattern, not this file.
+"""
+
+import math
+
+import torch
+
+
+def extents(*tensors):
+    """Extents by index; each tensor is (name, its indices, itself). What does not fit is an error."""
+    found = {}
+    first = tensors[0][2]
+    for name, indices, tensor in tensors:
+        names = indices.split()
+        if not torch.is_tensor(tensor):
+            raise TypeError(f"`{name}` is a tensor over ({indices}), not {type(tensor).__name__}")
+        if tensor.dim() != len(names):
+            shape = tuple(tensor.shape)
+            raise ValueError(f"`{name}` is over ({indices}), but has {tensor.dim()} axes: {shape}")
+        if tensor.device != first.device:
+            raise ValueError(f"`{name}` is on {tensor.device}, `{tensors[0][0]}` on {first.device}")
+        for index, size in zip(names, tensor.shape):
+            other, known = found.setdefault(index, (name, size))
+            if known != size:
+                raise ValueError(f"`{name}` has {size} along `{index}`, but `{other}` has {known}")
+    return {index: size for index, (_, size) in found.items()}
+
+
+def check_kinds(floats, integers, booleans, allowed):
+    """Element types: all float tensors share one of `allowed`; gradients are not there yet."""
+    for name, tensor in floats:
+        if tensor.dtype not in allowed:
+            names = ", ".join(str(kind)[6:] for kind in allowed)
+            raise TypeError(f"`{name}` is {str(tensor.dtype)[6:]}; this kernel takes {names}")
+        if tensor.dtype != floats[0][1].dtype:
+            first, other = floats[0][0], str(floats[0][1].dtype)[6:]
+            raise TypeError(f"`{name}` is {str(tensor.dtype)[6:]}, but `{first}` is {other}")
+        if tensor.requires_grad and torch.is_grad_enabled():
+            raise NotImplementedError(
+                f"`{name}` requires grad, and this kernel has no backward pass yet: call it under "
+                'torch.no_grad(), or as the dense reference, backend="reference", which is differentiable'
+            )
+    for name, tensor in integers:
+        if tensor.dtype not in (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8):
+            raise TypeError(f"`{name}` is a table of integers, not {str(tensor.dtype)[6:]}")
+    for name, tensor in booleans:
+        if tensor.dtype != torch.bool:
+            raise TypeError(f"`{name}` is a table of truth values, not {str(tensor.dtype)[6:]}")
+
+
+KINDS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+# rows and columns of a tile
+BLOCK_Q = 128
+BLOCK_K = 128
+
+
+def accumulator(tensor):
+    """The kind that sums are held in: float64 for float64, otherwise float32."""
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+def divide(a, b):
+    """a / b, where 0 / 0 is 0: the mean of nothing, a softmax over nothing."""
+    nothing = (a == 0) & (b == 0)
+    return torch.where(nothing, 0.0, a / torch.where(nothing, 1.0, b))
+
+
+def finite(m):
+    """A maximum as a scale: that of nothing, -inf, scales by 0."""
+    return torch.where(m == -math.inf, 0.0, m)
+
+
+def gather(tensor, *at):
+    """`tensor[at]`, positions broadcast together; 0 where one lies outside."""
+    at = [torch.as_tensor(place, device=tensor.device) for place in at]
+    inside = torch.ones((), dtype=torch.bool, device=tensor.device)
+    for place, size in zip(at, tensor.shape):
+        inside = inside & (place >= 0) & (place < size)
+    if tensor.numel() == 0:
+        return torch.zeros(inside.shape, dtype=tensor.dtype, device=tensor.device)
+    near = tuple(place.clamp(0, size - 1) for place, size in zip(at, tensor.shape))
+    return torch.where(
+        inside, tensor[near], torch.zeros((), dtype=tensor.dtype, device=tensor.device)
+    )
+
+
+def least(a, b):
+    """The smaller of two, tensors or numbers."""
+    if torch.is_tensor(a) and torch.is_tensor(b):
+        return torch.minimum(a, b)
+    if torch.is_tensor(a) or torch.is_tensor(b):
+        return torch.clamp(a, max=b) if torch.is_tensor(a) else torch.clamp(b, max=a)
+    return min(a, b)
+
+
+def listed(whole, some, tiles):
+    """Tiles, those that all of the batch sees whole and the others of which any of it may see some."""
+    whole, some = (
+        (torch.as_tensor(x, device=tiles.device) & (tiles >= 0))[None].flatten(0, -2)
+        for x in (whole, some)
+    )
+    whole, some = whole.all(0), some.any(0)
+    return (tiles[whole].tolist(), True), (tiles[some & ~whole].tolist(), False)
+
+
+def most(a, b):
+    """The larger of two, tensors or numbers."""
+    if torch.is_tensor(a) and torch.is_tensor(b):
+        return torch.maximum(a, b)
+    if torch.is_tensor(a) or torch.is_tensor(b):
+        return torch.clamp(a, min=b) if torch.is_tensor(a) else torch.clamp(b, min=a)
+    return max(a, b)
+
+
+def walk(tiles, block, end):
+    """(start, stop, seen whole) of every tile."""
+    for steps, whole in tiles:
+        for n in steps:
+            yield n * block, min((n + 1) * block, end), whole
+
+
+def tree(Q, K, V, above):
+    """Q[b,h,q,d], K[b,g,k,d], V[b,g,k,e], above[b,y,x] -> O[b,h,q,e], on any device.
+
+    Tensors may have any strides. ValueError and TypeError name what does not fit.
+    """
+    sizes = extents(
+        ("Q", "b h q d", Q),
+        ("K", "b g k d", K),
+        ("V", "b g k e", V),
+        ("above", "b y x", above),
+    )
+    check_kinds([("Q", Q), ("K", K), ("V", V)], [], [("above", above)], KINDS)
+    NB, NH, NQ, D, NG, NK, E, NY, NX = (
+        sizes["b"],
+        sizes["h"],
+        sizes["q"],
+        sizes["d"],
+        sizes["g"],
+        sizes["k"],
+        sizes["e"],
+        sizes["y"],
+        sizes["x"],
+    )
+    if NG == 0 or NH % NG:
+        raise ValueError(f"|g| = {NG} does not divide |h| = {NH}")
+    O = Q.new_empty((NB, NH, NQ, E))
+    device, kind = Q.device, accumulator(Q)
+    b = torch.arange(NB, device=device)[:, None]
+    h = torch.arange(NH, device=device)[None, :]
+    NK_TILE = -(-NK // BLOCK_K)
+    k_tile = torch.arange(NK_TILE, device=device)
+    for q0 in range(0, NQ, BLOCK_Q):
+        q1 = min(q0 + BLOCK_Q, NQ)
+        q = torch.arange(q0, q1, device=device)
+        # state of P_max[q] = max(k where seen) S[q,k]
+        P_max_q = torch.full([NB, NH, q1 - q0], -math.inf, device=device, dtype=kind)
+        # state of P_total[q] = sum(k where seen) exp(S[q,k] - finite(P_max[q]))
+        P_total_q = torch.full([NB, NH, q1 - q0], 0.0, device=device, dtype=kind)
+        # state of O_total[q,e] = sum(k where seen) V[k,e] * exp(S[q,k] - finite(P_max[q]))
+        O_total_qe = torch.full([NB, NH, q1 - q0, E], 0.0, device=device, dtype=kind)
+        Q_qd = Q[:, :, q0:q1].to(kind)
+        # tiles of k that these rows see, and which of them whole
+        above2_k_tile = gather(
+            above,
+            b[..., None],
+            max(min(NX + q0 - NQ, NY - 1), 0),
+            most(k_tile * BLOCK_K + NX - NK, 0),
+        )
+        above3_k_tile = gather(
+            above,
+            b[..., None],
+            max(min(NX + q0 - NQ, NY - 1), 0),
+            most(least(k_tile * BLOCK_K + BLOCK_K, NK) + NX - NK - 1, 0),
+        )
+        above4_k_tile = gather(
+            above,
+            b[..., None],
+            max(min(NX + min(BLOCK_Q + q0, NQ) - NQ - 1, NY - 1), 0),
+            most(k_tile * BLOCK_K + NX - NK, 0),
+        )
+        above5_k_tile = gather(
+            above,
+            b[..., None],
+            max(min(NX + min(BLOCK_Q + q0, NQ) - NQ - 1, NY - 1), 0),
+            most(least(k_tile * BLOCK_K + BLOCK_K, NK) + NX - NK - 1, 0),
+        )
+        tiles = listed(
+            (
+                (k_tile * BLOCK_K + BLOCK_K <= NK)
+                & (least(k_tile * BLOCK_K + BLOCK_K, NK) + NQ <= NK + q0 + 1)
+            )
+            & (
+                (least(k_tile * BLOCK_K + BLOCK_K, NK) + NX <= NK)
+                | (
+                    (
+                        ((NQ <= NX + q0) and (NX + min(BLOCK_Q + q0, NQ) <= NQ + NY))
+                        & (NK <= k_tile * BLOCK_K + NX)
+                    )
+                    & (
+                        (
+                            ((NX + min(BLOCK_Q + q0, NQ) <= NQ + NY) and (NQ <= NX + q0))
+                            & (NK <= k_tile * BLOCK_K + NX)
+                        )
+                        & (
+                            (
+                                (
+                                    max(min(NX + min(BLOCK_Q + q0, NQ) - NQ - 1, NY - 1), 0)
+                                    <= max(min(NX + q0 - NQ, NY - 1), 0) + 1
+                                )
+                                & (
+                                    most(least(k_tile * BLOCK_K + BLOCK_K, NK) + NX - NK - 1, 0)
+                                    <= most(k_tile * BLOCK_K + NX - NK, 0) + 1
+                                )
+                            )
+                            & (((above2_k_tile & above3_k_tile) & above4_k_tile) & above5_k_tile)
+                        )
+                    )
+                )
+            ),
+            (k_tile * BLOCK_K + NQ + 1 <= NK + min(BLOCK_Q + q0, NQ))
+            & (
+                (k_tile * BLOCK_K + NX + 1 <= NK)
+                | (
+                    (
+                        ((NQ + 1 <= NX + min(BLOCK_Q + q0, NQ)) and (NX + q0 + 1 <= NQ + NY))
+                        & (NK + 1 <= least(k_tile * BLOCK_K + BLOCK_K, NK) + NX)
+                    )
+                    & (
+                        (
+                            ((NX + q0 + 1 <= NQ + NY) and (NQ + 1 <= NX + min(BLOCK_Q + q0, NQ)))
+                            & (NK + 1 <= least(k_tile * BLOCK_K + BLOCK_K, NK) + NX)
+                        )
+                        & (
+                            ~(
+                                (
+                                    max(min(NX + min(BLOCK_Q + q0, NQ) - NQ - 1, NY - 1), 0)
+                                    <= max(min(NX + q0 - NQ, NY - 1), 0) + 1
+                                )
+                                & (
+                                    most(least(k_tile * BLOCK_K + BLOCK_K, NK) + NX - NK - 1, 0)
+                                    <= most(k_tile * BLOCK_K + NX - NK, 0) + 1
+                                )
+                            )
+                            | (((above2_k_tile | above3_k_tile) | above4_k_tile) | above5_k_tile)
+                        )
+                    )
+                )
+            ),
+            k_tile,
+        )
+        for k0, k1, whole in walk(tiles, BLOCK_K, NK):
+            k = torch.arange(k0, k1, device=device)
+            # S[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
+            K_kd = K[:, :, k0:k1].index_select(1, (h // (NH // NG)).flatten()).to(kind)
+            S_qk = Q_qd @ K_kd.mT
+            # P_max[q] = max(k where seen) S[q,k]
+            S_seen_qk = S_qk
+            if not whole:
+                # seen: k < |k| and k <= q + (|k| - |q|) and (k < |k| - |x| or q + (|k| - |q|) -
+                #     (|k| - |x|) >= 0 and q + (|k| - |q|) - (|k| - |x|) < |y| and k - (|k| - |x|)
+                #     >= 0 and above[q + (|k| - |q|) - (|k| - |x|), k - (|k| - |x|)])
+                above_qk = gather(
+                    above,
+                    b[..., None, None],
+                    (q + (NK - NQ) - (NK - NX))[:, None],
+                    (k - (NK - NX))[None, :],
+                )
+                seen_qk = (
+                    (k[None, :] <= (q + (NK - NQ))[:, None])
+                    & (
+                        (k < NK - NX)[None, :]
+                        | (
+                            (
+                                (
+                                    (q + (NK - NQ) - (NK - NX) >= 0)
+                                    & (q + (NK - NQ) - (NK - NX) < NY)
+                                )[:, None]
+                                & (k - (NK - NX) >= 0)[None, :]
+                            )
+                            & above_qk
+                        )
+                    )
+                )
+                S_seen_qk = torch.where(seen_qk, S_seen_qk, -math.inf)
+            P_max_tile_q = S_seen_qk.amax(-1)
+            P_max_old_q = P_max_q
+            P_max_q = torch.maximum(P_max_old_q, P_max_tile_q * (1 / math.sqrt(D)))
+            # P_total[q] = sum(k where seen) exp(S[q,k] - finite(P_max[q]))
+            alpha_q = torch.exp2(
+                P_max_old_q * 1.4426950408889634 - finite(P_max_q) * 1.4426950408889634
+            )
+            exp_S_seen_qk = torch.exp2(
+                S_seen_qk * (1.4426950408889634 / math.sqrt(D))
+                - (finite(P_max_q) * 1.4426950408889634)[..., :, None]
+            )
+            P_total_tile_q = exp_S_seen_qk.sum(-1)
+            P_total_q = P_total_q * alpha_q + P_total_tile_q
+            # O_total[q,e] = sum(k where seen) V[k,e] * exp(S[q,k] - finite(P_max[q]))
+            V_ke = V[:, :, k0:k1].index_select(1, (h // (NH // NG)).flatten()).to(kind)
+            O_total_qe = O_total_qe * alpha_q[..., :, None] + exp_S_seen_qk @ V_ke
+        # O[q,e] = O_total[q,e] / P_total[q]
+        O_qe = divide(O_total_qe, P_total_q[..., :, None])
+        O[..., q0:q1, :] = O_qe
+    return O
+
+
+def _divide(a, b):
+    """a / b; 0 / 0 is 0, and no gradient passes where the divisor is 0."""
+    none = b == 0
+    at_none = torch.where(a == 0, 0, a / b).detach()
+    return torch.where(none, at_none, a / torch.where(none, 1, b))
+
+
+def _einsum(spelled, *tensors):
+    """torch.einsum in the widest dtype of its tensors; a mask among them is 0 and 1."""
+    dtype = tensors[0].dtype
+    for x in tensors[1:]:
+        dtype = torch.promote_types(dtype, x.dtype)
+    return torch.einsum(spelled, *(x.to(dtype) for x in tensors))
+
+
+def _take(x, at):
+    """x at positions along some of its axes, `at` = {axis: positions}; 0 where one of them lies outside."""
+    where = [slice(None)] * x.ndim
+    for axis, i in at.items():
+        size = x.shape[axis]
+        inside = (i >= 0) & (i < size)
+        where[axis] = torch.where(inside, i, size) if torch.is_tensor(i) else i if inside else size
+        x = torch.nn.functional.pad(x, [0, 0] * (x.ndim - 1 - axis) + [0, 1])
+    return x[tuple(where)]
+
+
+def _amax(x, dim, nothing):
+    """The largest along an axis, which may be empty."""
+    return x.amax(dim) if x.shape[dim] else torch.full_like(x.sum(dim), nothing)
+
+
+def reference(Q, K, V, above):
+    """`tree`: dense, differentiable, any device and dtype."""
+    _, NH, NQ, D = Q.shape
+    _, NG, NK, _ = K.shape
+    _, NY, NX = above.shape
+    h = torch.arange(NH, device=Q.device)
+    q = torch.arange(NQ, device=Q.device)
+    k = torch.arange(NK, device=Q.device)
+    # S[b,h,q,k] = sum(d) Q[b,h,q,d] * K[b, h // (|h| // |g|), k, d] / sqrt(|d|)
+    S = _einsum("bhqd,bhkd->bhqk", Q, K[:, h // (NH // NG)]) / math.sqrt(D)
+    # P[b,h,q,k] = if k <= q + (|k| - |q|) and (k < |k| - |x| or above[b, q + (|k| - |q|) - (|k| -
+    #     |x|), k - (|k| - |x|)]) then exp(S[b,h,q,k] - max(k where k <= q + (|k| - |q|) and (k <
+    #     |k| - |x| or above[b, q + (|k| - |q|) - (|k| - |x|), k - (|k| - |x|)])) S[b,h,q,k]) /
+    #     sum(k where k <= q + (|k| - |q|) and (k < |k| - |x| or above[b, q + (|k| - |q|) - (|k| -
+    #     |x|), k - (|k| - |x|)])) exp(S[b,h,q,k] - max(k where k <= q + (|k| - |q|) and (k < |k| -
+    #     |x| or above[b, q + (|k| - |q|) - (|k| - |x|), k - (|k| - |x|)])) S[b,h,q,k]) else 0
+    at_q = q + (NK - NQ)
+    at_P_q = at_q - (NK - NX)
+    at_k = k - (NK - NX)
+    where_qk = (
+        ((at_P_q >= 0) & (at_P_q < NY))[:, None]
+        & (at_k >= 0)
+        & _take(_take(above, {1: at_P_q}), {2: at_k})
+    )
+    where_P_qk = (k <= at_q[:, None]) & ((k < NK - NX) | where_qk)
+    max_P_q = _amax(torch.where(where_P_qk[:, None], S, -math.inf), 3, -math.inf)
+    exp_P_qk = torch.exp(torch.where(where_P_qk[:, None], S - max_P_q[..., None], -math.inf))
+    P = _divide(exp_P_qk, exp_P_qk.sum(-1)[..., None])
+    # O[b,h,q,e] = sum(k) P[b,h,q,k] * V[b, h // (|h| // |g|), k, e]
+    O = _einsum("bhqk,bhke->bhqe", P, V[:, h // (NH // NG)])
+    return O
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    device = "cpu"
+    given = {
+        "Q": torch.randn(2, 4, 150, 64, device=device, dtype=torch.float32),
+        "K": torch.randn(2, 2, 203, 64, device=device, dtype=torch.float32),
+        "V": torch.randn(2, 2, 203, 64, device=device, dtype=torch.float32),
+        "above": torch.rand(2, 203, 203, device=device) < 0.7,
+    }
+    made = tree(**given)
+    floats = {
+        name: x.double()
+        for name, x in given.items()
+        if torch.is_tensor(x) and x.is_floating_point()
+    }
+    meant = reference(**{**given, **floats})
+    for name, x, y in (
+        ("O", made, meant),
+    ):
+        row = torch.linalg.vector_norm(torch.where(y.isfinite(), y, 0), dim=-1).mean()
+        error = torch.linalg.vector_norm(torch.where(x == y, 0, x - y), dim=-1).max() / row
+        print(f"{name}: the worst row is {error:.1e} of a mean row off")
+        assert error < 1e-5, f"{name} is wrong"
