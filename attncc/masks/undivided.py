@@ -9,7 +9,6 @@ A row is divided once for all its columns, and a class of columns is told by one
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import reduce
 
 from attncc.ir.cascade import TRUE, Apply, Expr, Index, free, rebuild, walk
 from attncc.masks.band import Band, Plane
@@ -46,7 +45,10 @@ def _test(band: Band) -> Expr:
     tests: list[Expr] = [Apply("<=", (low.value, k)) for low in band.lows]
     tests += [Apply("<=", (k, high.value)) for high in band.highs]
     tests += [*band.guards, *([_member(band.residue, k)] if band.residue else [])]
-    return reduce(both, tests, TRUE)
+    said: Expr = TRUE
+    for test in tests:
+        said = both(said, test)
+    return said
 
 
 def _member(residue: Residue, columns: Index) -> Expr:
