@@ -18,6 +18,7 @@ from attncc.codegen.code import (
     spread,
     union,
 )
+from attncc.codegen.ranges import scalar
 from attncc.codegen.signature import Signature
 from attncc.codegen.spell import SHORT, TRITON, TRITON_HELPERS
 from attncc.codegen.width import Widths, fixed
@@ -152,7 +153,8 @@ def _wide(op: str, args: tuple[Expr, ...], parts: list[Code], k: Body) -> list[C
     """Operands of which one is 64 bits wide, where what comes out may need it."""
     if not k.widths.overflows(Apply(op, args)) or any(k.widths.wide(a) for a in args):
         return parts
-    n = next((n for n, a in enumerate(args) if not fixed(a)), None)
+    blocks = {scalar(k.words.block(i)) for i in (*k.axes, *k.program.digits)}
+    n = next((n for n, a in enumerate(args) if not fixed(a) and a not in blocks), None)
     if n is None:
         return parts
     wide = Code(f"{parts[n].within(ATOM)}.to(tl.int64)", ATOM, parts[n].axes)
