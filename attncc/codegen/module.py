@@ -222,6 +222,6 @@ def _sample(
         return f"torch.randn({shape}, device=device, dtype=torch.{kind})"
     last = tensor.indices[-1] if tensor.indices else None
     if tensor.kind == "int" and last is not None:
-        number = "// 40" if last.role == "sequence" else "* 31 + 31"
+        number = "// 40" if last.role == "sequence" else "* 62 + 62"
         return f"(torch.arange({sizes[last]}, device=device) {number}).expand({shape}).contiguous()"
     return f"torch.rand({shape or '()'}, device=device) < 0.7"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from attncc.ir.cascade import Apply, Demand, Expr, Index, Reduce, Tensor, children, kind, reads
 from attncc.ir.kinds import check_kinds, kinds_of
@@ -37,7 +38,7 @@ def demands(
 def _required(
     statement: ast.Require, scope: Scope, tensors: Mapping[str, Tensor], mistakes: Mistakes
 ) -> Demand | None:
-    match statement.demand:
+    match _excused(statement.demand):
         case ast.Name("causal"):
             return Demand("causal", span=statement.span)
         case ast.Name("covers"):
@@ -57,6 +58,16 @@ def _required(
                 return Demand("passes", name, high=bound, span=statement.span)
     mistakes.add("bad-demand", "this cannot be required", statement.demand.span, "", f"write {DEMANDS}")
     return None
+
+
+def _excused(e: ast.Expr) -> ast.Expr:
+    """`(covers or a) or b` as `covers or (a or b)`."""
+    match e:
+        case ast.Binary("or", left, b):
+            match _excused(left):
+                case ast.Binary("or", ast.Name("covers") as covers, a):
+                    return replace(e, left=covers, right=replace(e, left=a, right=b))
+    return e
 
 
 def _value(

@@ -2,13 +2,14 @@
 
 (x + h) % s == 0, |h| >= s      -->  true: the heads take every residue in turn
 if h < n then a else b          -->  what it is in the first head, or what it is in the last one
+if c then a else b              -->  a, where `c` is given; b, where `not c` is
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from attncc.ir.cascade import ONE, TRUE, ZERO, Apply, Expr, Index, children, extent, free, substitute
+from attncc.ir.cascade import ONE, TRUE, ZERO, Apply, Choose, Expr, Index, children, extent, free, rebuild, substitute
 from attncc.ir.logic import conjoin, disjoin
 from attncc.masks.normal import pushed
 from attncc.masks.relations import never
@@ -17,12 +18,24 @@ from attncc.masks.sums import summed
 
 def together(e: Expr, heads: tuple[Index, ...], given: Expr) -> Expr:
     """A predicate that implies, where `given` holds, that `e` does in some head; there is at least one."""
+    e = _settled(e, given)
     for head in heads:
         pulled = _turned(pushed(e), head, given)
         last = Apply("-", (extent(head), ONE))
         ends = (ZERO, last) if head in free(pulled) else ()
         e = disjoin(substitute(pulled, {head: end}) for end in ends) if ends else pulled
     return e
+
+
+def _settled(e: Expr, given: Expr) -> Expr:
+    """An expression without the choices that what is given settles."""
+    match e:
+        case Choose(condition, then, other) if _implied(given, condition):
+            return _settled(then, given)
+        case Choose(condition, then, other) if _implied(given, Apply("not", (condition,))):
+            return _settled(other, given)
+        case _:
+            return rebuild(e, tuple(_settled(part, given) for part in children(e)))
 
 
 def _turned(e: Expr, head: Index, given: Expr) -> Expr:

@@ -44,6 +44,7 @@ CORNERS = {
     "the largest number": ("most: int", "k // 7 < most and q - k < most + most + most + most"),
     "the least number": ("least: int", "k > least * 9 and k * 3 + least * 6 < q"),
     "a cube": ("n: int", "k <= (q % 3 + 2000) * (q % 5 + 2000) * (q % 7 + 2000)"),
+    "a square": ("n: int", "k * 100000000 <= (q - 9) * (q - 9) * 10000000"),
     "a column scaled": ("n: int", "k * 100000000 <= q * 100000000 + 5"),
     "a table scaled": ("doc[b,k]: int", "doc[k] * 200000000 <= doc[q] * 200000000"),
     "names of the kernel": (

@@ -137,6 +137,12 @@ SIZES = {
     "e": 2,
     "m": 2,
     "r": 6,
+    "l": 2,
+    "a": 3,
+    "c": 4,
+    "s": 5,
+    "x": 3,
+    "y": 4,
 }
 SHAPES = (SIZES, {**SIZES, "q": 9, "k": 5, "j": 5}, dict.fromkeys(SIZES, 1))
 
@@ -266,23 +272,32 @@ def test_texts(name: str, sizes: dict[str, int]) -> None:
     agree(everything(cascade), arguments(cascade, {**sizes, "r": 6}))
 
 
+NUMBERS = {
+    "block": 4,
+    "picks": 3,
+    "height": 2,
+    "width": 3,
+    "window": 3,
+    "prefix": 4,
+    "bias": 0.5,
+    "stride": 3,
+    "local": 1,
+    "layer": 1,
+    "first": 2,
+}
+
+
+def numbers(cascade: Cascade) -> dict[str, int | float]:
+    """Numbers of a pattern, with edges inside little lengths."""
+    return {t.name: NUMBERS[t.name] for t in cascade.inputs if t.name in NUMBERS}
+
+
 @pytest.mark.parametrize("name", PATTERNS)
 def test_patterns(name: str) -> None:
     """Two heads to a key head, a ragged last block, and queries that stand before the first key."""
     cascade = stored(name)
-    numbers = {
-        "block": 4,
-        "picks": 3,
-        "height": 2,
-        "width": 3,
-        "window": 3,
-        "prefix": 4,
-        "bias": 0.5,
-        "stride": 3,
-        "local": 1,
-    }
-    given = {t.name: numbers[t.name] for t in cascade.inputs if t.name in numbers}
-    agree(everything(cascade), {**arguments(cascade, {**SIZES, "q": 12, "k": 10}), **given})
+    given = {**arguments(cascade, {**SIZES, "q": 12, "k": 10}), **numbers(cascade)}
+    agree(everything(cascade), given)
 
 
 S, x, a = made("S", c.t), c.tensor("x", c.t), c.tensor("a", c.t)
@@ -403,8 +418,8 @@ GRADIENTS = {
 def test_gradients(name: str) -> None:
     cascade, sizes = GRADIENTS[name]
     small = {"b": 1, "h": 2, "g": 1, "d": 2, "e": 2, **sizes}
-    numbers = {"block": 3} if name in ("pool", "landmark") else {}
-    check_gradient(cascade, {**arguments(cascade, small), **numbers})
+    given = {"block": 3} if name in ("pool", "landmark") else {}
+    check_gradient(cascade, {**arguments(cascade, small), **given})
 
 
 # Inputs
@@ -414,8 +429,7 @@ def test_gradients(name: str) -> None:
 def test_the_dtype_of_the_inputs(name: str) -> None:
     """Computed and returned in it, gradients too, and no worse than it can be told."""
     cascade = stored(name)
-    numbers = {"block": 4, "picks": 3, "height": 2, "width": 3, "window": 3, "prefix": 4, "bias": 0.5}
-    given = {t.name: numbers[t.name] for t in cascade.inputs if t.name in numbers}
+    given = numbers(cascade)
     exact = arguments(cascade, {**SIZES, "q": 6, "k": 6}, dtype=torch.bfloat16)
     values = {name: v.double() / 4 if v.is_floating_point() else v for name, v in exact.items()}
     half = {name: v.bfloat16() if v.is_floating_point() else v for name, v in values.items()}
@@ -441,8 +455,7 @@ def test_gates_in_a_wider_dtype() -> None:
 def test_the_device_of_the_inputs(name: str) -> None:
     """On the device that has no data, a tensor made elsewhere cannot take part."""
     cascade = pattern(TEXTS[name]) if name in TEXTS else stored(name)
-    numbers = {"block": 4, "picks": 3, "height": 2, "width": 3, "window": 3, "prefix": 4, "bias": 0.5}
-    given = {t.name: numbers[t.name] for t in cascade.inputs if t.name in numbers}
+    given = numbers(cascade)
     values = {name: v.to("meta") for name, v in arguments(cascade, {**SIZES, "r": 6}).items()}
     assert all(x.device.type == "meta" for x in run(cascade, {**values, **given}))
 

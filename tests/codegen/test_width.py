@@ -33,7 +33,7 @@ def kernel(predicate: str = "k <= q", bias: str = "") -> str:
         ("q - k < far", 2),  # the first and the last row's range
         ("q - k < n * n", 3),
         ("k * 7 < n", 1),
-        ("k <= q * q", 1),
+        ("k <= q * q", 3),  # and the greatest and the least end of the tile's rows
     ],
 )
 def test_only_what_may_overflow(predicate: str, casts: int) -> None:

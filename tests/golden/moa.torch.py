@@ -298,7 +298,7 @@ if __name__ == "__main__":
         "Q": torch.randn(2, 4, 150, 64, device=device, dtype=torch.float32),
         "K": torch.randn(2, 2, 203, 64, device=device, dtype=torch.float32),
         "V": torch.randn(2, 2, 203, 64, device=device, dtype=torch.float32),
-        "spans": (torch.arange(4, device=device) * 31 + 31).expand(4).contiguous(),
+        "spans": (torch.arange(4, device=device) * 62 + 62).expand(4).contiguous(),
         "block": 16,
         "sinks": 1,
     }

@@ -233,7 +233,7 @@ if __name__ == "__main__":
         "Q": torch.randn(2, 4, 150, 64, device=device, dtype=torch.float32),
         "K": torch.randn(2, 2, 203, 64, device=device, dtype=torch.float32),
         "V": torch.randn(2, 2, 203, 64, device=device, dtype=torch.float32),
-        "source": (torch.arange(2, device=device) * 31 + 31).expand(2).contiguous(),
+        "source": (torch.arange(2, device=device) * 62 + 62).expand(2).contiguous(),
     }
     made = palm(**given)
     floats = {

@@ -246,7 +246,7 @@ if __name__ == "__main__":
         "Q": torch.randn(2, 4, 150, 64, device=device, dtype=torch.float32),
         "K": torch.randn(2, 2, 203, 64, device=device, dtype=torch.float32),
         "V": torch.randn(2, 2, 203, 64, device=device, dtype=torch.float32),
-        "span": (torch.arange(4, device=device) * 31 + 31).expand(4).contiguous(),
+        "span": (torch.arange(4, device=device) * 62 + 62).expand(4).contiguous(),
     }
     made = per_head_window(**given)
     floats = {
