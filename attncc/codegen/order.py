@@ -3,8 +3,8 @@
     work[place, tile of rows] = how many tiles its walks visit
     order = the programs, most work first
 
-A kernel is done when its last program is. Where some have many times the work of others, none of the long ones
-should begin late. Work is counted at the places of those batched indices alone that it follows.
+A kernel is done when its last program is. Where some have many times the work of others, none of the long
+ones should begin late. Work is counted at the places of those batched indices alone that it follows.
 """
 
 from __future__ import annotations
@@ -18,18 +18,12 @@ from attncc.codegen.words import Words
 from attncc.ir.cascade import Cascade, Tensor, free, reads
 from attncc.schedule.loops import Program, Tally, Walk, expressions, statements
 
-AT_ONCE = 256
-"""So many programs a large GPU runs at once."""
-
-LONG = 32
-"""Sorting takes as long as a walk over so many tiles."""
+CONSTANTS = """# so many programs run at once, in whatever order; so many tiles are walked while one is made
+AT_ONCE, LONG = 256, 32
+"""
 
 SIDE_BY_SIDE = 16
 """Of so many places tiles run side by side: those of each that run at once share what they load."""
-
-CONSTANTS = f'''AT_ONCE = {AT_ONCE}  # programs run at once: where there are no more, their order is the same to all
-LONG = {LONG}  # tiles: rows that see fewer are done before an order is made
-'''
 
 
 def work_of(program: Program, words: Words) -> Program:

@@ -1,9 +1,9 @@
 """Uneven work as Triton: how a kernel counts its own, and how another runs most of it first.
 
-    order:  the programs of one place of those batched indices that the work does not follow, most work first
-    beside: so many such places run side by side, that their tiles share the cache and none is left for last
+order:  the programs of one place of those batched indices that the work does not follow, most work first
+beside: so many such places run side by side, that their tiles share the cache and none is left for last
 
-        place 0: 3 1 2      place 1: 3 1 2      -->     3 3 1 1 2 2      with two of them beside one another
+    place 0: 3 1 2      place 1: 3 1 2      -->     3 3 1 1 2 2      with two of them beside one another
 """
 
 from __future__ import annotations

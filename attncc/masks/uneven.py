@@ -1,4 +1,4 @@
-"""Bands → whether rows see more or fewer tiles for what only a call tells: its tables, its place in the batch.
+"""Bands → whether how many tiles rows see is known at a call only: by its tables, by a place in the batch.
 
 Where a row alone decides, as where its keys end at it, how much it sees is known beforehand.
 """
