@@ -12,7 +12,17 @@ from attncc.source import Source
 from tests.codegen.test_listed import lines
 
 UNEVEN = ("document", "packed", "padded", "ragged", "per_head_window", "duo", "clusters", "tree")
-EVEN = ("dense", "causal", "window", "streaming", "block_causal", "s2", "alibi", "neighborhood2d", "sparse_fixed")
+EVEN = (
+    "dense",
+    "causal",
+    "window",
+    "streaming",
+    "block_causal",
+    "s2",
+    "alibi",
+    "neighborhood2d",
+    "sparse_fixed",
+)
 
 TEXT = """pattern p(Q[b,h,q,d], K[b,g,k,d], V[b,g,k,e], n[h]: int, m[b,q]: int, w: int) -> O[b,h,q,e]:
     over b, h with g = h // (|h| // |g|)
