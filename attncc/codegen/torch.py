@@ -34,6 +34,7 @@ from attncc.schedule.loops import (
     Program,
     Statement,
     Store,
+    Tally,
     Walk,
 )
 
@@ -145,6 +146,8 @@ def _statement(s: Statement, k: Body) -> Iterator[str]:
             yield from _walk(s, k)
         case Listing():
             yield from listing_lines(s, k, _block)
+        case Tally():
+            raise AssertionError("work is counted where programs run beside one another")
         case Each(at, _, body, begin, end, step):
             bounds = [code_of(begin, k).text, code_of(end, k).text, *([f"{step}"] if step > 1 else [])]
             yield f"for {w.position(at)} in range({', '.join(bounds)}):"

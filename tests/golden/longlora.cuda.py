@@ -91,6 +91,9 @@ def check_number(name, value, kind):
 
 KINDS = (torch.float16, torch.bfloat16, torch.float32)
 
+# so many programs run at once, in whatever order; so many tiles are walked while one is made
+AT_ONCE, LONG = 256, 32
+
 # tiles, warps and pipeline stages by the extents of features and the bytes of an element
 TILES = {
     (64, 64, 2): {
@@ -146,21 +149,62 @@ def floor_divide(a, b):
     return (a - ((a % b) + b) % b) // b
 
 
-@triton.jit(do_not_specialize=["group", "NQ", "NK", "NB", "NH", "NG"])
-def longlora_kernel(
-    Q, K, V, O,
-    sO_b, sO_h, sO_q, sO_e,
+@triton.jit(do_not_specialize=["group", "NQ", "NK", "NH"])
+def longlora_work_kernel(
+    q_work,
     group,
-    NQ, NK, NB, NH, NG,
-    D: tl.constexpr, E: tl.constexpr,
-    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
+    NQ, NK, NH,
+    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
 ):
     # one program: a tile of rows at one place of the batch; late rows see most, and come first
     pid = tl.program_id(0)
     tiles = tl.cdiv(NQ, BLOCK_Q)
     q0 = (tiles - 1 - pid % tiles) * BLOCK_Q
-    h = (pid // tiles) % NH
-    b = pid // tiles // NH
+    h = pid // tiles
+    last = tl.minimum(q0 + BLOCK_Q, NQ) - 1
+    k_begin = tl.maximum(
+        0,
+        floor_divide(tl.where(h < NH // 2, 0, group // 2) + NK + q0 - NQ, group) * group
+        - tl.where(h < NH // 2, 0, group // 2),
+    )
+    k_end = tl.maximum(0, NK + last - NQ + 1)
+    k_lo = k_begin // BLOCK_K
+    k_hi = tl.where(k_begin < k_end, (BLOCK_K + k_end - 1) // BLOCK_K, k_lo)
+    k_inner_begin = tl.maximum(
+        0,
+        floor_divide(tl.where(h < NH // 2, 0, group // 2) + NK + last - NQ, group) * group
+        - tl.where(h < NH // 2, 0, group // 2),
+    )
+    k_full_lo = tl.minimum((BLOCK_K + k_inner_begin - 1) // BLOCK_K, k_hi)
+    k_steps0 = k_hi - k_full_lo
+    k_steps1 = k_steps0 + k_full_lo - k_lo
+    visited = k_steps1
+    tl.store(q_work + pid, visited)
+
+
+@triton.jit(do_not_specialize=["group", "NQ", "NK", "NB", "NH", "NG", "ordered", "beside"])
+def longlora_kernel(
+    Q, K, V, O,
+    sO_b, sO_h, sO_q, sO_e,
+    group,
+    NQ, NK, NB, NH, NG,
+    order, ordered, beside,
+    D: tl.constexpr, E: tl.constexpr,
+    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
+):
+    # one program: a tile of rows at one place of the batch; most work comes first
+    pid = tl.program_id(0)
+    tiles = tl.cdiv(NQ, BLOCK_Q)
+    programs = tiles * NH
+    first = pid // (programs * beside) * beside
+    many = tl.minimum(beside, NB - first)
+    here = pid - first * programs
+    place = first + here % many
+    b = place
+    pid = here // many
+    pid = tl.load(order + pid, mask=pid < ordered, other=pid).to(tl.int32)
+    q0 = (tiles - 1 - pid % tiles) * BLOCK_Q
+    h = pid // tiles
     q_in = tl.arange(0, BLOCK_Q)
     q = q0 + q_in
     e = tl.arange(0, BLOCK_E)
@@ -291,6 +335,20 @@ def longlora(Q, K, V, group=2048):
     grid = triton.cdiv(NQ, tile["BLOCK_Q"]) * NB * NH
     if grid:
         with torch.cuda.device(Q.device) if Q.is_cuda else contextlib.nullcontext():
+            # rows are uneven work, by the tables of this call: most of it comes first
+            order = Q.new_empty(0, dtype=torch.int64)
+            beside = 1
+            if grid > AT_ONCE and triton.cdiv(NK, tile["BLOCK_K"]) > LONG:
+                q_work = Q.new_empty(triton.cdiv(NQ, tile["BLOCK_Q"]) * NH, dtype=torch.int32)
+                longlora_work_kernel[(q_work.numel(),)](
+                    q_work,
+                    group,
+                    NQ, NK, NH,
+                    BLOCK_Q=tile["BLOCK_Q"], BLOCK_K=tile["BLOCK_K"],
+                    num_warps=1, num_stages=1,
+                )
+                order = torch.argsort(q_work, descending=True, stable=True)
+                beside = max(1, min(NB, 16 // NH))
             longlora_kernel[(grid,)](
                 describe(Q, [1, 1, tile["BLOCK_Q"], tile["BLOCK_D"]]),
                 describe(K, [1, 1, tile["BLOCK_K"], tile["BLOCK_D"]]),
@@ -299,6 +357,7 @@ def longlora(Q, K, V, group=2048):
                 *O.stride(),
                 group,
                 NQ, NK, NB, NH, NG,
+                order, order.numel(), beside,
                 D, E,
                 **tile,
             )

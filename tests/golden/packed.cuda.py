@@ -104,6 +104,9 @@ def check_sorted(name, index, table, axis):
 
 KINDS = (torch.float16, torch.bfloat16, torch.float32)
 
+# so many programs run at once, in whatever order; so many tiles are walked while one is made
+AT_ONCE, LONG = 256, 32
+
 # tiles, warps and pipeline stages by the extents of features and the bytes of an element
 TILES = {
     (64, 64, 2): {
@@ -182,20 +185,79 @@ def finite(m):
     return tl.where(m == float("-inf"), 0.0, m)
 
 
-@triton.jit(do_not_specialize=["scu_s", "NQ", "NK", "NH", "NS", "NG"])
-def packed_kernel(
-    Q, K, V, cu, O,
+@triton.jit(do_not_specialize=["scu_s", "NQ", "NK", "NS"])
+def packed_work_kernel(
+    cu, q_work,
     scu_s,
-    sO_q, sO_h, sO_e,
-    NQ, NK, NH, NS, NG,
-    D: tl.constexpr, E: tl.constexpr,
-    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
+    NQ, NK, NS,
+    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
 ):
     # one program: a tile of rows at one place of the batch; late rows see most, and come first
     pid = tl.program_id(0)
     tiles = tl.cdiv(NQ, BLOCK_Q)
     q0 = (tiles - 1 - pid % tiles) * BLOCK_Q
-    h = pid // tiles
+    last = tl.minimum(q0 + BLOCK_Q, NQ) - 1
+    cu_count0 = count_at_most(cu, scu_s, NS, tl.maximum(q0 + (NK - NQ), 0))
+    cu_at0 = tl.load(
+        cu + tl.maximum(cu_count0 - 1, 0).to(tl.int64) * scu_s,
+        mask=(tl.maximum(cu_count0 - 1, 0) < NS),
+        other=0,
+    )
+    cu_count1 = count_at_most(cu, scu_s, NS, tl.maximum(last + (NK - NQ), 0))
+    cu_at1 = tl.load(
+        cu + tl.minimum(cu_count1, NS - 1).to(tl.int64) * scu_s,
+        mask=(tl.minimum(cu_count1, NS - 1) >= 0) & (tl.minimum(cu_count1, NS - 1) < NS),
+        other=0,
+    )
+    cu_at2 = tl.load(
+        cu + tl.maximum(cu_count1 - 1, 0).to(tl.int64) * scu_s,
+        mask=(tl.maximum(cu_count1 - 1, 0) < NS),
+        other=0,
+    )
+    k_begin = (tl.maximum(0, tl.minimum(tl.where(cu_count0 <= 0, 0, NK), cu_at0))).to(tl.int32)
+    k_end = (
+        tl.maximum(
+            0,
+            tl.minimum(
+                tl.minimum(NK + last - NQ + 1, tl.where(last + (NK - NQ) >= 0, NK, 0)),
+                tl.maximum(tl.where(cu_count1 >= NS, NK, 0), cu_at1),
+            ),
+        )
+    ).to(tl.int32)
+    k_lo = k_begin // BLOCK_K
+    k_hi = tl.where(k_begin < k_end, (BLOCK_K + k_end - 1) // BLOCK_K, k_lo)
+    k_inner_begin = (
+        tl.maximum(0, tl.minimum(tl.where(cu_count1 <= 0, 0, NK), cu_at2))
+    ).to(tl.int32)
+    k_full_lo = tl.minimum((BLOCK_K + k_inner_begin - 1) // BLOCK_K, k_hi)
+    k_steps0 = k_hi - k_full_lo
+    k_steps1 = k_steps0 + k_full_lo - k_lo
+    visited = k_steps1
+    tl.store(q_work + pid, visited)
+
+
+@triton.jit(do_not_specialize=["scu_s", "NQ", "NK", "NH", "NS", "NG", "ordered", "beside"])
+def packed_kernel(
+    Q, K, V, cu, O,
+    scu_s,
+    sO_q, sO_h, sO_e,
+    NQ, NK, NH, NS, NG,
+    order, ordered, beside,
+    D: tl.constexpr, E: tl.constexpr,
+    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
+):
+    # one program: a tile of rows at one place of the batch; most work comes first
+    pid = tl.program_id(0)
+    tiles = tl.cdiv(NQ, BLOCK_Q)
+    programs = tiles
+    first = pid // (programs * beside) * beside
+    many = tl.minimum(beside, NH - first)
+    here = pid - first * programs
+    place = first + here % many
+    h = place
+    pid = here // many
+    pid = tl.load(order + pid, mask=pid < ordered, other=pid).to(tl.int32)
+    q0 = (tiles - 1 - pid % tiles) * BLOCK_Q
     q_in = tl.arange(0, BLOCK_Q)
     q = q0 + q_in
     e = tl.arange(0, BLOCK_E)
@@ -364,6 +426,20 @@ def packed(Q, K, V, cu):
     grid = triton.cdiv(NQ, tile["BLOCK_Q"]) * NH
     if grid:
         with torch.cuda.device(Q.device) if Q.is_cuda else contextlib.nullcontext():
+            # rows are uneven work, by the tables of this call: most of it comes first
+            order = Q.new_empty(0, dtype=torch.int64)
+            beside = 1
+            if grid > AT_ONCE and triton.cdiv(NK, tile["BLOCK_K"]) > LONG:
+                q_work = Q.new_empty(triton.cdiv(NQ, tile["BLOCK_Q"]), dtype=torch.int32)
+                packed_work_kernel[(q_work.numel(),)](
+                    cu, q_work,
+                    *cu.stride(),
+                    NQ, NK, NS,
+                    BLOCK_Q=tile["BLOCK_Q"], BLOCK_K=tile["BLOCK_K"],
+                    num_warps=1, num_stages=1,
+                )
+                order = torch.argsort(q_work, descending=True, stable=True)
+                beside = max(1, min(NH, 16))
             packed_kernel[(grid,)](
                 describe(Q.permute(1, 0, 2), [1, tile["BLOCK_Q"], tile["BLOCK_D"]]),
                 describe(K.permute(1, 0, 2), [1, tile["BLOCK_K"], tile["BLOCK_D"]]),
@@ -371,6 +447,7 @@ def packed(Q, K, V, cu):
                 cu, O,
                 *cu.stride(), *O.stride(),
                 NQ, NK, NH, NS, NG,
+                order, order.numel(), beside,
                 D, E,
                 **tile,
             )

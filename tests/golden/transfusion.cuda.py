@@ -78,6 +78,9 @@ def check_kinds(floats, integers, booleans, allowed):
 
 KINDS = (torch.float16, torch.bfloat16, torch.float32)
 
+# so many programs run at once, in whatever order; so many tiles are walked while one is made
+AT_ONCE, LONG = 256, 32
+
 # tiles, warps and pipeline stages by the extents of features and the bytes of an element
 TILES = {
     (64, 64, 2): {
@@ -340,21 +343,49 @@ def transfusion_k_list_kernel(
     tl.store(k_list_here + 1, whole + others)
 
 
-@triton.jit(do_not_specialize=["simage_b", "simage_k", "NQ", "NK", "NB", "NH", "NG"])
-def transfusion_kernel(
-    Q, K, V, image, k_list, O,
-    simage_b, simage_k,
-    sO_b, sO_h, sO_q, sO_e,
-    NQ, NK, NB, NH, NG,
-    D: tl.constexpr, E: tl.constexpr,
-    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
+@triton.jit(do_not_specialize=["NQ", "NK", "NB"])
+def transfusion_work_kernel(
+    k_list, q_work,
+    NQ, NK, NB,
+    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
 ):
     # one program: a tile of rows at one place of the batch; late rows see most, and come first
     pid = tl.program_id(0)
     tiles = tl.cdiv(NQ, BLOCK_Q)
     q0 = (tiles - 1 - pid % tiles) * BLOCK_Q
-    h = (pid // tiles) % NH
-    b = pid // tiles // NH
+    b = pid // tiles
+    k_tiles = tl.cdiv(NK, BLOCK_K)
+    k_list_here = k_list + ((b) * tiles + q0 // BLOCK_Q).to(tl.int64) * (k_tiles + 2)
+    k_steps = tl.load(k_list_here + 1)
+    visited = k_steps
+    tl.store(q_work + pid, visited)
+
+
+@triton.jit(
+    do_not_specialize=["simage_b", "simage_k", "NQ", "NK", "NB", "NH", "NG", "ordered", "beside"]
+)
+def transfusion_kernel(
+    Q, K, V, image, k_list, O,
+    simage_b, simage_k,
+    sO_b, sO_h, sO_q, sO_e,
+    NQ, NK, NB, NH, NG,
+    order, ordered, beside,
+    D: tl.constexpr, E: tl.constexpr,
+    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
+):
+    # one program: a tile of rows at one place of the batch; most work comes first
+    pid = tl.program_id(0)
+    tiles = tl.cdiv(NQ, BLOCK_Q)
+    programs = tiles * NB
+    first = pid // (programs * beside) * beside
+    many = tl.minimum(beside, NH - first)
+    here = pid - first * programs
+    place = first + here % many
+    h = place
+    pid = here // many
+    pid = tl.load(order + pid, mask=pid < ordered, other=pid).to(tl.int32)
+    q0 = (tiles - 1 - pid % tiles) * BLOCK_Q
+    b = pid // tiles
     q_in = tl.arange(0, BLOCK_Q)
     q = q0 + q_in
     e = tl.arange(0, BLOCK_E)
@@ -511,6 +542,19 @@ def transfusion(Q, K, V, image):
                 BLOCK_Q=tile["BLOCK_Q"], BLOCK_K=tile["BLOCK_K"], BLOCK_K_TILE=128,
                 num_warps=4, num_stages=1,
             )
+            # rows are uneven work, by the tables of this call: most of it comes first
+            order = Q.new_empty(0, dtype=torch.int64)
+            beside = 1
+            if grid > AT_ONCE and triton.cdiv(NK, tile["BLOCK_K"]) > LONG:
+                q_work = Q.new_empty(triton.cdiv(NQ, tile["BLOCK_Q"]) * NB, dtype=torch.int32)
+                transfusion_work_kernel[(q_work.numel(),)](
+                    k_list, q_work,
+                    NQ, NK, NB,
+                    BLOCK_Q=tile["BLOCK_Q"], BLOCK_K=tile["BLOCK_K"],
+                    num_warps=1, num_stages=1,
+                )
+                order = torch.argsort(q_work, descending=True, stable=True)
+                beside = max(1, min(NH, 16 // NB))
             transfusion_kernel[(grid,)](
                 describe(Q, [1, 1, tile["BLOCK_Q"], tile["BLOCK_D"]]),
                 describe(K, [1, 1, tile["BLOCK_K"], tile["BLOCK_D"]]),
@@ -518,6 +562,7 @@ def transfusion(Q, K, V, image):
                 image, k_list, O,
                 *image.stride(), *O.stride(),
                 NQ, NK, NB, NH, NG,
+                order, order.numel(), beside,
                 D, E,
                 **tile,
             )
