@@ -352,6 +352,6 @@ def _otherwise(loops: Iterable[tuple[Kernel, Loop]]) -> Iterator[str]:
     """How a kernel goes about a mask where not by the tiles that are drawn."""
     axes = [tuple(axis.columns.name for axis in loop.grid.axes) for _, loop in loops if loop.grid is not None]
     if axes:
-        yield f"the kernel's own tiles are boxes along {len(axes[0])} axes, of which more are skipped than drawn"
+        yield f"the kernel's tiles are boxes along {len(axes[0])} axes, and skip more than is drawn here"
     if any(loop.listed for _, loop in loops):
         yield "the kernel lists its tiles by the tables, and skips more of them than drawn"

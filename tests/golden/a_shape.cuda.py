@@ -167,25 +167,16 @@ def a_shape_work_kernel(
     k_begin2 = tl.maximum(0, NK + q0 - NQ - local + 1)
     k_lo2 = k_begin2 // BLOCK_K
     k_hi2 = tl.where(k_begin2 < k_end0, (BLOCK_K + k_end0 - 1) // BLOCK_K, k_lo2)
-    k_inner_begin2 = tl.maximum(0, NK + last - NQ - local + 1)
-    k_full_lo2 = tl.minimum((BLOCK_K + k_inner_begin2 - 1) // BLOCK_K, k_hi2)
     k_stop0 = tl.where(k_hi0 <= k_hi1, tl.minimum(k_hi0, k_full_hi0), k_hi0)
-    k_full_stop0 = tl.minimum(k_full_hi0, k_stop0)
     k_stop1 = tl.maximum(
         tl.where(k_hi1 <= k_hi2, tl.minimum(k_hi1, tl.maximum(k_lo2, k_full_hi1)), k_hi1), k_stop0
     )
-    k_full_start1 = tl.minimum(k_stop0, k_stop1)
-    k_full_stop1 = tl.minimum(tl.maximum(k_full_hi1, k_full_start1), k_stop1)
     k_start2 = tl.maximum(k_lo2, k_stop1)
     k_stop2 = tl.maximum(k_hi2, k_start2)
-    k_full_start2 = tl.minimum(tl.maximum(k_full_lo2, k_start2), k_stop2)
-    k_steps0 = k_full_stop0
-    k_steps1 = k_steps0 + k_full_stop1 - k_full_start1
-    k_steps2 = k_steps1 + k_stop2 - k_full_start2
-    k_steps3 = k_steps2 + k_full_start1 - k_full_stop0
-    k_steps4 = k_steps3 + k_stop1 - k_full_stop1
-    k_steps5 = k_steps4 + k_full_start2 - k_start2
-    visited = k_steps5
+    k_steps0 = k_stop0
+    k_steps1 = k_steps0 + k_stop1 - k_stop0
+    k_steps2 = k_steps1 + k_stop2 - k_start2
+    visited = k_steps2
     tl.store(q_work + pid, visited)
 
 

@@ -215,11 +215,9 @@ def anchor_work_kernel(
     k_swap00 = k_lo1 < k_lo0
     k_left_lo00 = tl.where(k_swap00, k_lo1, k_lo0)
     k_left_hi00 = tl.where(k_swap00, k_hi1, k_hi0)
-    k_left_full_lo00 = tl.where(k_swap00, k_full_lo1, k_full_lo0)
     k_left_full_hi00 = tl.where(k_swap00, k_full_hi1, k_full_hi0)
     k_right_lo00 = tl.where(k_swap00, k_lo0, k_lo1)
     k_right_hi00 = tl.where(k_swap00, k_hi0, k_hi1)
-    k_right_full_lo00 = tl.where(k_swap00, k_full_lo0, k_full_lo1)
     k_stop0 = tl.maximum(
         tl.where(
             k_left_hi00 <= k_right_hi00,
@@ -228,17 +226,11 @@ def anchor_work_kernel(
         ),
         k_left_lo00,
     )
-    k_full_start0 = tl.minimum(tl.maximum(k_left_full_lo00, k_left_lo00), k_stop0)
-    k_full_stop0 = tl.minimum(tl.maximum(k_left_full_hi00, k_full_start0), k_stop0)
     k_start1 = tl.maximum(k_right_lo00, k_stop0)
     k_stop1 = tl.maximum(k_right_hi00, k_start1)
-    k_full_start1 = tl.minimum(tl.maximum(k_right_full_lo00, k_start1), k_stop1)
-    k_steps0 = k_full_stop0 - k_full_start0
-    k_steps1 = k_steps0 + k_stop1 - k_full_start1
-    k_steps2 = k_steps1 + k_full_start0 - k_left_lo00
-    k_steps3 = k_steps2 + k_stop0 - k_full_stop0
-    k_steps4 = k_steps3 + k_full_start1 - k_start1
-    visited = k_steps4
+    k_steps0 = k_stop0 - k_left_lo00
+    k_steps1 = k_steps0 + k_stop1 - k_start1
+    visited = k_steps1
     tl.store(q_work + pid, visited)
 
 

@@ -190,21 +190,12 @@ def document_work_kernel(
         other=0,
     )
     doc_count0 = count_at_most(doc_here, sdoc_k, NK, doc_at0.to(tl.int64) - 1)
-    doc_at1 = tl.load(
-        doc_here + tl.maximum(last + NK - NQ, 0).to(tl.int64) * sdoc_k,
-        mask=(tl.maximum(last + NK - NQ, 0) < NK),
-        other=0,
-    )
-    doc_count1 = count_at_most(doc_here, sdoc_k, NK, doc_at1.to(tl.int64) - 1)
     k_begin = doc_count0
     k_end = tl.maximum(0, tl.minimum(NK + last - NQ + 1, tl.where(last + (NK - NQ) >= 0, NK, 0)))
     k_lo = k_begin // BLOCK_K
     k_hi = tl.where(k_begin < k_end, (BLOCK_K + k_end - 1) // BLOCK_K, k_lo)
-    k_inner_begin = doc_count1
-    k_full_lo = tl.minimum((BLOCK_K + k_inner_begin - 1) // BLOCK_K, k_hi)
-    k_steps0 = k_hi - k_full_lo
-    k_steps1 = k_steps0 + k_full_lo - k_lo
-    visited = k_steps1
+    k_steps = k_hi - k_lo
+    visited = k_steps
     tl.store(q_work + pid, visited)
 
 

@@ -148,10 +148,8 @@ def left_padded_work_kernel(
     k_end = tl.maximum(0, NK + last - NQ + 1)
     k_lo = k_begin // BLOCK_K
     k_hi = tl.where(k_begin < k_end, (BLOCK_K + k_end - 1) // BLOCK_K, k_lo)
-    k_full_lo = tl.minimum((BLOCK_K + k_begin - 1) // BLOCK_K, k_hi)
-    k_steps0 = k_hi - k_full_lo
-    k_steps1 = k_steps0 + k_full_lo - k_lo
-    visited = k_steps1
+    k_steps = k_hi - k_lo
+    visited = k_steps
     tl.store(q_work + pid, visited)
 
 

@@ -170,15 +170,8 @@ def longlora_work_kernel(
     k_end = tl.maximum(0, NK + last - NQ + 1)
     k_lo = k_begin // BLOCK_K
     k_hi = tl.where(k_begin < k_end, (BLOCK_K + k_end - 1) // BLOCK_K, k_lo)
-    k_inner_begin = tl.maximum(
-        0,
-        floor_divide(tl.where(h < NH // 2, 0, group // 2) + NK + last - NQ, group) * group
-        - tl.where(h < NH // 2, 0, group // 2),
-    )
-    k_full_lo = tl.minimum((BLOCK_K + k_inner_begin - 1) // BLOCK_K, k_hi)
-    k_steps0 = k_hi - k_full_lo
-    k_steps1 = k_steps0 + k_full_lo - k_lo
-    visited = k_steps1
+    k_steps = k_hi - k_lo
+    visited = k_steps
     tl.store(q_work + pid, visited)
 
 

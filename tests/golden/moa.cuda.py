@@ -185,28 +185,12 @@ def moa_work_kernel(
     k_end1 = tl.maximum(0, NK + last - NQ + 1)
     k_lo1 = k_begin1 // BLOCK_K
     k_hi1 = tl.where(k_begin1 < k_end1, (BLOCK_K + k_end1 - 1) // BLOCK_K, k_lo1)
-    k_inner_begin1 = (
-        tl.minimum(
-            tl.maximum(
-                0,
-                floor_divide(NK + last - NQ, block) * block
-                + block
-                - spans_at0.to(tl.int64) * block,
-            ),
-            NK,
-        )
-    ).to(tl.int32)
-    k_full_lo1 = tl.minimum((BLOCK_K + k_inner_begin1 - 1) // BLOCK_K, k_hi1)
     k_stop0 = tl.where(k_hi0 <= k_hi1, tl.minimum(k_hi0, tl.maximum(k_lo1, k_full_hi0)), k_hi0)
-    k_full_stop0 = tl.minimum(k_full_hi0, k_stop0)
     k_start1 = tl.maximum(k_lo1, k_stop0)
     k_stop1 = tl.maximum(k_hi1, k_start1)
-    k_full_start1 = tl.minimum(tl.maximum(k_full_lo1, k_start1), k_stop1)
-    k_steps0 = k_full_stop0
-    k_steps1 = k_steps0 + k_stop1 - k_full_start1
-    k_steps2 = k_steps1 + k_stop0 - k_full_stop0
-    k_steps3 = k_steps2 + k_full_start1 - k_start1
-    visited = k_steps3
+    k_steps0 = k_stop0
+    k_steps1 = k_steps0 + k_stop1 - k_start1
+    visited = k_steps1
     tl.store(q_work + pid, visited)
 
 

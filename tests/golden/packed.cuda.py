@@ -209,11 +209,6 @@ def packed_work_kernel(
         mask=(tl.minimum(cu_count1, NS - 1) >= 0) & (tl.minimum(cu_count1, NS - 1) < NS),
         other=0,
     )
-    cu_at2 = tl.load(
-        cu + tl.maximum(cu_count1 - 1, 0).to(tl.int64) * scu_s,
-        mask=(tl.maximum(cu_count1 - 1, 0) < NS),
-        other=0,
-    )
     k_begin = (tl.maximum(0, tl.minimum(tl.where(cu_count0 <= 0, 0, NK), cu_at0))).to(tl.int32)
     k_end = (
         tl.maximum(
@@ -226,13 +221,8 @@ def packed_work_kernel(
     ).to(tl.int32)
     k_lo = k_begin // BLOCK_K
     k_hi = tl.where(k_begin < k_end, (BLOCK_K + k_end - 1) // BLOCK_K, k_lo)
-    k_inner_begin = (
-        tl.maximum(0, tl.minimum(tl.where(cu_count1 <= 0, 0, NK), cu_at2))
-    ).to(tl.int32)
-    k_full_lo = tl.minimum((BLOCK_K + k_inner_begin - 1) // BLOCK_K, k_hi)
-    k_steps0 = k_hi - k_full_lo
-    k_steps1 = k_steps0 + k_full_lo - k_lo
-    visited = k_steps1
+    k_steps = k_hi - k_lo
+    visited = k_steps
     tl.store(q_work + pid, visited)
 
 

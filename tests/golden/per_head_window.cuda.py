@@ -147,13 +147,8 @@ def per_head_window_work_kernel(
     k_end = tl.maximum(0, NK + last - NQ + 1)
     k_lo = k_begin // BLOCK_K
     k_hi = tl.where(k_begin < k_end, (BLOCK_K + k_end - 1) // BLOCK_K, k_lo)
-    k_inner_begin = (
-        tl.minimum(tl.maximum(0, (NK + last).to(tl.int64) - span_at0 - NQ + 1), NK)
-    ).to(tl.int32)
-    k_full_lo = tl.minimum((BLOCK_K + k_inner_begin - 1) // BLOCK_K, k_hi)
-    k_steps0 = k_hi - k_full_lo
-    k_steps1 = k_steps0 + k_full_lo - k_lo
-    visited = k_steps1
+    k_steps = k_hi - k_lo
+    visited = k_steps
     tl.store(q_work + pid, visited)
 
 

@@ -202,12 +202,6 @@ def shared_prefix_work_kernel(
         other=0,
     )
     doc_count0 = count_at_most(doc_here, sdoc_k, NK, doc_at0.to(tl.int64) - 1)
-    doc_at1 = tl.load(
-        doc_here + tl.maximum(last + NK - NQ, 0).to(tl.int64) * sdoc_k,
-        mask=(tl.maximum(last + NK - NQ, 0) < NK),
-        other=0,
-    )
-    doc_count1 = count_at_most(doc_here, sdoc_k, NK, doc_at1.to(tl.int64) - 1)
     k_end0 = tl.maximum(0, tl.minimum(NK + last - NQ + 1, prefix))
     k_hi0 = (BLOCK_K + k_end0 - 1) // BLOCK_K
     k_inner_end0 = tl.maximum(0, tl.minimum(NK + q0 - NQ + 1, prefix))
@@ -216,18 +210,12 @@ def shared_prefix_work_kernel(
     k_end1 = tl.maximum(0, tl.minimum(NK + last - NQ + 1, tl.where(last + (NK - NQ) >= 0, NK, 0)))
     k_lo1 = k_begin1 // BLOCK_K
     k_hi1 = tl.where(k_begin1 < k_end1, (BLOCK_K + k_end1 - 1) // BLOCK_K, k_lo1)
-    k_inner_begin1 = doc_count1
-    k_full_lo1 = tl.minimum((BLOCK_K + k_inner_begin1 - 1) // BLOCK_K, k_hi1)
     k_stop0 = tl.where(k_hi0 <= k_hi1, tl.minimum(k_hi0, tl.maximum(k_lo1, k_full_hi0)), k_hi0)
-    k_full_stop0 = tl.minimum(k_full_hi0, k_stop0)
     k_start1 = tl.maximum(k_lo1, k_stop0)
     k_stop1 = tl.maximum(k_hi1, k_start1)
-    k_full_start1 = tl.minimum(tl.maximum(k_full_lo1, k_start1), k_stop1)
-    k_steps0 = k_full_stop0
-    k_steps1 = k_steps0 + k_stop1 - k_full_start1
-    k_steps2 = k_steps1 + k_stop0 - k_full_stop0
-    k_steps3 = k_steps2 + k_full_start1 - k_start1
-    visited = k_steps3
+    k_steps0 = k_stop0
+    k_steps1 = k_steps0 + k_stop1 - k_start1
+    visited = k_steps1
     tl.store(q_work + pid, visited)
 
 

@@ -245,28 +245,22 @@ def uni_encoder_work_kernel(
     k_swap00 = k_lo1 < 0
     k_left_lo00 = tl.where(k_swap00, k_lo1, 0)
     k_left_hi00 = tl.where(k_swap00, k_hi1, k_hi0)
-    k_left_full_lo00 = tl.where(k_swap00, k_full_lo1, 0)
     k_left_full_hi00 = tl.where(k_swap00, k_full_hi1, k_full_hi0)
     k_right_lo00 = tl.where(k_swap00, 0, k_lo1)
     k_right_hi00 = tl.where(k_swap00, k_hi0, k_hi1)
-    k_right_full_lo00 = tl.where(k_swap00, 0, k_full_lo1)
     k_right_full_hi00 = tl.where(k_swap00, k_full_hi0, k_full_hi1)
     k_swap01 = k_lo2 < k_right_lo00
     k_left_lo01 = tl.where(k_swap01, k_lo2, k_right_lo00)
     k_left_hi01 = tl.where(k_swap01, k_hi2, k_right_hi00)
-    k_left_full_lo01 = tl.where(k_swap01, k_full_lo2, k_right_full_lo00)
     k_left_full_hi01 = tl.where(k_swap01, k_full_hi2, k_right_full_hi00)
     k_right_lo01 = tl.where(k_swap01, k_right_lo00, k_lo2)
     k_right_hi01 = tl.where(k_swap01, k_right_hi00, k_hi2)
-    k_right_full_lo01 = tl.where(k_swap01, k_right_full_lo00, k_full_lo2)
     k_swap10 = k_left_lo01 < k_left_lo00
     k_left_lo10 = tl.where(k_swap10, k_left_lo01, k_left_lo00)
     k_left_hi10 = tl.where(k_swap10, k_left_hi01, k_left_hi00)
-    k_left_full_lo10 = tl.where(k_swap10, k_left_full_lo01, k_left_full_lo00)
     k_left_full_hi10 = tl.where(k_swap10, k_left_full_hi01, k_left_full_hi00)
     k_right_lo10 = tl.where(k_swap10, k_left_lo00, k_left_lo01)
     k_right_hi10 = tl.where(k_swap10, k_left_hi00, k_left_hi01)
-    k_right_full_lo10 = tl.where(k_swap10, k_left_full_lo00, k_left_full_lo01)
     k_right_full_hi10 = tl.where(k_swap10, k_left_full_hi00, k_left_full_hi01)
     k_stop0 = tl.maximum(
         tl.where(
@@ -276,8 +270,6 @@ def uni_encoder_work_kernel(
         ),
         k_left_lo10,
     )
-    k_full_start0 = tl.minimum(tl.maximum(k_left_full_lo10, k_left_lo10), k_stop0)
-    k_full_stop0 = tl.minimum(tl.maximum(k_left_full_hi10, k_full_start0), k_stop0)
     k_start1 = tl.maximum(k_right_lo10, k_stop0)
     k_stop1 = tl.maximum(
         tl.where(
@@ -287,20 +279,12 @@ def uni_encoder_work_kernel(
         ),
         k_start1,
     )
-    k_full_start1 = tl.minimum(tl.maximum(k_right_full_lo10, k_start1), k_stop1)
-    k_full_stop1 = tl.minimum(tl.maximum(k_right_full_hi10, k_full_start1), k_stop1)
     k_start2 = tl.maximum(k_right_lo01, k_stop1)
     k_stop2 = tl.maximum(k_right_hi01, k_start2)
-    k_full_start2 = tl.minimum(tl.maximum(k_right_full_lo01, k_start2), k_stop2)
-    k_steps0 = k_full_stop0 - k_full_start0
-    k_steps1 = k_steps0 + k_full_stop1 - k_full_start1
-    k_steps2 = k_steps1 + k_stop2 - k_full_start2
-    k_steps3 = k_steps2 + k_full_start0 - k_left_lo10
-    k_steps4 = k_steps3 + k_stop0 - k_full_stop0
-    k_steps5 = k_steps4 + k_full_start1 - k_start1
-    k_steps6 = k_steps5 + k_stop1 - k_full_stop1
-    k_steps7 = k_steps6 + k_full_start2 - k_start2
-    visited = k_steps7
+    k_steps0 = k_stop0 - k_left_lo10
+    k_steps1 = k_steps0 + k_stop1 - k_start1
+    k_steps2 = k_steps1 + k_stop2 - k_start2
+    visited = k_steps2
     tl.store(q_work + pid, visited)
 
 
