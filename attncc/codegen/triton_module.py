@@ -10,7 +10,7 @@ from attncc.codegen.host import boxes, checks, output_shape, statistic, tables, 
 from attncc.codegen.listed import Lists, lists
 from attncc.codegen.listed_module import list_kernels, list_launches
 from attncc.codegen.module import INDENT, Said, assemble, element_types, host, leading, words_of
-from attncc.codegen.order import CONSTANTS, order_lines, work_of
+from attncc.codegen.order import CONSTANTS, PLACING, order_lines, work_of
 from attncc.codegen.signature import Signature
 from attncc.codegen.spell import FAST_LOG2
 from attncc.codegen.triton import kernel_text
@@ -81,7 +81,9 @@ def generate(said: Said, cascade: Cascade, plan: Plan, spec: Specialisation) -> 
         f'    raise ValueError(f"this kernel runs on a GPU, and `{follows.name}` is on {{{first}.device}}")',
     ]
     table = element_types(spec)
-    table += f"{CONSTANTS}\n" if any(part.work is not None for part in parts) else ""
+    if any(part.work is not None for part in parts):
+        table += f"{CONSTANTS}\n"
+        helpers["place_kernel"] = PLACING
     table += "# tiles, warps and pipeline stages by the extents of features and the bytes of an element\n"
     table += "\n".join(line for part in parts for line in tile_table(part, spec))
     own_texts = [helpers[name] for name in sorted(helpers)]

@@ -12,8 +12,8 @@ from attncc.ir.cascade import Index, Tensor
 
 RESERVED = frozenset(keyword.kwlist) | TORCH_HELPERS.keys() | TRITON_HELPERS.keys() | {
     "contextlib", "fast_log2", "libdevice", "log2", "math", "tl", "torch", "triton", "weakref",
-    "ASCENDING", "AT_ONCE", "KINDS", "LONG", "TILES", "TensorDescriptor", "accumulator", "check_kinds",
-    "check_number", "check_sorted", "describe", "extents", "reference",
+    "ASCENDING", "AT_ONCE", "KINDS", "LONG", "MANY", "TILES", "TensorDescriptor", "accumulator",
+    "check_kinds", "check_number", "check_sorted", "describe", "extents", "reference",
     "abs", "bool", "dict", "float", "int", "isinstance", "len", "max", "min", "print", "range", "round",
     "str", "sum", "tuple", "type", "zip", "NotImplementedError", "TypeError", "ValueError",
     "device", "far", "grid", "inside", "kind", "pid", "sizes", "step", "tile", "tiles", "whole",

@@ -86,7 +86,7 @@ def compiled(
 def always_ordered(module: Any) -> None:
     """A module whose programs run in an order, if it makes any, however few they are."""
     if hasattr(module, "AT_ONCE"):
-        module.AT_ONCE = module.LONG = 0
+        module.AT_ONCE, module.MANY, module.LONG = 0, 1 << 30, 0
 
 
 def _most(reports: list[Report]) -> Report:

@@ -86,7 +86,7 @@ def both(module: Any, name: str, given: dict[str, Any]) -> tuple[bool, dict[str,
     """
     kernels = {n: Recorder(getattr(module, n)) for n in (f"{name}_kernel", f"{name}_work_kernel")}
     vars(module).update(kernels)
-    module.AT_ONCE, module.LONG = 1 << 30, 0
+    module.AT_ONCE, module.MANY, module.LONG = 1 << 30, 1 << 30, 0
     plain = getattr(module, name)(**given)
     assert not kernels[f"{name}_work_kernel"].calls
     assert kernels[f"{name}_kernel"].calls[-1]["ordered"] == 0

@@ -101,8 +101,8 @@ def check_sorted(name, index, table, axis):
 
 KINDS = (torch.float16, torch.bfloat16, torch.float32)
 
-# so many programs run at once, in whatever order; so many tiles are walked while one is made
-AT_ONCE, LONG = 256, 32
+# programs that run at once, and more than gain by an order; tiles that are walked while one is made
+AT_ONCE, MANY, LONG = 132, 2048, 32
 
 # tiles, warps and pipeline stages by the extents of features and the bytes of an element
 TILES = {
@@ -168,6 +168,18 @@ def divide(a, b):
 def finite(m):
     """A maximum as a scale: that of nothing, -inf, scales by 0."""
     return tl.where(m == float("-inf"), 0.0, m)
+
+
+@triton.jit(do_not_specialize=["count"])
+def place_kernel(work, order, count):
+    """Puts a program behind all that have more work, and behind those before it that have as much."""
+    pid = tl.program_id(0)
+    own, before = tl.load(work + pid), 0
+    for first in tl.range(0, count, 1024):
+        n = first + tl.arange(0, 1024)
+        other = tl.load(work + n, mask=n < count, other=-1)
+        before += tl.sum(((other > own) | ((other == own) & (n < pid))).to(tl.int32))
+    tl.store(order + before, pid)
 
 
 @triton.jit(do_not_specialize=["sdoc_b", "sdoc_k", "NQ", "NK", "NB"])
@@ -353,9 +365,9 @@ def document(Q, K, V, doc):
     if grid:
         with torch.cuda.device(Q.device) if Q.is_cuda else contextlib.nullcontext():
             # rows are uneven work, by the tables of this call: most of it comes first
-            order = Q.new_empty(0, dtype=torch.int64)
+            order = Q.new_empty(0, dtype=torch.int32)
             beside = 1
-            if grid > AT_ONCE and triton.cdiv(NK, tile["BLOCK_K"]) > LONG:
+            if AT_ONCE < grid <= MANY and triton.cdiv(NK, tile["BLOCK_K"]) > LONG:
                 q_work = Q.new_empty(triton.cdiv(NQ, tile["BLOCK_Q"]) * NB, dtype=torch.int32)
                 document_work_kernel[(q_work.numel(),)](
                     doc, q_work,
@@ -364,8 +376,9 @@ def document(Q, K, V, doc):
                     BLOCK_Q=tile["BLOCK_Q"], BLOCK_K=tile["BLOCK_K"],
                     num_warps=1, num_stages=1,
                 )
-                order = torch.argsort(q_work, descending=True, stable=True)
-                beside = max(1, min(NH, 16 // NB))
+                order = torch.empty_like(q_work)
+                place_kernel[(q_work.numel(),)](q_work, order, q_work.numel(), num_warps=4)
+                beside = NH
             document_kernel[(grid,)](
                 describe(Q, [1, 1, tile["BLOCK_Q"], tile["BLOCK_D"]]),
                 describe(K, [1, 1, tile["BLOCK_K"], tile["BLOCK_D"]]),
