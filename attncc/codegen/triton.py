@@ -56,7 +56,9 @@ def kernel_text(
     k = Body(program, words, signature, tiles, padded, short, _raw(program.body), held, _positive(signature))
     rest = list(_block(program.body, k))
     rest = [*(f"{name} = {text}" for name, text in k.bases.items()), *rest]
-    body = [*_opening(k), *needed((*more, *_positions(k)), rest), *rest]
+    rest = [*needed((*more, *_positions(k)), rest), *rest]
+    note, *found = _opening(k)
+    body = [note, *needed(found, rest), *rest]
     names = ", ".join(f'"{name}"' for name in signature.unspecialised)
     lines = [
         f"@triton.jit(do_not_specialize=[{names}])",

@@ -149,7 +149,6 @@ def palm_work_kernel(
     # one program: a tile of rows at one place of the batch; late rows see most, and come first
     pid = tl.program_id(0)
     tiles = tl.cdiv(NQ, BLOCK_Q)
-    q0 = (tiles - 1 - pid % tiles) * BLOCK_Q
     b = pid // tiles
     source_here = source + b.to(tl.int64) * ssource_b
     source_at0 = tl.load(source_here)
