@@ -155,7 +155,10 @@ def main(cascade: Cascade, words: Words, device: str, spec: Specialisation) -> s
     """`__main__`: the kernel against the reference on random inputs."""
     kind = "float32" if "float32" in spec.dtypes else spec.dtypes[0]
     sizes = _sizes(cascade, dict(spec.extents[0]) if spec.extents else {})
-    samples = {words.tensor(t.name): _sample(t, sizes, kind, dict(cascade.defaults)) for t in cascade.inputs}
+    placed = {i for t in cascade.inputs if t.kind == "float" for i in t.indices}
+    samples = {
+        words.tensor(t.name): _sample(t, sizes, kind, dict(cascade.defaults), placed) for t in cascade.inputs
+    }
     lines = ['if __name__ == "__main__":', f"{INDENT}torch.manual_seed(0)", f"{INDENT}device = {device}"]
     lines += [
         f"{INDENT}given = {{",
@@ -201,16 +204,20 @@ def _sizes(cascade: Cascade, features: dict[str, int]) -> dict[Index, int]:
     sizes |= {i: 150 for i in cascade.inputs[0].indices if i.role == "sequence"}
     sizes |= {i: features[i.name] for i in sizes if i.role == "feature" and i.name in features}
     for index in batched[1:2]:
-        sizes[index] = 4
+        sizes[index if index in cascade.inputs[0].indices else batched[0]] = 4
     return sizes
 
 
 def _sample(
-    tensor: Tensor, sizes: dict[Index, int], kind: str, defaults: dict[str, int | float | bool]
+    tensor: Tensor,
+    sizes: dict[Index, int],
+    kind: str,
+    defaults: dict[str, int | float | bool],
+    placed: set[Index],
 ) -> str:
     """Random numbers for a tensor, small and positive for one without features, a slope or a gate; for a
     number a quarter of its default, 16 at most, so that at these lengths its edges are met. A table gives
-    parts of 40 positions, or lengths.
+    parts of 40 positions, or where they begin, if its places are none of a tensor's, or lengths.
     """
     shape = ", ".join(str(sizes[i]) for i in tensor.indices)
     if tensor.origin in ("scalar", "static"):
@@ -222,6 +229,7 @@ def _sample(
         return f"torch.randn({shape}, device=device, dtype=torch.{kind})"
     last = tensor.indices[-1] if tensor.indices else None
     if tensor.kind == "int" and last is not None:
-        number = "// 40" if last.role == "sequence" else "* 62 + 62"
+        parts = "// 40" if last in placed else "* 40"
+        number = parts if last.role == "sequence" else "* 62 + 62"
         return f"(torch.arange({sizes[last]}, device=device) {number}).expand({shape}).contiguous()"
     return f"torch.rand({shape or '()'}, device=device) < 0.7"

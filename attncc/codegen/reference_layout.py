@@ -18,6 +18,8 @@ def wrapped(line: str) -> list[str]:
     for operator in LOOSEST:
         parts = _parts(text, operator)
         if len(parts) > 1:
+            if len(f"{indent}    {text}") <= WIDTH:
+                return [f"{indent}{name} = (", f"{indent}    {text}", f"{indent})"]
             first, *rest = parts
             marks = operator.strip()
             broken = [f"{indent}    {first}", *(f"{indent}    {marks} {part}" for part in rest)]

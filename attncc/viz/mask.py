@@ -17,7 +17,7 @@ import numpy as np
 from attncc.calls import BadNumber, Number, indices, numbered, scalars, sized
 from attncc.example import said_of, tables
 from attncc.explain.costs import environment
-from attncc.ir.cascade import Cascade, Index, Tensor, free, reads
+from attncc.ir.cascade import Cascade, Index, Read, Tensor, free, reads
 from attncc.masks.seen import FULL, PARTIAL, Stretches, classes, stretches
 from attncc.pipeline import streamed
 from attncc.schedule.plan import Kernel, Loop, Plan, partition
@@ -171,13 +171,19 @@ def known(
     env = environment(cascade, length, values, {**groups, **batch, **extents})
     # a table of positions is as long as they are: no more of it than is drawn
     heads = {heads_of(kernel, loop) for kernel in plan.kernels for loop in kernel.loops}
-    alone = {f"|{i.name}|": 1 for i in indices(cascade) if i.role == "batch" and i not in heads}
+    apart = {i for loop in loops for read in reads(loop.reach) for i in _by(read, heads)}
+    alone = {f"|{i.name}|": 1 for i in indices(cascade) if i.role == "batch" and i not in apart}
     example: dict[str, Any] = {}
     for t in cascade.inputs:
         if t in shown and t.indices:
             long = any(i.role == "sequence" for i in t.indices)
             example |= tables(cascade, [t], {**env, **(alone if long else {})})
     return env | example, example
+
+
+def _by(read: Read, heads: set[Index | None]) -> Iterator[Index]:
+    """The indices of a tensor at which heads read it, or groups of them."""
+    return (i for i, at in zip(read.tensor.indices, read.at, strict=True) if free(at) & heads)
 
 
 def fitting(length: int) -> int:

@@ -335,10 +335,10 @@ if __name__ == "__main__":
     torch.manual_seed(0)
     device = "cpu"
     given = {
-        "Q": torch.randn(150, 2, 64, device=device, dtype=torch.float32),
-        "K": torch.randn(203, 4, 64, device=device, dtype=torch.float32),
-        "V": torch.randn(203, 4, 64, device=device, dtype=torch.float32),
-        "cu": (torch.arange(203, device=device) // 40).expand(203).contiguous(),
+        "Q": torch.randn(150, 4, 64, device=device, dtype=torch.float32),
+        "K": torch.randn(203, 2, 64, device=device, dtype=torch.float32),
+        "V": torch.randn(203, 2, 64, device=device, dtype=torch.float32),
+        "cu": (torch.arange(203, device=device) * 40).expand(203).contiguous(),
     }
     made = packed(**given)
     floats = {

@@ -653,9 +653,7 @@ def reference(Q, K, V, above):
     at_P_q = at_q - (NK - NX)
     at_k = k - (NK - NX)
     where_qk = (
-        ((at_P_q >= 0) & (at_P_q < NY))[:, None]
-        & (at_k >= 0)
-        & _take(_take(above, {1: at_P_q}), {2: at_k})
+        ((at_P_q >= 0) & (at_P_q < NY))[:, None] & (at_k >= 0) & _take(_take(above, {1: at_P_q}), {2: at_k})
     )
     where_P_qk = (k <= at_q[:, None]) & ((k < NK - NX) | where_qk)
     max_P_q = _amax(torch.where(where_P_qk[:, None], S, -math.inf), 3, -math.inf)
