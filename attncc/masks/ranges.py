@@ -253,6 +253,9 @@ def _numbers(stride: Stride, env: Env) -> tuple[int, int, int]:
 PRIVATE = "step "
 """Begins names that no pattern can hold."""
 
+OWN = "'"
+"""Ends names that are not the pattern's, and is not written."""
+
 
 @dataclass
 class _Steps:
@@ -277,7 +280,7 @@ class _Steps:
         value = canonical(value)
         if not children(value):
             return value
-        scalar = Tensor(self.prefix + name, (), kind(value), "equation")
+        scalar = Tensor(f"{self.prefix}{name}{OWN}", (), kind(value), "equation")
         return self.written.setdefault(value, Read(scalar, ()))
 
     def clip(self, e: Expr, low: Expr, high: Expr) -> Expr:

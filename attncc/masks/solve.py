@@ -122,8 +122,8 @@ def _compared(e: Expr, op: str, a: Expr, b: Expr, plane: Plane) -> Bands:
 
 
 def _in_class(op: str, s: Sum, e: Expr, plane: Plane) -> Bands | None:
-    """The columns of a residue class that repeats after a positive number of the call, the same for all
-    heads; None if it is none.
+    """The columns of a residue class that repeats after a positive number, in all heads the same one; None if
+    it is none.
     """
     place = residue_of(op, s, e, plane.rows, plane.columns)
     if place is None:

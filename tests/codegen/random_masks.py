@@ -55,6 +55,8 @@ TABLES = {
     "picked": "picked[q]: bool",
     "layout": "layout[h,y,x]: bool",
     "flag": "flag: bool",
+    "lo": "lo[h]: int",
+    "k_hi": "k_hi[h]: int",
 }
 SORTED = ("doc", "cu")
 
@@ -265,6 +267,12 @@ FOUND = (
     # two classes in one walk
     ("k // 32 % 8 == 0", "k % 40 >= 9"),
     ("k // 32 % 8 == 0 and k <= q", "k % 5 == 0 and k <= q"),
+    # periods that differ between heads, or that are no sums
+    ("k % (h + 3) == 1 and k <= q",),
+    ("k % (if h < 2 then 4 else 6) == 1 or k == q",),
+    # tables with names that the ranges of tiles have
+    ("k <= q and (k // 4 % 8 < turn and abs(k - q) < 9 or k % 6 == 0)",),
+    ("q - k < k_hi + lo and k <= q and k >= q - 30",),
 )
 """Predicates that went wrong once: those of seeds -1, -2, ..."""
 
@@ -292,9 +300,8 @@ def drawn(seed: int) -> Drawn:
 def argument(tensor: Any, sizes: dict[str, int], r: torch.Generator, drawn: Drawn) -> Any:
     """A tensor or number for a parameter; some tables are of other strides and element types."""
     if tensor.origin in ("scalar", "static"):
-        return (
-            bool(torch.rand((), generator=r) < 0.5) if tensor.kind == "bool" else drawn.numbers[tensor.name]
-        )
+        flag = bool(torch.rand((), generator=r) < 0.5)
+        return flag if tensor.kind == "bool" else drawn.numbers[tensor.name]
     shape = [sizes[i.name] for i in tensor.indices]
     if tensor.kind == "float":
         return torch.randn(shape, generator=r)
