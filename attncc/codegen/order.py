@@ -5,8 +5,8 @@
 
 A kernel is done when its last program is. Where programs are few and some have many times the work of others,
 none of the long ones should begin late. Where they are many, an order gains nothing, and neighbours that
-run together share what they load: on an H100 it took up to twice the time. Work is counted at the places of
-those batched indices alone that it follows.
+run together share what they load: on an H100 it took up to twice the time (`benchmarks/balance.py`). Work is
+counted at the places of those batched indices alone that it follows.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from attncc.codegen.words import Words
 from attncc.ir.cascade import Cascade, Tensor, free, reads
 from attncc.schedule.loops import Program, Tally, Walk, expressions, statements
 
-CONSTANTS = """# programs that run at once, and more than gain by an order; tiles that are walked while one is made
-AT_ONCE, MANY, LONG = 132, 2048, 32
+CONSTANTS = """# more programs than run at once, but not so many that all gain by it; tiles walked while it is made
+AT_ONCE, MANY, LONG = 512, 2048, 128
 """
 
 PLACING = '''@triton.jit(do_not_specialize=["count"])

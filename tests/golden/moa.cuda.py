@@ -91,8 +91,8 @@ def check_number(name, value, kind):
 
 KINDS = (torch.float16, torch.bfloat16, torch.float32)
 
-# programs that run at once, and more than gain by an order; tiles that are walked while one is made
-AT_ONCE, MANY, LONG = 132, 2048, 32
+# more programs than run at once, but not so many that all gain by it; tiles walked while it is made
+AT_ONCE, MANY, LONG = 512, 2048, 128
 
 # tiles, warps and pipeline stages by the extents of features and the bytes of an element
 TILES = {
