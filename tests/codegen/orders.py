@@ -35,6 +35,17 @@ pattern plane(Q[b,h,q,d], K[b,g,k,d], V[b,g,k,e], width: int, span[h]: int) -> O
     O[q,e] = sum(y, x) P[q,y,x] * V[y,x,e]
 '''
 
+TWICE = '''"""Two kernels, each with an order."""
+
+pattern twice(Q[b,h,q,d], K[b,g,k,d], V[b,g,k,e], doc[b,k]: int) -> O[b,h,q,e]:
+    over b, h with g = h // (|h| // |g|)
+    align q to k
+    assume sorted doc
+    S[q,k] = sum(d) Q[q,d] * K[k,d]
+    P[q,k] = softmax(k where k <= q and doc[k] == doc[q]) S[q,k]
+    O[q,e] = sum(k where k <= q and doc[k] == doc[q]) max(P[q,k] - 0.1, 0.0) * V[k,e]
+'''
+
 
 @dataclass
 class Recorder:
@@ -123,6 +134,12 @@ def main() -> None:
         exact = torch.equal(mine, work.long()) if case.exact else bool((mine <= work).all())
         right = sorted_by(work, call["order"]) and call["ordered"] == len(work)
         print(same, right, exact, len(work), call.get("beside", 1), case.name, *case.mask.shape, flush=True)
+    (case,) = (case for case in islice(drawn(), 4) if case.mask.shape[0] == 4)
+    twice = made("twice", TWICE)
+    same, call, work = both(twice, "twice", case.given)
+    counts = live(case.mask, call["BLOCK_Q"], call["BLOCK_K"])[:, 0].flatten()
+    right = sorted_by(work, call["order"])
+    print(same, right, torch.equal(counts, work.long()), len(work), call["beside"], "twice")
     module = made("plane", PLANE)
     source = torch.Generator().manual_seed(0)
     given = {n: torch.randn(3, 4, 13 * 11, 16, generator=source) for n in "QKV"}

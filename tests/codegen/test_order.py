@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -60,9 +61,22 @@ def test_which_predicates_are_uneven(where: str) -> None:
     assert uneven(TEXT.format(where)) is PREDICATES[where]
 
 
+@pytest.mark.parametrize("name", UNEVEN)
+def test_an_order_compiles_nothing(name: str, root: Path) -> None:
+    """How long it is, and of how many places, are numbers that Triton does not look at."""
+    text = (root / "tests" / "golden" / f"{name}.cuda.py").read_text("utf-8")
+    head, _, body = text.partition(f"def {name}_kernel(")
+    loose = head.rpartition("@triton.jit(")[2]
+    passed = {argument for argument in ("ordered", "beside") if f" {argument}," in body.partition("):")[0]}
+    assert "ordered" in passed
+    assert {argument for argument in passed if f'"{argument}"' in loose} == passed
+    (indexed,) = re.findall(r"order = \w+\.new_empty\(0, dtype=torch\.(\w+)\)", text)
+    assert indexed == "int64"  # as argsort has them: the kernel is one
+
+
 def test_orders(root: Path) -> None:
     found = lines("orders", "", root)
-    assert len(found) == 18
+    assert len(found) == 19
     wrong = [line for line in found if line[:3] != ["True"] * 3]
     assert not wrong, "\n".join(map(str, wrong))
     # several places beside one another, all of them, a rest of them, and one alone
