@@ -13,6 +13,8 @@ import datetime
 import gc
 import importlib.util
 import json
+import statistics
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -210,6 +212,54 @@ def shards() -> dict[str, Any]:
     return {"case": "strided shards, 512 local, 16 shards", "shape": shape, "ms": times}
 
 
+def million() -> list[dict[str, Any]]:
+    """What a mask costs at 1,048,576 positions beside its own tables: memory, and time of the host."""
+    n, rows = 1 << 20, []
+    q, k, v = (torch.randn((1, 1, n, 64), device=DEVICE, dtype=torch.bfloat16) for _ in range(3))
+    for case in CASES:
+        if case.pattern in ("dense", "causal", "prefix_lm", "block_causal"):
+            continue
+        kernel, given = attncc.load(PATTERNS / f"{case.pattern}.attn"), case.given(n)
+        few = 16384
+        kernel(q[:, :, :few], k[:, :, :few], v[:, :, :few], **case.given(few))
+        torch.cuda.synchronize()
+        compiled = triton_compilations(kernel)
+        kernel(q, k, v, **given)
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        made = kernel(q, k, v, **given)
+        extra = torch.cuda.max_memory_allocated() - before - made.numel() * made.element_size()
+        times = []
+        for _ in range(20):
+            torch.cuda.synchronize()
+            began = time.perf_counter()
+            kernel(q, k, v, **given)
+            times.append((time.perf_counter() - began) * 1e3)
+        rows.append(
+            {
+                "case": f"{case.pattern} {case.words}".strip(),
+                "extra bytes": extra,
+                "host ms": statistics.median(times),
+                "compiled again": triton_compilations(kernel) - compiled,
+            }
+        )
+    return rows
+
+
+def triton_compilations(kernel: Any) -> int:
+    """How many binaries Triton made of a pattern's kernels."""
+    jitted = triton.runtime.jit.JITFunction
+    found = 0
+    for text in kernel.modules.values():
+        module = next(m for m in list(sys.modules.values()) if getattr(m, "__attncc_text__", None) == text)
+        kernels = [
+            x for name, x in vars(module).items() if isinstance(x, jitted) and name.endswith("_kernel")
+        ]
+        found += sum(len(caches[0]) for x in kernels for caches in x.device_caches.values())
+    return found
+
+
 def flash() -> bool:
     """Whether FlexAttention's FLASH backend is there."""
     return importlib.util.find_spec("flash_attn") is not None and (
@@ -259,6 +309,14 @@ def main() -> None:
             f" FlashAttention-2 {ms['fa2']:.1f} ms, {ms['fa2'] / ms['attncc']:.1f}x;"
             f" causal {ms['fa2 causal']:.1f} ms, {ms['fa2 causal'] / ms['attncc']:.1f}x"
         )
+    if not arguments.only:
+        for row in million():
+            rows.append(row)
+            print(
+                f"1048576 {row['case']:36} {row['extra bytes']} bytes beside its tables and the output,"
+                f" {row['host ms']:.2f} ms of the host, {row['compiled again']} compiled again",
+                flush=True,
+            )
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=1))
 

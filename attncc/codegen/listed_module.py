@@ -42,21 +42,23 @@ def list_launches(lists: tuple[Lists, ...], cascade: Cascade, words: Words, firs
                 yield f"{w.tensor(end.name)} = {first}.new_empty(({shape},), dtype=torch.int64)"
             places = " * ".join([w.extent(tile), *(w.extent(i) for i in one.ends.batch)])
             yield f"if {w.extent(tile)}:"
-            yield from (f"    {line}" for line in _launch(one.ends, places, cascade, w, tile))
+            yield from (f"    {line}" for line in launch(one.ends, places, cascade, w, tile))
         tiles = f'triton.cdiv({w.extent(rows)}, tile["{w.block(rows)}"])'
         places = " * ".join([tiles, *(w.extent(i) for i in one.program.batch)])
         name = w.tensor(one.listing.output.name)
         yield f"{name} = {first}.new_empty(({places} * ({w.extent(tile)} + 2),), dtype=torch.int32)"
-        yield from _launch(one.program, places, cascade, w, tile)
+        yield from launch(one.program, places, cascade, w, tile)
 
 
-def _launch(program: Program, grid: str, cascade: Cascade, words: Words, many: Index) -> Iterator[str]:
+def launch(
+    program: Program, grid: str, cascade: Cascade, words: Words, many: Index | None = None, warps: int = 4
+) -> Iterator[str]:
     """One launch; `many` is what the kernel looks at so many of in every step."""
     signature = Signature(program, cascade, words)
     yield f"{program.name}_kernel[({grid},)]("
     yield from (f"    {line}" for line in signature.argument_lines())
     names = [words.block(i) for i in signature.blocks if i != many]
-    lanes = [f"{words.block(many)}={LANES}"] if many in signature.blocks else []
+    lanes = [f"{words.block(many)}={LANES}"] if many is not None and many in signature.blocks else []
     yield f"    {', '.join([*(f'{name}=tile[{name!r}]' for name in names), *lanes])},".replace("'", '"')
-    yield "    num_warps=4, num_stages=1,"
+    yield f"    num_warps={warps}, num_stages=1,"
     yield ")"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -19,15 +19,15 @@ Spell: TypeAlias = Callable[[Expr, frozenset[Expr]], str]
 
 @dataclass(frozen=True)
 class WalkRanges:
-    """Lines that compute the ranges, and those at the beginning of a `step`; how many steps are whole, how
-    many there are, the tile of a step.
+    """Lines that compute the ranges, and those at the beginning of a `step`; how many steps there are, the
+    tile of a step, whether it lies on an edge.
     """
 
     lines: tuple[str, ...]
     inside: tuple[str, ...]
-    whole: str
     count: str
     tile: str
+    edge: str
 
 
 def walk_ranges(
@@ -49,43 +49,67 @@ def walk_ranges(
         return spell(e, ranges.counted)
 
     lines = assigned(ranges, walk.index, widths, spell)
-    whole: list[Piece] = []
-    edges: list[Piece] = []
+    pieces = []
     for s in ranges.segments:
-        lo, full_lo, full_hi, hi = (code(e) for e in (s.lo, s.full_lo, s.full_hi, s.hi))
-        ranked = s.stride is not None
-        whole += [(full_lo, full_hi, ranked)] if walk.whole else []
-        edges += [(lo, full_lo, ranked), (full_hi, hi, ranked)] if walk.whole else [(lo, hi, ranked)]
-    whole, edges = ([p for p in pieces if p[0] != p[1]] for pieces in (whole, edges))
-    whole.sort(key=lambda piece: piece[2])
-    # so that a range goes on where it can, and ranks stand together
-    edges.sort(key=lambda piece: (not piece[2], not whole or piece[0] != whole[-1][1]))
-    count = words.free(f"{prefix}whole")
-    total = " + ".join(_span(lo, hi) for lo, hi, _ in whole) or "0"
-    pieces = _joined([*whole, *edges])
-    tile_lines, ends, tile = _steps(pieces, f"{prefix}steps", words)
+        lo, hi, full_lo, full_hi = map(code, s.ends)
+        pieces += [Piece(lo, hi, full_lo, full_hi, s.stride is not None)] if lo != hi else []
+    # ranks first, so that they stand together
+    pieces.sort(key=lambda piece: not piece.ranked)
+    counts, ends, tile = _steps(pieces, f"{prefix}steps", words)
+    marks, edge = _edges(pieces, ends, prefix, words) if walk.whole else ([], "True")
     inside: tuple[str, ...] = ()
     stride = next((s.stride for s in ranges.segments if s.stride), None)
     if stride is not None:
         place = words.free(f"{prefix}place")
         inside = (f"{place} = {tile}",)
         tile = _by_rank(place, pieces, ends, *map(code, stride.numbers))
-    return WalkRanges(
-        (*lines, f"{count} = {total}", *tile_lines), inside, count, ends[-1] if ends else "0", tile
-    )
+    return WalkRanges((*lines, *counts, *marks), inside, ends[-1] if ends else "0", tile, edge)
 
 
-Piece: TypeAlias = tuple[str, str, bool]
-"""The tiles from one to before another; or those of these ranks."""
+@dataclass(frozen=True)
+class Piece:
+    """The tiles from `lo` to before `hi`, or those of these ranks, by name; those between the others are seen
+    whole.
+    """
+
+    lo: str
+    hi: str
+    full_lo: str
+    full_hi: str
+    ranked: bool
 
 
-def _by_rank(rank: str, pieces: list[Piece], ends: list[str], turn: str, width: str, shift: str) -> str:
+def _by_rank(
+    rank: str, pieces: Sequence[Piece], ends: Sequence[str], turn: str, width: str, shift: str
+) -> str:
     """The tile of a step whose rank is known; what is no rank is the tile itself."""
     place = f"{rank} // {width} * {turn} + {rank} % {width} - {shift}"
-    ranked = [n for n, piece in enumerate(pieces) if piece[2]]
-    tests = [f"(step >= {ends[ranked[0] - 1]})"] if ranked[0] else []
-    tests += [f"(step < {ends[ranked[-1]]})"] if ranked[-1] < len(pieces) - 1 else []
-    return f"tl.where({' & '.join(tests)}, {place}, {rank})" if tests else f"({place})"
+    ranked = sum(piece.ranked for piece in pieces)
+    return f"({place})" if ranked == len(pieces) else f"tl.where(step < {ends[ranked - 1]}, {place}, {rank})"
+
+
+def _edges(pieces: Sequence[Piece], ends: Sequence[str], prefix: str, words: Words) -> tuple[list[str], str]:
+    """Lines that name where tiles begin and cease to be whole, and what says that a step's is not."""
+    lines: list[str] = []
+    edges: list[str] = []
+    after = ""
+
+    def named(name: str, before: str, span: str) -> str:
+        local = words.free(f"{prefix}{name}")
+        lines.append(f"{local} = {before} + {span}" if before and span else f"{local} = {before or span}")
+        return local
+
+    for n, piece in enumerate(pieces):
+        if piece.full_lo == piece.full_hi:
+            continue
+        done, mark = ends[n - 1] if n else "", str(n) if len(pieces) > 1 else ""
+        begins = "" if piece.full_lo == piece.lo else _span(piece.lo, piece.full_lo)
+        if begins or done or after:
+            whole = named(f"whole{mark}", done, begins) if begins else done or "0"
+            edges.append(f"(step >= {after}) & (step < {whole})" if after else f"step < {whole}")
+        after = named(f"edge{mark}", done, _span(piece.lo, piece.full_hi))
+    edges.append(f"step >= {after}" if after else "step >= 0")
+    return lines, edges[0] if len(edges) == 1 else " | ".join(f"({edge})" for edge in edges)
 
 
 def assigned(ranges: Ranges, columns: Index, widths: Widths, spell: Spell) -> list[str]:
@@ -114,27 +138,18 @@ def _span(lo: str, hi: str) -> str:
     return hi if lo == "0" else f"{hi} - {lo}"
 
 
-def _joined(pieces: list[Piece]) -> list[Piece]:
-    """Ranges of which one begins where the one before ends are one range."""
-    result: list[Piece] = []
-    for lo, hi, ranked in pieces:
-        if result and result[-1][1:] == (lo, ranked):
-            result[-1] = (result[-1][0], hi, ranked)
-        else:
-            result.append((lo, hi, ranked))
-    return result
-
-
-def _steps(pieces: list[Piece], name: str, words: Words) -> tuple[list[str], list[str], str]:
+def _steps(pieces: Sequence[Piece], name: str, words: Words) -> tuple[list[str], list[str], str]:
     """Ranges of tiles joined end to end: the lines that count them, the counts, and the tile of one step."""
     lines: list[str] = []
     ends: list[str] = []
     tiles: list[str] = []
-    for n, (lo, hi, _) in enumerate(pieces):
+    for n, piece in enumerate(pieces):
         done = ends[-1] if ends else ""
         ends.append(words.free(f"{name}{n}" if len(pieces) > 1 else name))
-        lines.append(f"{ends[-1]} = {f'{done} + ' if done else ''}{_span(lo, hi)}")
-        tiles.append(f"{lo} + step - {done}" if done else "step" if lo == "0" else f"{lo} + step")
+        lines.append(f"{ends[-1]} = {f'{done} + ' if done else ''}{_span(piece.lo, piece.hi)}")
+        tiles.append(
+            f"{piece.lo} + step - {done}" if done else "step" if piece.lo == "0" else f"{piece.lo} + step"
+        )
     tile = tiles[-1] if tiles else "step"
     for end, here in reversed(list(zip(ends, tiles, strict=True))[:-1]):
         tile = f"tl.where(step < {end}, {here}, {tile})"

@@ -123,7 +123,16 @@ class Signature:
         loose = [t for t in self.strided if not any(i.role == "feature" for i in t.indices)]
         strides = [w.stride(t, i) for t in loose for i in t.indices]
         numbers = [w.tensor(t.name) for t in self.scalars]
-        return [*strides, *numbers, *(w.extent(i) for i in self.extents)]
+        return [*strides, *numbers, *(w.extent(i) for i in self.extents), *self.ordered[1:]]
+
+    @property
+    def ordered(self) -> tuple[str, ...]:
+        """The order of its programs, how long it is, and how many places run beside one another."""
+        p = self.program
+        if p.ordered is None:
+            return ()
+        names = ("order", "ordered", *(["beside"] if set(p.batch) - set(p.ordered) else []))
+        return tuple(map(self.words.free, names))
 
     def kernel_lines(self) -> Iterator[str]:
         """The argument list of the kernel, a line for each kind."""
@@ -134,6 +143,8 @@ class Signature:
         if self.scalars:
             yield ", ".join(w.tensor(t.name) for t in self.scalars) + ","
         yield ", ".join(w.extent(i) for i in self.extents) + ","
+        if self.ordered:
+            yield ", ".join(self.ordered) + ","
         fixed = [w.tensor(t.name) for t in self.statics] + [w.extent(i) for i in self.fixed_extents]
         if fixed:
             yield ", ".join(f"{name}: tl.constexpr" for name in fixed) + ","
@@ -147,10 +158,14 @@ class Signature:
                 yield f"describe({w.tensor(tensor.name)}{_turned(tensor)}, {block(tensor, w)}),"
         plain = [t for t in self.tensors if t not in self.described]
         yield ", ".join(w.tensor(t.name) for t in plain) + ","
-        yield ", ".join(f"*{w.tensor(t.name)}.stride()" for t in self.strided) + ","
+        if self.strided:
+            yield ", ".join(f"*{w.tensor(t.name)}.stride()" for t in self.strided) + ","
         if self.scalars:
             yield ", ".join(self._passed(t) for t in self.scalars) + ","
         yield ", ".join(w.extent(i) for i in self.extents) + ","
+        if self.ordered:
+            order, _, *beside = self.ordered
+            yield ", ".join([order, f"{order}.numel()", *beside]) + ","
         fixed = [w.tensor(t.name) for t in self.statics] + [w.extent(i) for i in self.fixed_extents]
         if fixed:
             yield ", ".join(fixed) + ","

@@ -19,6 +19,7 @@ from attncc.codegen.torch_listed import ends_lines, list_for, listing_lines
 from attncc.codegen.torch_ranges import together, without_heads
 from attncc.codegen.words import Words
 from attncc.ir.cascade import Equation, Expr, Index, Read, Tensor, free, reads
+from attncc.masks.ranges import OWN
 from attncc.masks.ranges import union as union_of_bands
 from attncc.passes.share import replace_reads
 from attncc.schedule.loops import (
@@ -34,6 +35,7 @@ from attncc.schedule.loops import (
     Program,
     Statement,
     Store,
+    Tally,
     Walk,
 )
 
@@ -145,6 +147,8 @@ def _statement(s: Statement, k: Body) -> Iterator[str]:
             yield from _walk(s, k)
         case Listing():
             yield from listing_lines(s, k, _block)
+        case Tally():
+            raise AssertionError("work is counted where programs run beside one another")
         case Each(at, _, body, begin, end, step):
             bounds = [code_of(begin, k).text, code_of(end, k).text, *([f"{step}"] if step > 1 else [])]
             yield f"for {w.position(at)} in range({', '.join(bounds)}):"
@@ -332,7 +336,7 @@ def _step(step: Equation, k: Body) -> Iterator[str]:
     for read in reads(step.body):
         if read.tensor.loaded and read not in held:
             rows = tuple(i for i in (k.program.rows,) if any(i in free(at) for at in read.at))
-            name = f"{step.tensor.name}_{read.tensor.name}{len(held) or ''}"
+            name = f"{step.tensor.name.removesuffix(OWN)}_{read.tensor.name}{len(held) or ''}{OWN}"
             target = Tensor(name, rows, read.tensor.kind, "equation")
             yield from _load(target, read, k)
             held[read] = Read(target, rows)

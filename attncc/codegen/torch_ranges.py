@@ -26,6 +26,7 @@ from attncc.ir.cascade import (
 )
 from attncc.masks.band import Band, Bound
 from attncc.masks.counted import count_of
+from attncc.masks.ranges import OWN
 
 
 def together(bands: tuple[Band, ...], first: str, last: str, k: Body) -> tuple[list[str], list[Band]]:
@@ -109,5 +110,5 @@ def _named(text: str, name: str, lines: dict[str, Tensor], k: Body) -> Read:
     """A local for a value of every head."""
     if text not in lines:
         count = sum(known.name.startswith(name) for known in lines.values())
-        lines[text] = Tensor(f"{name}{count}", (), "int", "equation")
+        lines[text] = Tensor(f"{name}{count}{OWN}", (), "int", "equation")
     return Read(lines[text], ())

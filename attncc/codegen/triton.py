@@ -10,9 +10,10 @@ from attncc.codegen.lines import needed
 from attncc.codegen.ranges import WalkRanges, scalar, walk_ranges
 from attncc.codegen.signature import Signature, places_first
 from attncc.codegen.spell import SHORT_HELPERS, TRITON_HELPERS
-from attncc.codegen.triton_boxes import loop_lines, opening, positions
+from attncc.codegen.triton_boxes import box_counts, loop_lines, opening, positions
 from attncc.codegen.triton_code import Body, along, called, code_of, guard, placed, pointer
 from attncc.codegen.triton_listed import listed_ranges, listing_lines
+from attncc.codegen.triton_order import ordered_lines, places, tally_lines
 from attncc.codegen.words import Words
 from attncc.ir.cascade import Expr, Index, Read, Tensor, free
 from attncc.masks.grid import Grid
@@ -29,6 +30,7 @@ from attncc.schedule.loops import (
     Program,
     Statement,
     Store,
+    Tally,
     Walk,
     around,
     expressions,
@@ -54,7 +56,9 @@ def kernel_text(
     k = Body(program, words, signature, tiles, padded, short, _raw(program.body), held, _positive(signature))
     rest = list(_block(program.body, k))
     rest = [*(f"{name} = {text}" for name, text in k.bases.items()), *rest]
-    body = [*_opening(k), *needed((*more, *_positions(k)), rest), *rest]
+    rest = [*needed((*more, *_positions(k)), rest), *rest]
+    note, *found = _opening(k)
+    body = [note, *needed(found, rest), *rest]
     names = ", ".join(f'"{name}"' for name in signature.unspecialised)
     lines = [
         f"@triton.jit(do_not_specialize=[{names}])",
@@ -97,21 +101,25 @@ def _held(body: tuple[Statement, ...]) -> frozenset[str]:
 
 
 def _opening(k: Body) -> Iterator[str]:
-    """Which row tile and which head this program works on; the last rows, which see most, come first."""
-    w, rows = k.words, k.program.rows
-    yield "# one program: a tile of rows at one place of the batch; late rows see most, and come first"
+    """Which row tile and which head this program works on; the last rows, which see most, come first, unless
+    an order says what does.
+    """
+    w, rows, ordered = k.words, k.program.rows, k.program.ordered
+    first = "late rows see most, and come first" if ordered is None else "most work comes first"
+    yield f"# one program: a tile of rows at one place of the batch; {first}"
     yield "pid = tl.program_id(0)"
-    if rows in k.program.grids:
-        yield from opening(k.program.grids[rows], k)
+    grid = k.program.grids.get(rows)
+    if grid is not None:
+        yield from box_counts(grid, k)
     else:
         yield f"tiles = tl.cdiv({w.extent(rows)}, {w.block(rows)})"
+    if ordered is not None:
+        yield from ordered_lines(k)
+    if grid is not None:
+        yield from opening(grid, k)
+    else:
         yield f"{w.start(rows)} = (tiles - 1 - pid % tiles) * {w.block(rows)}"
-    place = "pid // tiles"
-    for index in reversed(k.program.batch[1:]):
-        yield f"{w.position(index)} = ({place}) % {w.extent(index)}"
-        place = f"{place} // {w.extent(index)}"
-    if k.program.batch:
-        yield f"{w.position(k.program.batch[0])} = {place}"
+    yield from places(k.program.batch if ordered is None else ordered, "pid // tiles", k)
 
 
 def _positions(k: Body) -> Iterator[str]:
@@ -159,6 +167,8 @@ def _statement(s: Statement, k: Body) -> Iterator[str]:
             yield from _walk(s, k)
         case Listing():
             yield from listing_lines(s, k, _block)
+        case Tally():
+            yield from tally_lines(s, k, lambda e, counted: _scalar(e, counted, k))
         case Each():
             yield from _each(s, k)
         case Store(output, value):
@@ -321,7 +331,7 @@ def _scalar(e: Expr, counted: frozenset[Expr], k: Body) -> str:
 
 def _loop(s: Walk, ranges: WalkRanges, k: Body) -> Iterator[str]:
     w = k.words
-    yield f"# tiles seen whole, then tiles on an edge{'' if s.whole else ': all are tested'}"
+    yield f"# live tiles; {'those on an edge' if s.whole else 'all'} are tested"
     yield f"for step in tl.range(0, {ranges.count}):"
     yield from (f"{INDENT}{line}" for line in ranges.inside)
     where = ranges.tile if ranges.tile.startswith("tl.") or ranges.tile == "step" else f"({ranges.tile})"
@@ -329,7 +339,7 @@ def _loop(s: Walk, ranges: WalkRanges, k: Body) -> Iterator[str]:
     yield f"{INDENT}{w.position(s.index)} = {w.start(s.index)} + {w.inside(s.index)}"
     for statement in s.body:
         if isinstance(statement, Edge):
-            yield f"{INDENT}if step >= {ranges.whole}:"
+            yield f"{INDENT}if {ranges.edge}:"
             yield from (f"{INDENT * 2}{line}" for line in _block(statement.body, k))
         else:
             yield from (f"{INDENT}{line}" for line in _statement(statement, k))

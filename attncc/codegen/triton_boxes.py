@@ -18,15 +18,23 @@ from attncc.masks.ranges import union
 from attncc.schedule.loops import Walk
 
 
-def opening(grid: Grid, k: Body) -> Iterator[str]:
-    """How many boxes of rows there are, and where this program's begins; the last ones come first."""
-    w = k.words
-    counts = [w.free(f"{axis.rows.name}_tiles") for axis in grid.axes]
+def box_counts(grid: Grid, k: Body) -> Iterator[str]:
+    """How many boxes of rows there are."""
+    w, counts = k.words, _counts(grid, k)
     for axis, count in zip(grid.axes, counts, strict=True):
         yield f"{count} = tl.cdiv({w.extent(axis.rows)}, {w.block(axis.rows)})"
     yield f"tiles = {' * '.join(counts)}"
+
+
+def _counts(grid: Grid, k: Body) -> list[str]:
+    return [k.words.free(f"{axis.rows.name}_tiles") for axis in grid.axes]
+
+
+def opening(grid: Grid, k: Body) -> Iterator[str]:
+    """Where this program's box of rows begins; the last ones come first."""
+    w = k.words
     yield "tile = tiles - 1 - pid % tiles"
-    for axis, place in zip(grid.axes, _places("tile", counts), strict=True):
+    for axis, place in zip(grid.axes, _places("tile", _counts(grid, k)), strict=True):
         yield f"{w.start(axis.rows)} = {place} * {w.block(axis.rows)}"
 
 

@@ -18,6 +18,7 @@ from attncc.codegen.code import (
     spread,
     union,
 )
+from attncc.codegen.ranges import scalar
 from attncc.codegen.signature import Signature
 from attncc.codegen.spell import SHORT, TRITON, TRITON_HELPERS
 from attncc.codegen.width import Widths, fixed
@@ -137,7 +138,9 @@ def _apply(op: str, args: tuple[Expr, ...], k: Body) -> Code:
             parts = [p if kind(a) == "float" else _real(p) for a, p in zip(args, parts, strict=True)]
             return called(op, parts, axes, k)
         case "//" | "%" if not (nonnegative(args[0], k.positive, k.counted) and whole):
-            return called("floor_divide" if op == "//" else "modulo", parts, axes, k)
+            return _narrowed(called("floor_divide" if op == "//" else "modulo", parts, axes, k), op, args, k)
+        case "%":
+            return _narrowed(binary(op, parts[0], parts[1], axes), op, args, k)
         case "/" if narrow and k.short:
             return binary("*", parts[0], Code(f"(1.0 / {parts[1].within(UNARY)})", ATOM, axes), axes)
         case "+" | "-" | "*" | "/" | "//" | "%" | "<" | "<=" | ">" | ">=" | "==" | "!=":
@@ -150,11 +153,19 @@ def _wide(op: str, args: tuple[Expr, ...], parts: list[Code], k: Body) -> list[C
     """Operands of which one is 64 bits wide, where what comes out may need it."""
     if not k.widths.overflows(Apply(op, args)) or any(k.widths.wide(a) for a in args):
         return parts
-    n = next((n for n, a in enumerate(args) if not fixed(a)), None)
+    blocks = {scalar(k.words.block(i)) for i in (*k.axes, *k.program.digits)}
+    n = next((n for n, a in enumerate(args) if not fixed(a) and a not in blocks), None)
     if n is None:
         return parts
     wide = Code(f"{parts[n].within(ATOM)}.to(tl.int64)", ATOM, parts[n].axes)
     return [*parts[:n], wide, *parts[n + 1 :]]
+
+
+def _narrowed(code: Code, op: str, args: tuple[Expr, ...], k: Body) -> Code:
+    """A remainder is as wide as its divisor."""
+    if op == "//" or not k.widths.wide(args[0], tables=True) or k.widths.wide(args[1], tables=True):
+        return code
+    return Code(f"{code.within(ATOM)}.to(tl.int32)", ATOM, code.axes)
 
 
 def _real(code: Code) -> Code:

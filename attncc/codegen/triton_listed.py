@@ -67,7 +67,7 @@ def listed_ranges(s: Walk, k: Body) -> WalkRanges:
         f"{end} = {count} + 1 + {whole}",
     )
     tile = f"tl.load({here} + tl.where(step < {whole}, step + 2, {end} - step))"
-    return WalkRanges(lines, (), whole, steps, tile)
+    return WalkRanges(lines, (), steps, tile, f"step >= {whole}")
 
 
 def _row(batch: tuple[Index, ...], columns: Index, k: Body, count: str) -> str:

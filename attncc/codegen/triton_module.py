@@ -10,6 +10,7 @@ from attncc.codegen.host import boxes, checks, output_shape, statistic, tables, 
 from attncc.codegen.listed import Lists, lists
 from attncc.codegen.listed_module import list_kernels, list_launches
 from attncc.codegen.module import INDENT, Said, assemble, element_types, host, leading, words_of
+from attncc.codegen.order import CONSTANTS, PLACING, order_lines, work_of
 from attncc.codegen.signature import Signature
 from attncc.codegen.spell import FAST_LOG2
 from attncc.codegen.triton import kernel_text
@@ -38,6 +39,7 @@ class Part:
     signature: Signature
     tiles: str
     lists: tuple[Lists, ...] = ()
+    work: Program | None = None
 
 
 def generate(said: Said, cascade: Cascade, plan: Plan, spec: Specialisation) -> str:
@@ -51,7 +53,10 @@ def generate(said: Said, cascade: Cascade, plan: Plan, spec: Specialisation) -> 
     texts = []
     for part in parts:
         own, text = kernel_text(part.program, words, part.signature, _ragged(part, spec), short)
-        for helper, more in [*list_kernels(part.lists, part.kernel.cascade, words), (own, text)]:
+        before = [*list_kernels(part.lists, part.kernel.cascade, words)]
+        if part.work is not None:
+            before.append(kernel_text(part.work, words, Signature(part.work, part.kernel.cascade, words)))
+        for helper, more in [*before, (own, text)]:
             helpers |= helper
             texts.append(more)
     follows = leading(cascade, (part.program for part in parts))
@@ -76,6 +81,9 @@ def generate(said: Said, cascade: Cascade, plan: Plan, spec: Specialisation) -> 
         f'    raise ValueError(f"this kernel runs on a GPU, and `{follows.name}` is on {{{first}.device}}")',
     ]
     table = element_types(spec)
+    if any(part.work is not None for part in parts):
+        table += f"{CONSTANTS}\n"
+        helpers["place_kernel"] = PLACING
     table += "# tiles, warps and pipeline stages by the extents of features and the bytes of an element\n"
     table += "\n".join(line for part in parts for line in tile_table(part, spec))
     own_texts = [helpers[name] for name in sorted(helpers)]
@@ -102,7 +110,9 @@ def _part(kernel: Kernel, words: Words, spec: Specialisation, tiles: str) -> Par
     blocks = described(program) if by_descriptor(spec) else frozenset()
     made = lists(program, words)
     program = replace(program, inputs=(*program.inputs, *(x.listing.output for x in made)))
-    return Part(kernel, program, Signature(program, kernel.cascade, words, blocks), tiles, made)
+    work = work_of(program, words) if kernel.uneven else None
+    program = program if work is None else replace(program, ordered=work.batch)
+    return Part(kernel, program, Signature(program, kernel.cascade, words, blocks), tiles, made, work)
 
 
 def _ragged(part: Part, spec: Specialisation) -> frozenset[Index]:
@@ -181,6 +191,9 @@ def _launch(part: Part, kept: tuple[Tensor, ...], words: Words, first: str) -> I
     yield f"    with torch.cuda.device({first}.device) if {first}.is_cuda else contextlib.nullcontext():"
     for line in list_launches(part.lists, part.kernel.cascade, words, first):
         yield f"        {line}"
+    if part.work is not None:
+        for line in order_lines(s.program, part.work, tiles, part.kernel.cascade, words, first):
+            yield f"        {line}"
     yield f"        {s.program.name}_kernel[(grid,)]("
     yield from (f"            {line}" for line in s.argument_lines())
     yield "            **tile,"

@@ -61,6 +61,8 @@ class Widths:
                 return False
             case Choose(then=a, other=b):
                 return self.wide(a, tables) or self.wide(b, tables)
+            case Apply(op="%", args=(_, divisor)):
+                return self.wide(divisor, tables)
             case Apply(args=args) if kind(e) == "int" and e.op != "extent":
                 return self.overflows(e) or any(self.wide(a, tables) for a in args if kind(a) == "int")
             case Read(tensor) if tensor.name in self.known:

@@ -9,11 +9,12 @@ from functools import cached_property
 
 from attncc.codegen.spell import TORCH_HELPERS, TRITON_HELPERS
 from attncc.ir.cascade import Index, Tensor
+from attncc.masks.ranges import OWN
 
 RESERVED = frozenset(keyword.kwlist) | TORCH_HELPERS.keys() | TRITON_HELPERS.keys() | {
     "contextlib", "fast_log2", "libdevice", "log2", "math", "tl", "torch", "triton", "weakref",
-    "ASCENDING", "KINDS", "TILES", "TensorDescriptor", "accumulator", "check_kinds", "check_number",
-    "check_sorted", "describe", "extents", "reference",
+    "ASCENDING", "AT_ONCE", "KINDS", "LONG", "MANY", "TILES", "TensorDescriptor", "accumulator",
+    "check_kinds", "check_number", "check_sorted", "describe", "extents", "reference",
     "abs", "bool", "dict", "float", "int", "isinstance", "len", "max", "min", "print", "range", "round",
     "str", "sum", "tuple", "type", "zip", "NotImplementedError", "TypeError", "ValueError",
     "device", "far", "grid", "inside", "kind", "pid", "sizes", "step", "tile", "tiles", "whole",
@@ -62,11 +63,14 @@ class Words:
         return f"{name}_" if name in RESERVED or name.startswith(("_", "BLOCK_")) else name
 
     def value(self, local: Tensor) -> str:
-        """`S_qk`; a local without indices is `lo0`, or `slope_` away from the argument it was loaded from."""
+        """`S_qk`; a local without indices is `lo0`, or `slope_` away from the argument it was loaded from. A
+        name of the ranges stands apart from the pattern's own.
+        """
         letters = [i.name for i in local.indices]
         short = all(len(name) == 1 for name in letters)
         tail = ("" if short else "_").join(letters)
-        return self.free(f"{local.name}_{tail}" if tail else local.name, (local.name, local.indices))
+        name = local.name.removesuffix(OWN)
+        return self.free(f"{name}_{tail}" if tail else name, (local.name, local.indices))
 
     def position(self, index: Index) -> str:
         """`q`"""

@@ -62,13 +62,16 @@ class Walked:
 
 @dataclass(frozen=True)
 class Outline:
-    """A kernel: what its row tiles are of, its walks and what they carry, what it reads and writes."""
+    """A kernel: what its row tiles are of, its walks and what they carry, what it reads and writes; whether
+    its row tiles are uneven work, of which most comes first.
+    """
 
     name: str
     rows: str
     walks: tuple[Walked, ...]
     reads: tuple[Tensor, ...]
     writes: tuple[Tensor, ...]
+    uneven: bool = False
 
     def data(self) -> dict[str, Any]:
         """Plain data with stable keys."""
@@ -78,6 +81,7 @@ class Outline:
             "walks": [walk.data() for walk in self.walks],
             "reads": [t.name for t in self.reads],
             "writes": [t.name for t in self.writes],
+            "uneven": self.uneven,
         }
 
 
@@ -232,7 +236,7 @@ def _outline(kernel: Kernel) -> Outline:
     walks = tuple(map(_walked, kernel.loops))
     used = (r.tensor for e in _equations(kernel) for r in reads(e.body))
     read = tuple(dict.fromkeys(t for t in used if t.loaded))
-    return Outline(kernel.name, kernel.rows.name, walks, read, kernel.writes)
+    return Outline(kernel.name, kernel.rows.name, walks, read, kernel.writes, kernel.uneven)
 
 
 def _walked(loop: Loop) -> Walked:

@@ -102,6 +102,8 @@ def outline(kernel: Outline) -> Iterator[str]:
     yield f"Kernel {kernel.name}: every tile of rows {kernel.rows} walks {walks},"
     yield f"  it reads {', '.join(map(named, kernel.reads))}"
     yield f"  and writes {', '.join(map(named, kernel.writes))}."
+    if kernel.uneven:
+        yield "  How many tiles a row sees is known on the device: those that see most come first."
 
 
 def walked(walk: Walked) -> str:

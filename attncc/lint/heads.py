@@ -9,7 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from attncc.ir.cascade import ONE, TRUE, ZERO, Apply, Choose, Expr, Index, children, extent, free, rebuild, substitute
+from attncc.ir.cascade import (
+    ONE,
+    TRUE,
+    ZERO,
+    Apply,
+    Choose,
+    Expr,
+    Index,
+    children,
+    extent,
+    free,
+    rebuild,
+    substitute,
+)
 from attncc.ir.logic import conjoin, disjoin
 from attncc.masks.normal import pushed
 from attncc.masks.relations import never

@@ -106,7 +106,10 @@ def union(bands: Sequence[Band], first: Expr, last: Expr, block: Expr, prefix: s
     segments = _chained(others, first, last, steps, striding is not None)
     if striding is not None:
         behind = not any(set(b.highs) == set(striding.highs) and not b.guards for b in others)
-        segments += _between(striding, segments, behind, first, last, steps)
+        between = _between(striding, segments, behind, first, last, steps)
+        if not between:
+            return union(others, first, last, block, prefix)
+        segments += between
     return Ranges(steps.equations, tuple(segments))
 
 
@@ -145,7 +148,7 @@ def _between(
 ) -> list[TileRange]:
     """The tiles of a band with a residue that are before, between and after those `taken`, by their ranks.
 
-    Nothing is after them where one of them is not `behind` the band at its end.
+    Nothing is after them where one of them is not `behind` the band at its end; none where that leaves none.
     """
     assert band.residue is not None
     this = _range(replace(band, residue=None), first, last, steps, "_class")
@@ -161,6 +164,8 @@ def _between(
         lo = steps.let(f"from{name}", lo)
         hi = this.hi if right is None else smallest((this.hi, right), steps.facts)
         hi = steps.let(f"upto{name}", largest((lo, hi), steps.facts))
+        if lo == hi:
+            continue
         rank, end = steps.let(f"rank{name}", stride.rank(lo)), steps.let(f"rank_end{name}", stride.rank(hi))
         full, full_end = rank, rank
         if this.full_lo != this.full_hi:
@@ -248,6 +253,9 @@ def _numbers(stride: Stride, env: Env) -> tuple[int, int, int]:
 PRIVATE = "step "
 """Begins names that no pattern can hold."""
 
+OWN = "'"
+"""Ends names that are not the pattern's, and is not written."""
+
 
 @dataclass
 class _Steps:
@@ -272,7 +280,7 @@ class _Steps:
         value = canonical(value)
         if not children(value):
             return value
-        scalar = Tensor(self.prefix + name, (), kind(value), "equation")
+        scalar = Tensor(f"{self.prefix}{name}{OWN}", (), kind(value), "equation")
         return self.written.setdefault(value, Read(scalar, ()))
 
     def clip(self, e: Expr, low: Expr, high: Expr) -> Expr:

@@ -23,7 +23,6 @@ from attncc.ir.cascade import (
     free,
     kind,
     number,
-    reads,
     walk,
 )
 from attncc.masks.band import MOST, REVERSE, Band, Bound, Direction, Plane, direction, joined
@@ -123,17 +122,32 @@ def _compared(e: Expr, op: str, a: Expr, b: Expr, plane: Plane) -> Bands:
 
 
 def _in_class(op: str, s: Sum, e: Expr, plane: Plane) -> Bands | None:
-    """The columns of a residue class that repeats after a positive number of the call; None if it is none."""
+    """The columns of a residue class that repeats after a positive number, in all heads the same one; None if
+    it is none.
+    """
     place = residue_of(op, s, e, plane.rows, plane.columns)
     if place is None:
         return None
     residue, conditions = place
-    if not _fixed(residue.period, plane) or any(r.at for r in reads(residue.period)):
+    if not _fixed(residue.period, plane) or not _of_the_call(residue.period):
         return None
     found: Bands = (Band(plane, residue=residue),)
     for condition in conditions:
         found = tuple(x & y for x in found for y in tested(condition, plane))
     return found
+
+
+def _of_the_call(e: Expr) -> bool:
+    """Whether the host computes a number, as it does extents."""
+    match e:
+        case Literal() | Apply(op="extent"):
+            return True
+        case Read(tensor):
+            return tensor.origin in ("scalar", "static")
+        case Apply(op="+" | "-" | "*" | "//" | "%" | "min" | "max" | "neg", args=args):
+            return all(map(_of_the_call, args))
+        case _:
+            return False
 
 
 def _order(s: Sum, e: Expr, plane: Plane) -> Bands:

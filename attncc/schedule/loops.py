@@ -113,6 +113,14 @@ class Listing:
 
 
 @dataclass(frozen=True)
+class Tally:
+    """`output = how many tiles the walks visit`, in all, for this tile of rows at this place."""
+
+    output: Tensor
+    walks: tuple[Walk, ...]
+
+
+@dataclass(frozen=True)
 class Each:
     """What is done at positions of an index, one after the other: from `begin` to before `end`, `step` apart.
     In it, the position is the number `at`.
@@ -134,12 +142,16 @@ class Store:
     value: Expr
 
 
-Statement: TypeAlias = Note | Load | Let | Dot | Fold | Fill | Edge | Walk | Listing | Each | Store
+Statement: TypeAlias = Note | Load | Let | Dot | Fold | Fill | Edge | Walk | Listing | Tally | Each | Store
 
 
 @dataclass(frozen=True)
 class Program:
-    """One kernel: row tiles of `rows` for every position of `batch`."""
+    """One kernel: row tiles of `rows` for every position of `batch`.
+
+    Where the batched indices that its work follows are `ordered`, it runs most work first, by an order that
+    is made before; the other places of the batch have the same work.
+    """
 
     name: str
     rows: Index
@@ -147,6 +159,7 @@ class Program:
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     body: tuple[Statement, ...]
+    ordered: tuple[Index, ...] | None = None
 
     @property
     def leading(self) -> Tensor:
@@ -193,6 +206,8 @@ def statements(body: Iterable[Statement]) -> Iterator[Statement]:
         yield s
         if isinstance(s, Walk | Edge | Listing | Each):
             yield from statements(s.body)
+        elif isinstance(s, Tally):
+            yield from statements(s.walks)
 
 
 def around(body: Iterable[Statement]) -> Iterator[Statement]:

@@ -33,6 +33,7 @@ from attncc.ir.logic import conjoin, factors, is_literal, plus, product, quotien
 from attncc.ir.show import show_expr
 from attncc.masks.counted import parts
 from attncc.masks.hoisted import hoisted
+from attncc.masks.undivided import undivided
 from attncc.passes.online import before
 from attncc.passes.operator import State
 from attncc.schedule.block import Block, let, name_of, positive, positive_scale, value_of, vanishes
@@ -235,7 +236,8 @@ def _seen(where: Expr, loop: Loop, block: Block) -> Expr:
     block.statements.append(Note(f"seen: {show_expr(one_place(key))}"))
     digits = loop.grid.in_digits if loop.grid is not None and where == loop.reach else None
     if digits is None:
-        value = conjoin((inside, value_of(where, block)))
+        said = undivided(where, loop.bands[0].plane) if loop.bands and loop.grid is None else where
+        value = conjoin((inside, value_of(said, block)))
         target = block.local("seen", value)
     else:
         value = conjoin((inside, value_of(digits, block)))

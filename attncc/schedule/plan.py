@@ -34,6 +34,7 @@ from attncc.masks.bands import Band, bands
 from attncc.masks.grid import Grid, grid
 from attncc.masks.normal import parts
 from attncc.masks.summary import deciding
+from attncc.masks.uneven import told, uneven
 from attncc.ops import REDUCTIONS
 from attncc.passes.operator import Operator, State
 from attncc.passes.share import replace_reads
@@ -82,10 +83,9 @@ class Loop:
         """Whether small tiles fit what rows see: as many columns for every row, for a band ends at a fixed
         column or moves along; or classes of columns, of which a small tile can be a part.
         """
-        bands = self.bands if self.grid is None else [axis.band for axis in self.grid.axes]
-        fixed = [any(b.direction == "flat" for b in band.highs) for band in bands]
-        moving = [any(b.direction == "up" for b in band.lows) for band in bands]
-        classes = [band.residue is not None for band in bands]
+        fixed = [any(b.direction == "flat" for b in band.highs) for band in self.ends]
+        moving = [any(b.direction == "up" for b in band.lows) for band in self.ends]
+        classes = [band.residue is not None for band in self.ends]
         return all(map(any, zip(fixed, moving, classes, strict=True)))
 
     @property
@@ -93,6 +93,11 @@ class Loop:
         """Tables along the index that decide, in no order, which tiles are live: then these are listed."""
         tests = [] if self.outer or self.grid else [test for band in self.bands for test in band.rest]
         return tuple(dict.fromkeys(table for test in tests for table in deciding(test, self.index)))
+
+    @property
+    def ends(self) -> tuple[Band, ...]:
+        """What bounds its tiles, along every axis."""
+        return self.bands if self.grid is None else tuple(axis.band for axis in self.grid.axes)
 
 
 @dataclass(frozen=True)
@@ -124,6 +129,12 @@ class Kernel:
     def narrow(self) -> bool:
         """Whether the work of a row tile does not grow with the length."""
         return all(loop.narrow for loop in self.loops)
+
+    @property
+    def uneven(self) -> bool:
+        """Whether tables or its place in the batch, known before all walks, decide a row tile's work."""
+        known = all(loop.outer is None and told(loop.ends) for loop in self.loops)
+        return known and any(loop.listed or uneven(loop.ends) for loop in self.loops)
 
 
 @dataclass(frozen=True)

@@ -78,8 +78,8 @@ def verify(
 
 
 def _try(trial: Trial, lengths: Mapping[str, int], numbers: Mapping[str, Number], examples: int) -> None:
-    """Enters calls in the report until one is wrong; as many of every element type, as Hypothesis, which draws
-    anew what it has drawn before, may leave one out.
+    """Enters calls in the report until one is wrong; as many of every element type, as Hypothesis, which
+    draws anew what it has drawn before, may leave one out.
     """
     for n, kind in enumerate(lengths):
         share = examples // len(lengths) + (n < examples % len(lengths))

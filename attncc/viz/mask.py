@@ -5,7 +5,7 @@ Rows of pixels are counted from the ends of the mask's bands, so that no length 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
@@ -141,7 +141,7 @@ def draw(
     if len(walks) > 1:
         numbered_walks = (f"walk {n}" for n in range(1, len(panels) + 1))
         panels = [replace(p, title=p.title or walk) for p, walk in zip(panels, numbered_walks, strict=True)]
-    caption = tuple(_caption(cascade, env, length, panels, example))
+    caption = (*_caption(cascade, env, length, panels, example), *_otherwise(walks))
     return Drawn(cascade.name, length, tile, tuple(panels), caption)
 
 
@@ -352,3 +352,12 @@ def _caption(
         rows = f"{ROWS} of its rows" if step > ROWS else "its rows"
         rows += "" if all(panel.exact for panel in panels) else " and some cells of each"
         yield f"a point is {step:,} by {step:,} cells, the deeper the more of them are seen, by {rows}"
+
+
+def _otherwise(loops: Iterable[tuple[Kernel, Loop]]) -> Iterator[str]:
+    """How a kernel goes about a mask where not by the tiles that are drawn."""
+    axes = [tuple(axis.columns.name for axis in loop.grid.axes) for _, loop in loops if loop.grid is not None]
+    if axes:
+        yield f"the kernel's tiles are boxes along {len(axes[0])} axes, and skip more than is drawn here"
+    if any(loop.listed for _, loop in loops):
+        yield "the kernel lists its tiles by the tables, and skips more of them than drawn"

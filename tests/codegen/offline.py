@@ -66,6 +66,7 @@ def compiled(
     kernels = {name: x for name, x in vars(module).items() if name.endswith("_kernel")}
     recorders = {name: _Recorder() for name in kernels}
     vars(module).update(recorders)
+    always_ordered(module)
     made = {}
     for key in [k for k in module.TILES if k[-1] == WIDTHS[dtype]]:
         d, e, r = (*key[:-1], key[0], key[0])[:3]
@@ -80,6 +81,12 @@ def compiled(
             reports.append(_compile(kernels[name], *recorder.call, target))
         made[key] = _most(reports)
     return made
+
+
+def always_ordered(module: Any) -> None:
+    """A module whose programs run in an order, if it makes any, however few they are."""
+    if hasattr(module, "AT_ONCE"):
+        module.AT_ONCE, module.MANY, module.LONG = 0, 1 << 30, 0
 
 
 def _most(reports: list[Report]) -> Report:

@@ -92,7 +92,7 @@ def test_keys(name: str) -> None:
         assert all(list(rule) == ["state", "init", "update", "merge"] for rule in operator["states"])
     assert all(list(x) == ["equation", "value", "bounded"] for x in said["exponents"])
     for kernel in said["kernels"]:
-        assert list(kernel) == ["name", "rows", "walks", "reads", "writes"]
+        assert list(kernel) == ["name", "rows", "walks", "reads", "writes", "uneven"]
 
 
 @pytest.mark.parametrize(

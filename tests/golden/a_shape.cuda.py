@@ -88,6 +88,9 @@ def check_number(name, value, kind):
 
 KINDS = (torch.float16, torch.bfloat16, torch.float32)
 
+# more programs than run at once, but not so many that all gain by it; tiles walked while it is made
+AT_ONCE, MANY, LONG = 512, 2048, 128
+
 # tiles, warps and pipeline stages by the extents of features and the bytes of an element
 TILES = {
     (64, 64, 2): {
@@ -137,22 +140,86 @@ def finite(m):
     return tl.where(m == float("-inf"), 0.0, m)
 
 
-@triton.jit(do_not_specialize=["sshaped_h", "first", "local", "NQ", "NK", "NB", "NH", "NG"])
+@triton.jit(do_not_specialize=["count"])
+def place_kernel(work, order, count):
+    """Puts a program behind all that have more work, and behind those before it that have as much."""
+    pid = tl.program_id(0)
+    own, before = tl.load(work + pid), 0
+    for first in tl.range(0, count, 1024):
+        n = first + tl.arange(0, 1024)
+        other = tl.load(work + n, mask=n < count, other=-1)
+        before += tl.sum(((other > own) | ((other == own) & (n < pid))).to(tl.int32))
+    tl.store(order + before, pid)
+
+
+@triton.jit(do_not_specialize=["sshaped_h", "first", "local", "NQ", "NK", "NH"])
+def a_shape_work_kernel(
+    shaped, q_work,
+    sshaped_h,
+    first, local,
+    NQ, NK, NH,
+    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
+):
+    # one program: a tile of rows at one place of the batch; late rows see most, and come first
+    pid = tl.program_id(0)
+    tiles = tl.cdiv(NQ, BLOCK_Q)
+    q0 = (tiles - 1 - pid % tiles) * BLOCK_Q
+    h = pid // tiles
+    shaped_here = shaped + h.to(tl.int64) * sshaped_h
+    last = tl.minimum(q0 + BLOCK_Q, NQ) - 1
+    shaped_at0 = tl.load(shaped_here) != 0
+    k_end0 = tl.maximum(0, NK + last - NQ + 1)
+    k_hi0 = tl.where(~(shaped_at0), (BLOCK_K + k_end0 - 1) // BLOCK_K, 0)
+    k_inner_end0 = tl.maximum(0, NK + q0 - NQ + 1)
+    k_full_hi0 = tl.minimum(k_inner_end0 // BLOCK_K, k_hi0)
+    k_end1 = tl.maximum(0, tl.minimum(NK + last - NQ + 1, first))
+    k_hi1 = (BLOCK_K + k_end1 - 1) // BLOCK_K
+    k_inner_end1 = tl.maximum(0, tl.minimum(NK + q0 - NQ + 1, first))
+    k_full_hi1 = k_inner_end1 // BLOCK_K
+    k_begin2 = tl.maximum(0, NK + q0 - NQ - local + 1)
+    k_lo2 = k_begin2 // BLOCK_K
+    k_hi2 = tl.where(k_begin2 < k_end0, (BLOCK_K + k_end0 - 1) // BLOCK_K, k_lo2)
+    k_stop0 = tl.where(k_hi0 <= k_hi1, tl.minimum(k_hi0, k_full_hi0), k_hi0)
+    k_stop1 = tl.maximum(
+        tl.where(k_hi1 <= k_hi2, tl.minimum(k_hi1, tl.maximum(k_lo2, k_full_hi1)), k_hi1), k_stop0
+    )
+    k_start2 = tl.maximum(k_lo2, k_stop1)
+    k_stop2 = tl.maximum(k_hi2, k_start2)
+    k_steps0 = k_stop0
+    k_steps1 = k_steps0 + k_stop1 - k_stop0
+    k_steps2 = k_steps1 + k_stop2 - k_start2
+    visited = k_steps2
+    tl.store(q_work + pid, visited)
+
+
+@triton.jit(
+    do_not_specialize=[
+        "sshaped_h", "first", "local", "NQ", "NK", "NB", "NH", "NG", "ordered", "beside"
+    ]
+)
 def a_shape_kernel(
     Q, K, V, shaped, O,
     sshaped_h,
     sO_b, sO_h, sO_q, sO_e,
     first, local,
     NQ, NK, NB, NH, NG,
+    order, ordered, beside,
     D: tl.constexpr, E: tl.constexpr,
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
 ):
-    # one program: a tile of rows at one place of the batch; late rows see most, and come first
+    # one program: a tile of rows at one place of the batch; most work comes first
     pid = tl.program_id(0)
     tiles = tl.cdiv(NQ, BLOCK_Q)
+    programs = tiles * NH
+    first_ = pid // (programs * beside) * beside
+    many = tl.minimum(beside, NB - first_)
+    here = pid - first_ * programs
+    place = first_ + here % many
+    b = place
+    pid = here // many
+    pid = tl.load(order + pid, mask=pid < ordered, other=pid).to(tl.int32)
     q0 = (tiles - 1 - pid % tiles) * BLOCK_Q
-    h = (pid // tiles) % NH
-    b = pid // tiles // NH
+    h = pid // tiles
     q_in = tl.arange(0, BLOCK_Q)
     q = q0 + q_in
     e = tl.arange(0, BLOCK_E)
@@ -194,36 +261,21 @@ def a_shape_kernel(
     k_stop2 = tl.maximum(k_hi2, k_start2)
     k_full_start2 = tl.minimum(tl.maximum(k_full_lo2, k_start2), k_stop2)
     k_full_stop2 = tl.minimum(tl.maximum(k_full_hi2, k_full_start2), k_stop2)
-    k_whole = k_full_stop0 + k_full_stop1 - k_full_start1 + k_full_stop2 - k_full_start2
-    k_steps0 = k_full_stop0
-    k_steps1 = k_steps0 + k_full_stop1 - k_full_start1
-    k_steps2 = k_steps1 + k_stop2 - k_full_start2
-    k_steps3 = k_steps2 + k_full_start1 - k_full_stop0
-    k_steps4 = k_steps3 + k_stop1 - k_full_stop1
-    k_steps5 = k_steps4 + k_full_start2 - k_start2
-    # tiles seen whole, then tiles on an edge
-    for step in tl.range(0, k_steps5):
+    k_steps0 = k_stop0
+    k_steps1 = k_steps0 + k_stop1 - k_stop0
+    k_steps2 = k_steps1 + k_stop2 - k_start2
+    k_edge0 = k_full_stop0
+    k_whole1 = k_steps0 + k_full_start1 - k_stop0
+    k_edge1 = k_steps0 + k_full_stop1 - k_stop0
+    k_whole2 = k_steps1 + k_full_start2 - k_start2
+    k_edge2 = k_steps1 + k_full_stop2 - k_start2
+    # live tiles; those on an edge are tested
+    for step in tl.range(0, k_steps2):
         k0 = (
             tl.where(
                 step < k_steps0,
                 step,
-                tl.where(
-                    step < k_steps1,
-                    k_full_start1 + step - k_steps0,
-                    tl.where(
-                        step < k_steps2,
-                        k_full_start2 + step - k_steps1,
-                        tl.where(
-                            step < k_steps3,
-                            k_full_stop0 + step - k_steps2,
-                            tl.where(
-                                step < k_steps4,
-                                k_full_stop1 + step - k_steps3,
-                                k_start2 + step - k_steps4,
-                            ),
-                        ),
-                    ),
-                ),
+                tl.where(step < k_steps1, k_stop0 + step - k_steps0, k_start2 + step - k_steps1),
             )
             * BLOCK_K
         )
@@ -233,7 +285,9 @@ def a_shape_kernel(
         S_qk = tl.dot(Q_qd, tl.trans(K_kd), input_precision="ieee")
         # P_max[q] = max(k where seen) S[q,k]
         S_seen_qk = S_qk
-        if step >= k_whole:
+        if (
+            (step >= k_edge0) & (step < k_whole1)
+        ) | ((step >= k_edge1) & (step < k_whole2)) | (step >= k_edge2):
             # seen: k < |k| and k <= q + (|k| - |q|) and (not shaped or k < first or q + (|k| - |q|)
             #     - k < local)
             seen_qk = (
@@ -305,6 +359,22 @@ def a_shape(Q, K, V, shaped, first=1024, local=4096):
     grid = triton.cdiv(NQ, tile["BLOCK_Q"]) * NB * NH
     if grid:
         with torch.cuda.device(Q.device) if Q.is_cuda else contextlib.nullcontext():
+            # rows are uneven work, by the tables of this call: most of it comes first
+            order = Q.new_empty(0, dtype=torch.int32)
+            beside = 1
+            if AT_ONCE < grid <= MANY and triton.cdiv(NK, tile["BLOCK_K"]) > LONG:
+                q_work = Q.new_empty(triton.cdiv(NQ, tile["BLOCK_Q"]) * NH, dtype=torch.int32)
+                a_shape_work_kernel[(q_work.numel(),)](
+                    shaped, q_work,
+                    *shaped.stride(),
+                    first, local,
+                    NQ, NK, NH,
+                    BLOCK_Q=tile["BLOCK_Q"], BLOCK_K=tile["BLOCK_K"],
+                    num_warps=1, num_stages=1,
+                )
+                order = torch.empty_like(q_work)
+                place_kernel[(q_work.numel(),)](q_work, order, q_work.numel(), num_warps=4)
+                beside = NB
             a_shape_kernel[(grid,)](
                 describe(Q, [1, 1, tile["BLOCK_Q"], tile["BLOCK_D"]]),
                 describe(K, [1, 1, tile["BLOCK_K"], tile["BLOCK_D"]]),
@@ -313,6 +383,7 @@ def a_shape(Q, K, V, shaped, first=1024, local=4096):
                 *shaped.stride(), *O.stride(),
                 first, local,
                 NQ, NK, NB, NH, NG,
+                order, order.numel(), beside,
                 D, E,
                 **tile,
             )

@@ -188,9 +188,9 @@ def agent_W_total_row_kernel(
     k_end = NK
     k_hi = (BLOCK_K + k_end - 1) // BLOCK_K
     k_full_hi = k_end // BLOCK_K
-    k_whole = k_full_hi
     k_steps = k_hi
-    # tiles seen whole, then tiles on an edge
+    k_edge = k_full_hi
+    # live tiles; those on an edge are tested
     for step in tl.range(0, k_steps):
         k0 = step * BLOCK_K
         k = k0 + k_in
@@ -209,7 +209,7 @@ def agent_W_total_row_kernel(
         ).to(tl.float32)
         exponent_ak = R_sum_ak * (1 / D ** 0.5) + B_ak
         exponent_seen_ak = exponent_ak
-        if step >= k_whole:
+        if step >= k_edge:
             # seen: k < |k|
             seen_k = k < NK
             exponent_seen_ak = tl.where(seen_k[None, :], exponent_seen_ak, float("-inf"))
@@ -274,9 +274,9 @@ def agent_kernel(
     a_end = NA
     a_hi = (BLOCK_A + a_end - 1) // BLOCK_A
     a_full_hi = a_end // BLOCK_A
-    a_whole = a_full_hi
     a_steps = a_hi
-    # tiles seen whole, then tiles on an edge
+    a_edge = a_full_hi
+    # live tiles; those on an edge are tested
     for step in tl.range(0, a_steps):
         a0 = step * BLOCK_A
         a = a0 + a_in
@@ -295,7 +295,7 @@ def agent_kernel(
         ).to(tl.float32)
         exponent_qa = S_sum_qa * (1 / D ** 0.5) + C_qa
         exponent_seen_qa = exponent_qa
-        if step >= a_whole:
+        if step >= a_edge:
             # seen: a < |a|
             seen_a = a < NA
             exponent_seen_qa = tl.where(seen_a[None, :], exponent_seen_qa, float("-inf"))

@@ -100,6 +100,9 @@ def check_sorted(name, index, table, axis):
 
 KINDS = (torch.float16, torch.bfloat16, torch.float32)
 
+# more programs than run at once, but not so many that all gain by it; tiles walked while it is made
+AT_ONCE, MANY, LONG = 512, 2048, 128
+
 # tiles, warps and pipeline stages by the extents of features and the bytes of an element
 TILES = {
     (64, 64, 2): {
@@ -166,21 +169,108 @@ def finite(m):
     return tl.where(m == float("-inf"), 0.0, m)
 
 
-@triton.jit(do_not_specialize=["sdoc_b", "sdoc_k", "NQ", "NK", "NB", "NH", "NG"])
-def anchor_kernel(
-    Q, K, V, doc, O,
+@triton.jit(do_not_specialize=["count"])
+def place_kernel(work, order, count):
+    """Puts a program behind all that have more work, and behind those before it that have as much."""
+    pid = tl.program_id(0)
+    own, before = tl.load(work + pid), 0
+    for first in tl.range(0, count, 1024):
+        n = first + tl.arange(0, 1024)
+        other = tl.load(work + n, mask=n < count, other=-1)
+        before += tl.sum(((other > own) | ((other == own) & (n < pid))).to(tl.int32))
+    tl.store(order + before, pid)
+
+
+@triton.jit(do_not_specialize=["sdoc_b", "sdoc_k", "NQ", "NK", "NB"])
+def anchor_work_kernel(
+    doc, q_work,
     sdoc_b, sdoc_k,
-    sO_b, sO_h, sO_q, sO_e,
-    NQ, NK, NB, NH, NG,
-    D: tl.constexpr, E: tl.constexpr,
-    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
+    NQ, NK, NB,
+    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
 ):
     # one program: a tile of rows at one place of the batch; late rows see most, and come first
     pid = tl.program_id(0)
     tiles = tl.cdiv(NQ, BLOCK_Q)
     q0 = (tiles - 1 - pid % tiles) * BLOCK_Q
-    h = (pid // tiles) % NH
-    b = pid // tiles // NH
+    b = pid // tiles
+    doc_here = doc + b.to(tl.int64) * sdoc_b
+    last = tl.minimum(q0 + BLOCK_Q, NQ) - 1
+    doc_at0 = tl.load(
+        doc_here + tl.maximum(q0 + NK - NQ, 0).to(tl.int64) * sdoc_k,
+        mask=(tl.maximum(q0 + NK - NQ, 0) < NK),
+        other=0,
+    )
+    doc_count0 = count_at_most(doc_here, sdoc_k, NK, doc_at0.to(tl.int64) - 1)
+    doc_at1 = tl.load(
+        doc_here + tl.maximum(last + NK - NQ, 0).to(tl.int64) * sdoc_k,
+        mask=(tl.maximum(last + NK - NQ, 0) < NK),
+        other=0,
+    )
+    doc_count1 = count_at_most(doc_here, sdoc_k, NK, doc_at1.to(tl.int64) - 1)
+    doc_count2 = count_at_most(doc_here, sdoc_k, NK, -1)
+    doc_count3 = count_at_most(doc_here, sdoc_k, NK, 0)
+    k_begin0 = doc_count0
+    k_end0 = tl.maximum(0, tl.minimum(NK + last - NQ + 1, tl.where(last + (NK - NQ) >= 0, NK, 0)))
+    k_lo0 = k_begin0 // BLOCK_K
+    k_hi0 = tl.where(k_begin0 < k_end0, (BLOCK_K + k_end0 - 1) // BLOCK_K, k_lo0)
+    k_inner_begin0 = doc_count1
+    k_inner_end0 = tl.maximum(0, tl.minimum(NK + q0 - NQ + 1, tl.where(q0 + (NK - NQ) >= 0, NK, 0)))
+    k_full_lo0 = tl.minimum((BLOCK_K + k_inner_begin0 - 1) // BLOCK_K, k_hi0)
+    k_full_hi0 = tl.maximum(k_full_lo0, k_inner_end0 // BLOCK_K)
+    k_begin1 = doc_count2
+    k_end1 = tl.maximum(0, tl.minimum(NK + last - NQ + 1, doc_count3))
+    k_lo1 = k_begin1 // BLOCK_K
+    k_hi1 = tl.where(k_begin1 < k_end1, (BLOCK_K + k_end1 - 1) // BLOCK_K, k_lo1)
+    k_inner_end1 = tl.maximum(0, tl.minimum(NK + q0 - NQ + 1, doc_count3))
+    k_full_lo1 = tl.minimum((BLOCK_K + k_begin1 - 1) // BLOCK_K, k_hi1)
+    k_full_hi1 = tl.maximum(k_full_lo1, k_inner_end1 // BLOCK_K)
+    k_swap00 = k_lo1 < k_lo0
+    k_left_lo00 = tl.where(k_swap00, k_lo1, k_lo0)
+    k_left_hi00 = tl.where(k_swap00, k_hi1, k_hi0)
+    k_left_full_hi00 = tl.where(k_swap00, k_full_hi1, k_full_hi0)
+    k_right_lo00 = tl.where(k_swap00, k_lo0, k_lo1)
+    k_right_hi00 = tl.where(k_swap00, k_hi0, k_hi1)
+    k_stop0 = tl.maximum(
+        tl.where(
+            k_left_hi00 <= k_right_hi00,
+            tl.minimum(k_left_hi00, tl.maximum(k_right_lo00, k_left_full_hi00)),
+            k_left_hi00,
+        ),
+        k_left_lo00,
+    )
+    k_start1 = tl.maximum(k_right_lo00, k_stop0)
+    k_stop1 = tl.maximum(k_right_hi00, k_start1)
+    k_steps0 = k_stop0 - k_left_lo00
+    k_steps1 = k_steps0 + k_stop1 - k_start1
+    visited = k_steps1
+    tl.store(q_work + pid, visited)
+
+
+@triton.jit(
+    do_not_specialize=["sdoc_b", "sdoc_k", "NQ", "NK", "NB", "NH", "NG", "ordered", "beside"]
+)
+def anchor_kernel(
+    Q, K, V, doc, O,
+    sdoc_b, sdoc_k,
+    sO_b, sO_h, sO_q, sO_e,
+    NQ, NK, NB, NH, NG,
+    order, ordered, beside,
+    D: tl.constexpr, E: tl.constexpr,
+    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
+):
+    # one program: a tile of rows at one place of the batch; most work comes first
+    pid = tl.program_id(0)
+    tiles = tl.cdiv(NQ, BLOCK_Q)
+    programs = tiles * NB
+    first = pid // (programs * beside) * beside
+    many = tl.minimum(beside, NH - first)
+    here = pid - first * programs
+    place = first + here % many
+    h = place
+    pid = here // many
+    pid = tl.load(order + pid, mask=pid < ordered, other=pid).to(tl.int32)
+    q0 = (tiles - 1 - pid % tiles) * BLOCK_Q
+    b = pid // tiles
     q_in = tl.arange(0, BLOCK_Q)
     q = q0 + q_in
     e = tl.arange(0, BLOCK_E)
@@ -252,41 +342,22 @@ def anchor_kernel(
     k_stop1 = tl.maximum(k_right_hi00, k_start1)
     k_full_start1 = tl.minimum(tl.maximum(k_right_full_lo00, k_start1), k_stop1)
     k_full_stop1 = tl.minimum(tl.maximum(k_right_full_hi00, k_full_start1), k_stop1)
-    k_whole = k_full_stop0 - k_full_start0 + k_full_stop1 - k_full_start1
-    k_steps0 = k_full_stop0 - k_full_start0
-    k_steps1 = k_steps0 + k_stop1 - k_full_start1
-    k_steps2 = k_steps1 + k_full_start0 - k_left_lo00
-    k_steps3 = k_steps2 + k_stop0 - k_full_stop0
-    k_steps4 = k_steps3 + k_full_start1 - k_start1
-    # tiles seen whole, then tiles on an edge
-    for step in tl.range(0, k_steps4):
-        k0 = (
-            tl.where(
-                step < k_steps0,
-                k_full_start0 + step,
-                tl.where(
-                    step < k_steps1,
-                    k_full_start1 + step - k_steps0,
-                    tl.where(
-                        step < k_steps2,
-                        k_left_lo00 + step - k_steps1,
-                        tl.where(
-                            step < k_steps3,
-                            k_full_stop0 + step - k_steps2,
-                            k_start1 + step - k_steps3,
-                        ),
-                    ),
-                ),
-            )
-            * BLOCK_K
-        )
+    k_steps0 = k_stop0 - k_left_lo00
+    k_steps1 = k_steps0 + k_stop1 - k_start1
+    k_whole0 = k_full_start0 - k_left_lo00
+    k_edge0 = k_full_stop0 - k_left_lo00
+    k_whole1 = k_steps0 + k_full_start1 - k_start1
+    k_edge1 = k_steps0 + k_full_stop1 - k_start1
+    # live tiles; those on an edge are tested
+    for step in tl.range(0, k_steps1):
+        k0 = tl.where(step < k_steps0, k_left_lo00 + step, k_start1 + step - k_steps0) * BLOCK_K
         k = k0 + k_in
         # S[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
         K_kd = K.load([b, h // (NH // NG), k0, 0]).reshape([BLOCK_K, BLOCK_D])
         S_qk = tl.dot(Q_qd, tl.trans(K_kd), input_precision="ieee")
         # P_max[q] = max(k where seen) S[q,k]
         S_seen_qk = S_qk
-        if step >= k_whole:
+        if (step < k_whole0) | ((step >= k_edge0) & (step < k_whole1)) | (step >= k_edge1):
             # seen: k < |k| and k <= q + (|k| - |q|) and (doc[k] == doc[q + (|k| - |q|)] or doc[k]
             #     == 0)
             doc2_k = tl.load(
@@ -364,6 +435,21 @@ def anchor(Q, K, V, doc):
     grid = triton.cdiv(NQ, tile["BLOCK_Q"]) * NB * NH
     if grid:
         with torch.cuda.device(Q.device) if Q.is_cuda else contextlib.nullcontext():
+            # rows are uneven work, by the tables of this call: most of it comes first
+            order = Q.new_empty(0, dtype=torch.int32)
+            beside = 1
+            if AT_ONCE < grid <= MANY and triton.cdiv(NK, tile["BLOCK_K"]) > LONG:
+                q_work = Q.new_empty(triton.cdiv(NQ, tile["BLOCK_Q"]) * NB, dtype=torch.int32)
+                anchor_work_kernel[(q_work.numel(),)](
+                    doc, q_work,
+                    *doc.stride(),
+                    NQ, NK, NB,
+                    BLOCK_Q=tile["BLOCK_Q"], BLOCK_K=tile["BLOCK_K"],
+                    num_warps=1, num_stages=1,
+                )
+                order = torch.empty_like(q_work)
+                place_kernel[(q_work.numel(),)](q_work, order, q_work.numel(), num_warps=4)
+                beside = NH
             anchor_kernel[(grid,)](
                 describe(Q, [1, 1, tile["BLOCK_Q"], tile["BLOCK_D"]]),
                 describe(K, [1, 1, tile["BLOCK_K"], tile["BLOCK_D"]]),
@@ -371,6 +457,7 @@ def anchor(Q, K, V, doc):
                 doc, O,
                 *doc.stride(), *O.stride(),
                 NQ, NK, NB, NH, NG,
+                order, order.numel(), beside,
                 D, E,
                 **tile,
             )

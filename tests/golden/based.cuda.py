@@ -146,9 +146,9 @@ def based_kernel(
     k_hi = (BLOCK_K + k_end - 1) // BLOCK_K
     k_inner_end = tl.maximum(0, NK + q0 - NQ + 1)
     k_full_hi = k_inner_end // BLOCK_K
-    k_whole = k_full_hi
     k_steps = k_hi
-    # tiles seen whole, then tiles on an edge
+    k_edge = k_full_hi
+    # live tiles; those on an edge are tested
     for step in tl.range(0, k_steps):
         k0 = step * BLOCK_K
         k = k0 + k_in
@@ -157,7 +157,7 @@ def based_kernel(
         s_qk = tl.dot(Q_qd, tl.trans(K_kd), input_precision="ieee")
         # O_sum2[q] = sum(k where seen) (1 + s[q,k] + s[q,k] * s[q,k] / 2)
         s_seen_qk = 1 + s_qk * (1 / D ** 0.5) + s_qk * (1 / D ** 0.5) * (s_qk * (1 / D ** 0.5)) / 2
-        if step >= k_whole:
+        if step >= k_edge:
             # seen: k < |k| and k <= q + (|k| - |q|)
             seen_qk = (k < NK)[None, :] & (k[None, :] <= (q + (NK - NQ))[:, None])
             s_seen_qk = tl.where(seen_qk, s_seen_qk, 0.0)

@@ -190,7 +190,7 @@ def based_window_kernel(
     k_stop1 = tl.maximum(k_hi1, k_start1)
     k_steps0 = k_stop0
     k_steps1 = k_steps0 + k_stop1 - k_start1
-    # tiles seen whole, then tiles on an edge: all are tested
+    # live tiles; all are tested
     for step in tl.range(0, k_steps1):
         k0 = tl.where(step < k_steps0, step, k_start1 + step - k_steps0) * BLOCK_K
         k = k0 + k_in

@@ -376,25 +376,31 @@ def bigbird(Q, K, V, random, block=64, window=3, globals=1):
                     (
                         (
                             (
-                                torch.abs(
-                                    ((q + (NK - NQ)) // block)[:, None] - (k // block)[None, :]
+                                (
+                                    ((q + NK - NQ) // block * block - window // 2 * block)[:, None]
+                                    <= k[None, :]
                                 )
-                                <= window // 2
+                                & (
+                                    k[None, :]
+                                    <= (
+                                        (q + NK - NQ) // block * block
+                                        + window // 2 * block
+                                        + block
+                                        - 1
+                                    )[:, None]
+                                )
                             )
                             | ((q + (NK - NQ)) // block < globals)[:, None]
                         )
-                        | (k // block < globals)[None, :]
+                        | (k <= block * globals - 1)[None, :]
                     )
                     | (
                         (
                             (
-                                (
-                                    ((q + (NK - NQ)) // block >= 0)
-                                    & ((q + (NK - NQ)) // block < NN)
-                                )[:, None]
-                                & (k // block >= 0)[None, :]
-                            )
-                            & (k // block < NC)[None, :]
+                                (((q + (NK - NQ)) // block >= 0) & ((q + (NK - NQ)) // block < NN))
+                                & True
+                            )[:, None]
+                            & (k <= block * NC - 1)[None, :]
                         )
                         & random_qk
                     )

@@ -163,7 +163,7 @@ def block_causal(Q, K, V, block=32):
             S_seen_qk = S_qk
             if not whole:
                 # seen: k < |k| and k // block <= (q + (|k| - |q|)) // block
-                seen_qk = (k // block)[None, :] <= ((q + (NK - NQ)) // block)[:, None]
+                seen_qk = k[None, :] <= ((q + NK - NQ) // block * block + block - 1)[:, None]
                 S_seen_qk = torch.where(seen_qk, S_seen_qk, -math.inf)
             P_max_tile_q = S_seen_qk.amax(-1)
             P_max_old_q = P_max_q

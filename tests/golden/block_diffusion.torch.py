@@ -285,21 +285,29 @@ def block_diffusion(Q, K, V, block=32):
                     (
                         (
                             ((q + (NK - NQ) < NK // 2)[:, None] & (k < NK // 2)[None, :])
-                            & ((k // block)[None, :] == ((q + (NK - NQ)) // block)[:, None])
+                            & (
+                                (((q + NK - NQ) // block * block)[:, None] <= k[None, :])
+                                & (
+                                    k[None, :]
+                                    <= ((q + NK - NQ) // block * block + block - 1)[:, None]
+                                )
+                            )
                         )
                         | (
                             ((q + (NK - NQ) < NK // 2)[:, None] & (NK // 2 <= k)[None, :])
                             & (
-                                ((k - NK // 2) // block)[None, :]
-                                < ((q + (NK - NQ)) // block)[:, None]
+                                k[None, :]
+                                <= ((q + NK - NQ) // block * block + NK // 2 - 1)[:, None]
                             )
                         )
                     )
                     | (
                         ((NK // 2 <= q + (NK - NQ))[:, None] & (NK // 2 <= k)[None, :])
                         & (
-                            ((k - NK // 2) // block)[None, :]
-                            <= ((q + (NK - NQ) - NK // 2) // block)[:, None]
+                            k[None, :]
+                            <= (
+                                (q + NK - NK // 2 - NQ) // block * block + NK // 2 + block - 1
+                            )[:, None]
                         )
                     )
                 )

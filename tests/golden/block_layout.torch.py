@@ -327,15 +327,12 @@ def block_layout(Q, K, V, layout, block=64):
                     (
                         (
                             (
-                                (
-                                    (k[None, :] <= (q + (NK - NQ))[:, None])
-                                    & ((q + (NK - NQ)) // block >= 0)[:, None]
-                                )
-                                & ((q + (NK - NQ)) // block < NY)[:, None]
+                                (k[None, :] <= (q + (NK - NQ))[:, None])
+                                & ((q + (NK - NQ)) // block >= 0)[:, None]
                             )
-                            & (k // block >= 0)[None, :]
+                            & ((q + (NK - NQ)) // block < NY)[:, None]
                         )
-                        & (k // block < NX)[None, :]
+                        & (k <= block * NX - 1)[None, :]
                     )
                     & layout_qk
                 )

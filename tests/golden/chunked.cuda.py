@@ -180,23 +180,26 @@ def chunked_kernel(
     k_inner_end = tl.maximum(0, NK + q0 - NQ + 1)
     k_full_lo = tl.minimum((BLOCK_K + k_inner_begin - 1) // BLOCK_K, k_hi)
     k_full_hi = tl.maximum(k_full_lo, k_inner_end // BLOCK_K)
-    k_whole = k_full_hi - k_full_lo
-    k_steps0 = k_hi - k_full_lo
-    k_steps1 = k_steps0 + k_full_lo - k_lo
-    # tiles seen whole, then tiles on an edge
-    for step in tl.range(0, k_steps1):
-        k0 = tl.where(step < k_steps0, k_full_lo + step, k_lo + step - k_steps0) * BLOCK_K
+    k_steps = k_hi - k_lo
+    k_whole = k_full_lo - k_lo
+    k_edge = k_full_hi - k_lo
+    # live tiles; those on an edge are tested
+    for step in tl.range(0, k_steps):
+        k0 = (k_lo + step) * BLOCK_K
         k = k0 + k_in
         # S[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
         K_kd = K.load([b, h // (NH // NG), k0, 0]).reshape([BLOCK_K, BLOCK_D])
         S_qk = tl.dot(Q_qd, tl.trans(K_kd), input_precision="ieee")
         # P_max[q] = max(k where seen) S[q,k]
         S_seen_qk = S_qk
-        if step >= k_whole:
+        if (step < k_whole) | (step >= k_edge):
             # seen: k < |k| and k <= q + (|k| - |q|) and k // chunk == (q + (|k| - |q|)) // chunk
             seen_qk = (
-                ((k < NK)[None, :] & (k[None, :] <= (q + (NK - NQ))[:, None]))
-                & ((k // chunk)[None, :] == floor_divide(q + (NK - NQ), chunk)[:, None])
+                (
+                    ((k < NK)[None, :] & (k[None, :] <= (q + (NK - NQ))[:, None]))
+                    & ((floor_divide(q + NK - NQ, chunk) * chunk)[:, None] <= k[None, :])
+                )
+                & (k[None, :] <= (floor_divide(q + NK - NQ, chunk) * chunk + chunk - 1)[:, None])
             )
             S_seen_qk = tl.where(seen_qk, S_seen_qk, float("-inf"))
         P_max_tile_q = tl.max(S_seen_qk, 1)

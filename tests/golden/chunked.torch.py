@@ -171,8 +171,11 @@ def chunked(Q, K, V, chunk=8192):
                 # seen: k < |k| and k <= q + (|k| - |q|) and k // chunk == (q + (|k| - |q|)) //
                 #     chunk
                 seen_qk = (
-                    (k[None, :] <= (q + (NK - NQ))[:, None])
-                    & ((k // chunk)[None, :] == ((q + (NK - NQ)) // chunk)[:, None])
+                    (
+                        (k[None, :] <= (q + (NK - NQ))[:, None])
+                        & (((q + NK - NQ) // chunk * chunk)[:, None] <= k[None, :])
+                    )
+                    & (k[None, :] <= ((q + NK - NQ) // chunk * chunk + chunk - 1)[:, None])
                 )
                 S_seen_qk = torch.where(seen_qk, S_seen_qk, -math.inf)
             P_max_tile_q = S_seen_qk.amax(-1)

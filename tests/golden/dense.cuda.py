@@ -151,9 +151,9 @@ def dense_kernel(
     k_end = NK
     k_hi = (BLOCK_K + k_end - 1) // BLOCK_K
     k_full_hi = k_end // BLOCK_K
-    k_whole = k_full_hi
     k_steps = k_hi
-    # tiles seen whole, then tiles on an edge
+    k_edge = k_full_hi
+    # live tiles; those on an edge are tested
     for step in tl.range(0, k_steps):
         k0 = step * BLOCK_K
         k = k0 + k_in
@@ -162,7 +162,7 @@ def dense_kernel(
         S_qk = tl.dot(Q_qd, tl.trans(K_kd), input_precision="ieee")
         # P_max[q] = max(k) S[q,k]
         S_seen_qk = S_qk
-        if step >= k_whole:
+        if step >= k_edge:
             # seen: k < |k|
             seen_k = k < NK
             S_seen_qk = tl.where(seen_k[None, :], S_seen_qk, float("-inf"))

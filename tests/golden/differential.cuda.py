@@ -168,9 +168,9 @@ def differential_kernel(
     k_hi = (BLOCK_K + k_end - 1) // BLOCK_K
     k_inner_end = tl.maximum(0, NK + q0 - NQ + 1)
     k_full_hi = k_inner_end // BLOCK_K
-    k_whole = k_full_hi
     k_steps = k_hi
-    # tiles seen whole, then tiles on an edge
+    k_edge = k_full_hi
+    # live tiles; those on an edge are tested
     for step in tl.range(0, k_steps):
         k0 = step * BLOCK_K
         k = k0 + k_in
@@ -182,7 +182,7 @@ def differential_kernel(
         S2_qk = tl.dot(Q2_qd, tl.trans(K2_kd), input_precision="ieee")
         # P1_max[q] = max(k where seen) S1[q,k]
         S1_seen_qk = S1_qk
-        if step >= k_whole:
+        if step >= k_edge:
             # seen: k < |k| and k <= q + (|k| - |q|)
             seen_qk = (k < NK)[None, :] & (k[None, :] <= (q + (NK - NQ))[:, None])
             S1_seen_qk = tl.where(seen_qk, S1_seen_qk, float("-inf"))
@@ -199,7 +199,7 @@ def differential_kernel(
         P1_total_q = P1_total_q * alpha_q + P1_total_tile_q
         # P2_max[q] = max(k where seen) S2[q,k]
         S2_seen_qk = S2_qk
-        if step >= k_whole:
+        if step >= k_edge:
             # seen: k < |k| and k <= q + (|k| - |q|)
             seen_qk = (k < NK)[None, :] & (k[None, :] <= (q + (NK - NQ))[:, None])
             S2_seen_qk = tl.where(seen_qk, S2_seen_qk, float("-inf"))

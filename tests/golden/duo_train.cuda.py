@@ -183,7 +183,7 @@ def duo_train_kernel(
     k_end = tl.maximum(0, NK + last - NQ + 1)
     k_hi = (BLOCK_K + k_end - 1) // BLOCK_K
     k_steps = k_hi
-    # tiles seen whole, then tiles on an edge: all are tested
+    # live tiles; all are tested
     for step in tl.range(0, k_steps):
         k0 = step * BLOCK_K
         k = k0 + k_in

@@ -167,9 +167,9 @@ def entropy_kernel(
     k_hi = (BLOCK_K + k_end - 1) // BLOCK_K
     k_inner_end = tl.maximum(0, NK + q0 - NQ + 1)
     k_full_hi = k_inner_end // BLOCK_K
-    k_whole = k_full_hi
     k_steps = k_hi
-    # tiles seen whole, then tiles on an edge
+    k_edge = k_full_hi
+    # live tiles; those on an edge are tested
     for step in tl.range(0, k_steps):
         k0 = step * BLOCK_K
         k = k0 + k_in
@@ -179,7 +179,7 @@ def entropy_kernel(
         S_qk = tl.dot(Q_qd, tl.trans(K_kd), input_precision="ieee")
         # P_max[q] = max(k where seen) S[q,k]
         S_seen_qk = S_qk
-        if step >= k_whole:
+        if step >= k_edge:
             # seen: k < |k| and k <= q + (|k| - |q|)
             seen_qk = (k < NK)[None, :] & (k[None, :] <= (q + (NK - NQ))[:, None])
             S_seen_qk = tl.where(seen_qk, S_seen_qk, float("-inf"))

@@ -157,9 +157,9 @@ def evoformer_kernel(
     k_end = NK
     k_hi = (BLOCK_K + k_end - 1) // BLOCK_K
     k_full_hi = k_end // BLOCK_K
-    k_whole = k_full_hi
     k_steps = k_hi
-    # tiles seen whole, then tiles on an edge
+    k_edge = k_full_hi
+    # live tiles; those on an edge are tested
     for step in tl.range(0, k_steps):
         k0 = step * BLOCK_K
         k = k0 + k_in
@@ -178,7 +178,7 @@ def evoformer_kernel(
         ).to(tl.float32)
         exponent_qk = S_sum_qk * (1 / D ** 0.5) + pair_qk
         exponent_seen_qk = exponent_qk
-        if step >= k_whole:
+        if step >= k_edge:
             # seen: k < |k|
             seen_k = k < NK
             exponent_seen_qk = tl.where(seen_k[None, :], exponent_seen_qk, float("-inf"))

@@ -185,12 +185,12 @@ def gemma2_kernel(
     k_inner_end = tl.maximum(0, NK + q0 - NQ + 1)
     k_full_lo = tl.minimum((BLOCK_K + k_inner_begin - 1) // BLOCK_K, k_hi)
     k_full_hi = tl.maximum(k_full_lo, k_inner_end // BLOCK_K)
-    k_whole = k_full_hi - k_full_lo
-    k_steps0 = k_hi - k_full_lo
-    k_steps1 = k_steps0 + k_full_lo - k_lo
-    # tiles seen whole, then tiles on an edge
-    for step in tl.range(0, k_steps1):
-        k0 = tl.where(step < k_steps0, k_full_lo + step, k_lo + step - k_steps0) * BLOCK_K
+    k_steps = k_hi - k_lo
+    k_whole = k_full_lo - k_lo
+    k_edge = k_full_hi - k_lo
+    # live tiles; those on an edge are tested
+    for step in tl.range(0, k_steps):
+        k0 = (k_lo + step) * BLOCK_K
         k = k0 + k_in
         # s[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(scalar)
         K_kd = K.load([b, h // (NH // NG), k0, 0]).reshape([BLOCK_K, BLOCK_D])
@@ -199,7 +199,7 @@ def gemma2_kernel(
         tanh_s_qk = tanh(divide(s_qk * divide(1, tl.sqrt(scalar)), cap))
         exponent_qk = cap * tanh_s_qk
         exponent_seen_qk = exponent_qk
-        if step >= k_whole:
+        if (step < k_whole) | (step >= k_edge):
             # seen: k < |k| and k <= q + (|k| - |q|) and q + (|k| - |q|) - k < window
             seen_qk = (
                 ((k < NK)[None, :] & (k[None, :] <= (q + (NK - NQ))[:, None]))

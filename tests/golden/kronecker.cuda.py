@@ -167,9 +167,9 @@ def kronecker_kernel(
         k_end = NK
         k_hi = (BLOCK_K + k_end - 1) // BLOCK_K
         k_full_hi = k_end // BLOCK_K
-        k_whole = k_full_hi
         k_steps = k_hi
-        # tiles seen whole, then tiles on an edge
+        k_edge = k_full_hi
+        # live tiles; those on an edge are tested
         for step in tl.range(0, k_steps):
             k0 = step * BLOCK_K
             k = k0 + k_in
@@ -178,7 +178,7 @@ def kronecker_kernel(
             S_qk = tl.dot(S_row_qd.to(K2_kd.dtype), tl.trans(K2_kd), input_precision="ieee")
             # P_max[q] = max(j, k) S[q,j,k]
             S_seen_qk = S_qk
-            if step >= k_whole:
+            if step >= k_edge:
                 # seen: k < |k|
                 seen_k = k < NK
                 S_seen_qk = tl.where(seen_k[None, :], S_seen_qk, float("-inf"))

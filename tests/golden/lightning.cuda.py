@@ -149,9 +149,9 @@ def lightning_kernel(
     k_hi = (BLOCK_K + k_end - 1) // BLOCK_K
     k_inner_end = tl.maximum(0, NK + q0 - NQ + 1)
     k_full_hi = k_inner_end // BLOCK_K
-    k_whole = k_full_hi
     k_steps = k_hi
-    # tiles seen whole, then tiles on an edge
+    k_edge = k_full_hi
+    # live tiles; those on an edge are tested
     for step in tl.range(0, k_steps):
         k0 = step * BLOCK_K
         k = k0 + k_in
@@ -161,7 +161,7 @@ def lightning_kernel(
         # O_max[q] = max(k where seen) (-slope * (q + (|k| - |q|) - k))
         exponent_qk = -(slope_ * ((q + (NK - NQ))[:, None] - k[None, :]))
         exponent_seen_qk = exponent_qk
-        if step >= k_whole:
+        if step >= k_edge:
             # seen: k < |k| and k <= q + (|k| - |q|)
             seen_qk = (k < NK)[None, :] & (k[None, :] <= (q + (NK - NQ))[:, None])
             exponent_seen_qk = tl.where(seen_qk, exponent_seen_qk, float("-inf"))
@@ -175,7 +175,7 @@ def lightning_kernel(
             exponent_seen_qk * 1.4426950408889634 - (finite(O_max_q) * 1.4426950408889634)[:, None]
         )
         A_sum_seen_qk = A_sum_qk * exp_exponent_seen_qk
-        if step >= k_whole:
+        if step >= k_edge:
             # seen: k < |k| and k <= q + (|k| - |q|)
             seen_qk = (k < NK)[None, :] & (k[None, :] <= (q + (NK - NQ))[:, None])
             A_sum_seen_qk = tl.where(seen_qk, A_sum_seen_qk, 0.0)

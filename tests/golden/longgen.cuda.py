@@ -202,36 +202,21 @@ def longgen_kernel(
     k_stop2 = tl.maximum(k_hi2, k_start2)
     k_full_start2 = tl.minimum(tl.maximum(k_full_lo2, k_start2), k_stop2)
     k_full_stop2 = tl.minimum(tl.maximum(k_full_hi2, k_full_start2), k_stop2)
-    k_whole = k_full_stop0 + k_full_stop1 - k_full_start1 + k_full_stop2 - k_full_start2
-    k_steps0 = k_full_stop0
-    k_steps1 = k_steps0 + k_full_stop1 - k_full_start1
-    k_steps2 = k_steps1 + k_stop2 - k_full_start2
-    k_steps3 = k_steps2 + k_full_start1 - k_full_stop0
-    k_steps4 = k_steps3 + k_stop1 - k_full_stop1
-    k_steps5 = k_steps4 + k_full_start2 - k_start2
-    # tiles seen whole, then tiles on an edge
-    for step in tl.range(0, k_steps5):
+    k_steps0 = k_stop0
+    k_steps1 = k_steps0 + k_stop1 - k_stop0
+    k_steps2 = k_steps1 + k_stop2 - k_start2
+    k_edge0 = k_full_stop0
+    k_whole1 = k_steps0 + k_full_start1 - k_stop0
+    k_edge1 = k_steps0 + k_full_stop1 - k_stop0
+    k_whole2 = k_steps1 + k_full_start2 - k_start2
+    k_edge2 = k_steps1 + k_full_stop2 - k_start2
+    # live tiles; those on an edge are tested
+    for step in tl.range(0, k_steps2):
         k0 = (
             tl.where(
                 step < k_steps0,
                 step,
-                tl.where(
-                    step < k_steps1,
-                    k_full_start1 + step - k_steps0,
-                    tl.where(
-                        step < k_steps2,
-                        k_full_start2 + step - k_steps1,
-                        tl.where(
-                            step < k_steps3,
-                            k_full_stop0 + step - k_steps2,
-                            tl.where(
-                                step < k_steps4,
-                                k_full_stop1 + step - k_steps3,
-                                k_start2 + step - k_steps4,
-                            ),
-                        ),
-                    ),
-                ),
+                tl.where(step < k_steps1, k_stop0 + step - k_steps0, k_start2 + step - k_steps1),
             )
             * BLOCK_K
         )
@@ -241,7 +226,9 @@ def longgen_kernel(
         S_qk = tl.dot(Q_qd, tl.trans(K_kd), input_precision="ieee")
         # P_max[q] = max(k where seen) S[q,k]
         S_seen_qk = S_qk
-        if step >= k_whole:
+        if (
+            (step >= k_edge0) & (step < k_whole1)
+        ) | ((step >= k_edge1) & (step < k_whole2)) | (step >= k_edge2):
             # seen: k < |k| and k <= q + (|k| - |q|) and (layers // 3 <= layer and layer < layers -
             #     layers // 3 or q + (|k| - |q|) - k < window or k < sinks)
             seen_qk = (

@@ -91,6 +91,9 @@ def check_number(name, value, kind):
 
 KINDS = (torch.float16, torch.bfloat16, torch.float32)
 
+# more programs than run at once, but not so many that all gain by it; tiles walked while it is made
+AT_ONCE, MANY, LONG = 512, 2048, 128
+
 # tiles, warps and pipeline stages by the extents of features and the bytes of an element
 TILES = {
     (64, 64, 2): {
@@ -146,21 +149,67 @@ def floor_divide(a, b):
     return (a - ((a % b) + b) % b) // b
 
 
-@triton.jit(do_not_specialize=["group", "NQ", "NK", "NB", "NH", "NG"])
-def longlora_kernel(
-    Q, K, V, O,
-    sO_b, sO_h, sO_q, sO_e,
+@triton.jit(do_not_specialize=["count"])
+def place_kernel(work, order, count):
+    """Puts a program behind all that have more work, and behind those before it that have as much."""
+    pid = tl.program_id(0)
+    own, before = tl.load(work + pid), 0
+    for first in tl.range(0, count, 1024):
+        n = first + tl.arange(0, 1024)
+        other = tl.load(work + n, mask=n < count, other=-1)
+        before += tl.sum(((other > own) | ((other == own) & (n < pid))).to(tl.int32))
+    tl.store(order + before, pid)
+
+
+@triton.jit(do_not_specialize=["group", "NQ", "NK", "NH"])
+def longlora_work_kernel(
+    q_work,
     group,
-    NQ, NK, NB, NH, NG,
-    D: tl.constexpr, E: tl.constexpr,
-    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
+    NQ, NK, NH,
+    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
 ):
     # one program: a tile of rows at one place of the batch; late rows see most, and come first
     pid = tl.program_id(0)
     tiles = tl.cdiv(NQ, BLOCK_Q)
     q0 = (tiles - 1 - pid % tiles) * BLOCK_Q
-    h = (pid // tiles) % NH
-    b = pid // tiles // NH
+    h = pid // tiles
+    last = tl.minimum(q0 + BLOCK_Q, NQ) - 1
+    k_begin = tl.maximum(
+        0,
+        floor_divide(tl.where(h < NH // 2, 0, group // 2) + NK + q0 - NQ, group) * group
+        - tl.where(h < NH // 2, 0, group // 2),
+    )
+    k_end = tl.maximum(0, NK + last - NQ + 1)
+    k_lo = k_begin // BLOCK_K
+    k_hi = tl.where(k_begin < k_end, (BLOCK_K + k_end - 1) // BLOCK_K, k_lo)
+    k_steps = k_hi - k_lo
+    visited = k_steps
+    tl.store(q_work + pid, visited)
+
+
+@triton.jit(do_not_specialize=["group", "NQ", "NK", "NB", "NH", "NG", "ordered", "beside"])
+def longlora_kernel(
+    Q, K, V, O,
+    sO_b, sO_h, sO_q, sO_e,
+    group,
+    NQ, NK, NB, NH, NG,
+    order, ordered, beside,
+    D: tl.constexpr, E: tl.constexpr,
+    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
+):
+    # one program: a tile of rows at one place of the batch; most work comes first
+    pid = tl.program_id(0)
+    tiles = tl.cdiv(NQ, BLOCK_Q)
+    programs = tiles * NH
+    first = pid // (programs * beside) * beside
+    many = tl.minimum(beside, NB - first)
+    here = pid - first * programs
+    place = first + here % many
+    b = place
+    pid = here // many
+    pid = tl.load(order + pid, mask=pid < ordered, other=pid).to(tl.int32)
+    q0 = (tiles - 1 - pid % tiles) * BLOCK_Q
+    h = pid // tiles
     q_in = tl.arange(0, BLOCK_Q)
     q = q0 + q_in
     e = tl.arange(0, BLOCK_E)
@@ -190,28 +239,42 @@ def longlora_kernel(
     k_inner_end = tl.maximum(0, NK + q0 - NQ + 1)
     k_full_lo = tl.minimum((BLOCK_K + k_inner_begin - 1) // BLOCK_K, k_hi)
     k_full_hi = tl.maximum(k_full_lo, k_inner_end // BLOCK_K)
-    k_whole = k_full_hi - k_full_lo
-    k_steps0 = k_hi - k_full_lo
-    k_steps1 = k_steps0 + k_full_lo - k_lo
-    # tiles seen whole, then tiles on an edge
-    for step in tl.range(0, k_steps1):
-        k0 = tl.where(step < k_steps0, k_full_lo + step, k_lo + step - k_steps0) * BLOCK_K
+    k_steps = k_hi - k_lo
+    k_whole = k_full_lo - k_lo
+    k_edge = k_full_hi - k_lo
+    # live tiles; those on an edge are tested
+    for step in tl.range(0, k_steps):
+        k0 = (k_lo + step) * BLOCK_K
         k = k0 + k_in
         # S[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
         K_kd = K.load([b, h // (NH // NG), k0, 0]).reshape([BLOCK_K, BLOCK_D])
         S_qk = tl.dot(Q_qd, tl.trans(K_kd), input_precision="ieee")
         # P_max[q] = max(k where seen) S[q,k]
         S_seen_qk = S_qk
-        if step >= k_whole:
+        if (step < k_whole) | (step >= k_edge):
             # seen: k < |k| and k <= q + (|k| - |q|) and (k + (if h < |h| // 2 then 0 else group //
             #     2)) // group == (q + (|k| - |q|) + (if h < |h| // 2 then 0 else group // 2)) //
             #     group
             seen_qk = (
-                ((k < NK)[None, :] & (k[None, :] <= (q + (NK - NQ))[:, None]))
+                (
+                    ((k < NK)[None, :] & (k[None, :] <= (q + (NK - NQ))[:, None]))
+                    & (
+                        (
+                            floor_divide(tl.where(h < NH // 2, 0, group // 2) + q + NK - NQ, group)
+                            * group
+                            - tl.where(h < NH // 2, 0, group // 2)
+                        )[:, None]
+                        <= k[None, :]
+                    )
+                )
                 & (
-                    ((k + tl.where(h < NH // 2, 0, group // 2)) // group)[None, :]
-                    == floor_divide(
-                        q + (NK - NQ) + tl.where(h < NH // 2, 0, group // 2), group
+                    k[None, :]
+                    <= (
+                        floor_divide(tl.where(h < NH // 2, 0, group // 2) + q + NK - NQ, group)
+                        * group
+                        + group
+                        - tl.where(h < NH // 2, 0, group // 2)
+                        - 1
                     )[:, None]
                 )
             )
@@ -277,6 +340,21 @@ def longlora(Q, K, V, group=2048):
     grid = triton.cdiv(NQ, tile["BLOCK_Q"]) * NB * NH
     if grid:
         with torch.cuda.device(Q.device) if Q.is_cuda else contextlib.nullcontext():
+            # rows are uneven work, by the tables of this call: most of it comes first
+            order = Q.new_empty(0, dtype=torch.int32)
+            beside = 1
+            if AT_ONCE < grid <= MANY and triton.cdiv(NK, tile["BLOCK_K"]) > LONG:
+                q_work = Q.new_empty(triton.cdiv(NQ, tile["BLOCK_Q"]) * NH, dtype=torch.int32)
+                longlora_work_kernel[(q_work.numel(),)](
+                    q_work,
+                    group,
+                    NQ, NK, NH,
+                    BLOCK_Q=tile["BLOCK_Q"], BLOCK_K=tile["BLOCK_K"],
+                    num_warps=1, num_stages=1,
+                )
+                order = torch.empty_like(q_work)
+                place_kernel[(q_work.numel(),)](q_work, order, q_work.numel(), num_warps=4)
+                beside = NB
             longlora_kernel[(grid,)](
                 describe(Q, [1, 1, tile["BLOCK_Q"], tile["BLOCK_D"]]),
                 describe(K, [1, 1, tile["BLOCK_K"], tile["BLOCK_D"]]),
@@ -285,6 +363,7 @@ def longlora(Q, K, V, group=2048):
                 *O.stride(),
                 group,
                 NQ, NK, NB, NH, NG,
+                order, order.numel(), beside,
                 D, E,
                 **tile,
             )

@@ -196,14 +196,27 @@ def longlora(Q, K, V, group=2048):
                 #     // 2)) // group == (q + (|k| - |q|) + (if h < |h| // 2 then 0 else group //
                 #     2)) // group
                 seen_qk = (
-                    (k[None, :] <= (q + (NK - NQ))[:, None])
+                    (
+                        (k[None, :] <= (q + (NK - NQ))[:, None])
+                        & (
+                            (
+                                (torch.where(h < NH // 2, 0, group // 2)[..., None] + q + NK - NQ)
+                                // group
+                                * group
+                                - torch.where(h < NH // 2, 0, group // 2)[..., None]
+                            )[..., :, None]
+                            <= k[None, :]
+                        )
+                    )
                     & (
-                        (
-                            (k + torch.where(h < NH // 2, 0, group // 2)[..., None]) // group
-                        )[..., None, :]
-                        == (
-                            (q + (NK - NQ) + torch.where(h < NH // 2, 0, group // 2)[..., None])
+                        k[None, :]
+                        <= (
+                            (torch.where(h < NH // 2, 0, group // 2)[..., None] + q + NK - NQ)
                             // group
+                            * group
+                            + group
+                            - torch.where(h < NH // 2, 0, group // 2)[..., None]
+                            - 1
                         )[..., :, None]
                     )
                 )

@@ -90,6 +90,9 @@ def check_number(name, value, kind):
 
 KINDS = (torch.float16, torch.bfloat16, torch.float32)
 
+# more programs than run at once, but not so many that all gain by it; tiles walked while it is made
+AT_ONCE, MANY, LONG = 512, 2048, 128
+
 # tiles, warps and pipeline stages by the extents of features and the bytes of an element
 TILES = {
     (64, 64, 2): {
@@ -145,8 +148,73 @@ def floor_divide(a, b):
     return (a - ((a % b) + b) % b) // b
 
 
+@triton.jit(do_not_specialize=["count"])
+def place_kernel(work, order, count):
+    """Puts a program behind all that have more work, and behind those before it that have as much."""
+    pid = tl.program_id(0)
+    own, before = tl.load(work + pid), 0
+    for first in tl.range(0, count, 1024):
+        n = first + tl.arange(0, 1024)
+        other = tl.load(work + n, mask=n < count, other=-1)
+        before += tl.sum(((other > own) | ((other == own) & (n < pid))).to(tl.int32))
+    tl.store(order + before, pid)
+
+
+@triton.jit(do_not_specialize=["sstreaming_g", "block", "sinks", "local", "NQ", "NK", "NH", "NG"])
+def lserve_work_kernel(
+    streaming, q_work,
+    sstreaming_g,
+    block, sinks, local,
+    NQ, NK, NH, NG,
+    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
+):
+    # one program: a tile of rows at one place of the batch; late rows see most, and come first
+    pid = tl.program_id(0)
+    tiles = tl.cdiv(NQ, BLOCK_Q)
+    q0 = (tiles - 1 - pid % tiles) * BLOCK_Q
+    h = pid // tiles
+    streaming_here = streaming + (h // (NH // NG)).to(tl.int64) * sstreaming_g
+    last = tl.minimum(q0 + BLOCK_Q, NQ) - 1
+    streaming_at0 = tl.load(streaming_here) != 0
+    k_end0 = tl.maximum(0, NK + last - NQ + 1)
+    k_hi0 = tl.where(~(streaming_at0), (BLOCK_K + k_end0 - 1) // BLOCK_K, 0)
+    k_inner_end0 = tl.maximum(0, NK + q0 - NQ + 1)
+    k_full_hi0 = tl.minimum(k_inner_end0 // BLOCK_K, k_hi0)
+    k_end1 = (
+        tl.maximum(0, tl.minimum(NK + last - NQ + 1, block.to(tl.int64) * sinks))
+    ).to(tl.int32)
+    k_hi1 = (BLOCK_K + k_end1 - 1) // BLOCK_K
+    k_inner_end1 = (
+        tl.maximum(0, tl.minimum(NK + q0 - NQ + 1, block.to(tl.int64) * sinks))
+    ).to(tl.int32)
+    k_full_hi1 = k_inner_end1 // BLOCK_K
+    k_begin2 = (
+        tl.minimum(
+            tl.maximum(
+                0, floor_divide(NK + q0 - NQ, block) * block + block - block.to(tl.int64) * local
+            ),
+            NK,
+        )
+    ).to(tl.int32)
+    k_lo2 = k_begin2 // BLOCK_K
+    k_hi2 = tl.where(k_begin2 < k_end0, (BLOCK_K + k_end0 - 1) // BLOCK_K, k_lo2)
+    k_stop0 = tl.where(k_hi0 <= k_hi1, tl.minimum(k_hi0, k_full_hi0), k_hi0)
+    k_stop1 = tl.maximum(
+        tl.where(k_hi1 <= k_hi2, tl.minimum(k_hi1, tl.maximum(k_lo2, k_full_hi1)), k_hi1), k_stop0
+    )
+    k_start2 = tl.maximum(k_lo2, k_stop1)
+    k_stop2 = tl.maximum(k_hi2, k_start2)
+    k_steps0 = k_stop0
+    k_steps1 = k_steps0 + k_stop1 - k_stop0
+    k_steps2 = k_steps1 + k_stop2 - k_start2
+    visited = k_steps2
+    tl.store(q_work + pid, visited)
+
+
 @triton.jit(
-    do_not_specialize=["sstreaming_g", "block", "sinks", "local", "NQ", "NK", "NB", "NH", "NG"]
+    do_not_specialize=[
+        "sstreaming_g", "block", "sinks", "local", "NQ", "NK", "NB", "NH", "NG", "ordered", "beside"
+    ]
 )
 def lserve_kernel(
     Q, K, V, streaming, O,
@@ -154,15 +222,23 @@ def lserve_kernel(
     sO_b, sO_h, sO_q, sO_e,
     block, sinks, local,
     NQ, NK, NB, NH, NG,
+    order, ordered, beside,
     D: tl.constexpr, E: tl.constexpr,
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
 ):
-    # one program: a tile of rows at one place of the batch; late rows see most, and come first
+    # one program: a tile of rows at one place of the batch; most work comes first
     pid = tl.program_id(0)
     tiles = tl.cdiv(NQ, BLOCK_Q)
+    programs = tiles * NH
+    first = pid // (programs * beside) * beside
+    many = tl.minimum(beside, NB - first)
+    here = pid - first * programs
+    place = first + here % many
+    b = place
+    pid = here // many
+    pid = tl.load(order + pid, mask=pid < ordered, other=pid).to(tl.int32)
     q0 = (tiles - 1 - pid % tiles) * BLOCK_Q
-    h = (pid // tiles) % NH
-    b = pid // tiles // NH
+    h = pid // tiles
     q_in = tl.arange(0, BLOCK_Q)
     q = q0 + q_in
     e = tl.arange(0, BLOCK_E)
@@ -222,36 +298,21 @@ def lserve_kernel(
     k_stop2 = tl.maximum(k_hi2, k_start2)
     k_full_start2 = tl.minimum(tl.maximum(k_full_lo2, k_start2), k_stop2)
     k_full_stop2 = tl.minimum(tl.maximum(k_full_hi2, k_full_start2), k_stop2)
-    k_whole = k_full_stop0 + k_full_stop1 - k_full_start1 + k_full_stop2 - k_full_start2
-    k_steps0 = k_full_stop0
-    k_steps1 = k_steps0 + k_full_stop1 - k_full_start1
-    k_steps2 = k_steps1 + k_stop2 - k_full_start2
-    k_steps3 = k_steps2 + k_full_start1 - k_full_stop0
-    k_steps4 = k_steps3 + k_stop1 - k_full_stop1
-    k_steps5 = k_steps4 + k_full_start2 - k_start2
-    # tiles seen whole, then tiles on an edge
-    for step in tl.range(0, k_steps5):
+    k_steps0 = k_stop0
+    k_steps1 = k_steps0 + k_stop1 - k_stop0
+    k_steps2 = k_steps1 + k_stop2 - k_start2
+    k_edge0 = k_full_stop0
+    k_whole1 = k_steps0 + k_full_start1 - k_stop0
+    k_edge1 = k_steps0 + k_full_stop1 - k_stop0
+    k_whole2 = k_steps1 + k_full_start2 - k_start2
+    k_edge2 = k_steps1 + k_full_stop2 - k_start2
+    # live tiles; those on an edge are tested
+    for step in tl.range(0, k_steps2):
         k0 = (
             tl.where(
                 step < k_steps0,
                 step,
-                tl.where(
-                    step < k_steps1,
-                    k_full_start1 + step - k_steps0,
-                    tl.where(
-                        step < k_steps2,
-                        k_full_start2 + step - k_steps1,
-                        tl.where(
-                            step < k_steps3,
-                            k_full_stop0 + step - k_steps2,
-                            tl.where(
-                                step < k_steps4,
-                                k_full_stop1 + step - k_steps3,
-                                k_start2 + step - k_steps4,
-                            ),
-                        ),
-                    ),
-                ),
+                tl.where(step < k_steps1, k_stop0 + step - k_steps0, k_start2 + step - k_steps1),
             )
             * BLOCK_K
         )
@@ -261,14 +322,23 @@ def lserve_kernel(
         S_qk = tl.dot(Q_qd, tl.trans(K_kd), input_precision="ieee")
         # P_max[q] = max(k where seen) S[q,k]
         S_seen_qk = S_qk
-        if step >= k_whole:
+        if (
+            (step >= k_edge0) & (step < k_whole1)
+        ) | ((step >= k_edge1) & (step < k_whole2)) | (step >= k_edge2):
             # seen: k < |k| and k <= q + (|k| - |q|) and (not streaming or k // block < sinks or (q
             #     + (|k| - |q|)) // block - k // block < local)
             seen_qk = (
                 ((k < NK)[None, :] & (k[None, :] <= (q + (NK - NQ))[:, None]))
                 & (
-                    (~(streaming_) | (k // block < sinks))[None, :]
-                    | (floor_divide(q + (NK - NQ), block)[:, None] - (k // block)[None, :] < local)
+                    (~(streaming_) | (k <= block.to(tl.int64) * sinks - 1))[None, :]
+                    | (
+                        (
+                            floor_divide(q + NK - NQ, block) * block
+                            + block
+                            - block.to(tl.int64) * local
+                        )[:, None]
+                        <= k[None, :]
+                    )
                 )
             )
             S_seen_qk = tl.where(seen_qk, S_seen_qk, float("-inf"))
@@ -336,6 +406,22 @@ def lserve(Q, K, V, streaming, block=128, sinks=1, local=64):
     grid = triton.cdiv(NQ, tile["BLOCK_Q"]) * NB * NH
     if grid:
         with torch.cuda.device(Q.device) if Q.is_cuda else contextlib.nullcontext():
+            # rows are uneven work, by the tables of this call: most of it comes first
+            order = Q.new_empty(0, dtype=torch.int32)
+            beside = 1
+            if AT_ONCE < grid <= MANY and triton.cdiv(NK, tile["BLOCK_K"]) > LONG:
+                q_work = Q.new_empty(triton.cdiv(NQ, tile["BLOCK_Q"]) * NH, dtype=torch.int32)
+                lserve_work_kernel[(q_work.numel(),)](
+                    streaming, q_work,
+                    *streaming.stride(),
+                    block, sinks, local,
+                    NQ, NK, NH, NG,
+                    BLOCK_Q=tile["BLOCK_Q"], BLOCK_K=tile["BLOCK_K"],
+                    num_warps=1, num_stages=1,
+                )
+                order = torch.empty_like(q_work)
+                place_kernel[(q_work.numel(),)](q_work, order, q_work.numel(), num_warps=4)
+                beside = NB
             lserve_kernel[(grid,)](
                 describe(Q, [1, 1, tile["BLOCK_Q"], tile["BLOCK_D"]]),
                 describe(K, [1, 1, tile["BLOCK_K"], tile["BLOCK_D"]]),
@@ -344,6 +430,7 @@ def lserve(Q, K, V, streaming, block=128, sinks=1, local=64):
                 *streaming.stride(), *O.stride(),
                 block, sinks, local,
                 NQ, NK, NB, NH, NG,
+                order, order.numel(), beside,
                 D, E,
                 **tile,
             )

@@ -195,8 +195,11 @@ def lserve(Q, K, V, streaming, block=128, sinks=1, local=64):
                 seen_qk = (
                     (k[None, :] <= (q + (NK - NQ))[:, None])
                     & (
-                        ((~(streaming_))[..., None] | (k // block < sinks))[..., None, :]
-                        | (((q + (NK - NQ)) // block)[:, None] - (k // block)[None, :] < local)
+                        ((~(streaming_))[..., None] | (k <= block * sinks - 1))[..., None, :]
+                        | (
+                            ((q + NK - NQ) // block * block + block - block * local)[:, None]
+                            <= k[None, :]
+                        )
                     )
                 )
                 S_seen_qk = torch.where(seen_qk, S_seen_qk, -math.inf)

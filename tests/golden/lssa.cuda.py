@@ -228,9 +228,9 @@ def lssa_kernel(
     k_hi = (BLOCK_K + k_end - 1) // BLOCK_K
     k_inner_end = tl.maximum(0, NK + q0 - NQ + 1)
     k_full_hi = k_inner_end // BLOCK_K
-    k_whole = k_full_hi
     k_steps = k_hi
-    # tiles seen whole, then tiles on an edge
+    k_edge = k_full_hi
+    # live tiles; those on an edge are tested
     for step in tl.range(0, k_steps):
         k0 = step * BLOCK_K
         k = k0 + k_in
@@ -247,7 +247,7 @@ def lssa_kernel(
             (tl.log(D * 1.0) * tl.log((q + (NK - NQ) + 1) * 1.0))[:, None] * ratio_S_total_qk
         )
         softplus_ratio_S_total_seen_qk = softplus_ratio_S_total_qk
-        if step >= k_whole:
+        if step >= k_edge:
             # seen: k < |k| and k <= q + (|k| - |q|)
             seen_qk = (k < NK)[None, :] & (k[None, :] <= (q + (NK - NQ))[:, None])
             softplus_ratio_S_total_seen_qk = tl.where(seen_qk, softplus_ratio_S_total_seen_qk, 0.0)

@@ -186,41 +186,28 @@ def masformer_kernel(
     k_stop1 = tl.maximum(k_hi1, k_start1)
     k_full_start1 = tl.minimum(tl.maximum(k_full_lo1, k_start1), k_stop1)
     k_full_stop1 = tl.minimum(tl.maximum(k_full_hi1, k_full_start1), k_stop1)
-    k_whole = k_full_stop0 + k_full_stop1 - k_full_start1
-    k_steps0 = k_full_stop0
-    k_steps1 = k_steps0 + k_stop1 - k_full_start1
-    k_steps2 = k_steps1 + k_stop0 - k_full_stop0
-    k_steps3 = k_steps2 + k_full_start1 - k_start1
-    # tiles seen whole, then tiles on an edge
-    for step in tl.range(0, k_steps3):
-        k0 = (
-            tl.where(
-                step < k_steps0,
-                step,
-                tl.where(
-                    step < k_steps1,
-                    k_full_start1 + step - k_steps0,
-                    tl.where(
-                        step < k_steps2, k_full_stop0 + step - k_steps1, k_start1 + step - k_steps2
-                    ),
-                ),
-            )
-            * BLOCK_K
-        )
+    k_steps0 = k_stop0
+    k_steps1 = k_steps0 + k_stop1 - k_start1
+    k_edge0 = k_full_stop0
+    k_whole1 = k_steps0 + k_full_start1 - k_start1
+    k_edge1 = k_steps0 + k_full_stop1 - k_start1
+    # live tiles; those on an edge are tested
+    for step in tl.range(0, k_steps1):
+        k0 = tl.where(step < k_steps0, step, k_start1 + step - k_steps0) * BLOCK_K
         k = k0 + k_in
         # S[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
         K_kd = K.load([b, h // (NH // NG), k0, 0]).reshape([BLOCK_K, BLOCK_D])
         S_qk = tl.dot(Q_qd, tl.trans(K_kd), input_precision="ieee")
         # P_max[q] = max(k where seen) S[q,k]
         S_seen_qk = S_qk
-        if step >= k_whole:
+        if ((step >= k_edge0) & (step < k_whole1)) | (step >= k_edge1):
             # seen: k < |k| and k <= q + (|k| - |q|) and (full or (q + (|k| - |q|)) // block - k //
             #     block <= 1)
             seen_qk = (
                 ((k < NK)[None, :] & (k[None, :] <= (q + (NK - NQ))[:, None]))
                 & (
                     (full != 0)
-                    | (floor_divide(q + (NK - NQ), block)[:, None] - (k // block)[None, :] <= 1)
+                    | ((floor_divide(q + NK - NQ, block) * block - block)[:, None] <= k[None, :])
                 )
             )
             S_seen_qk = tl.where(seen_qk, S_seen_qk, float("-inf"))

@@ -181,7 +181,7 @@ def masformer(Q, K, V, full=False, block=1024):
                 #     // block <= 1)
                 seen_qk = (
                     (k[None, :] <= (q + (NK - NQ))[:, None])
-                    & (full | (((q + (NK - NQ)) // block)[:, None] - (k // block)[None, :] <= 1))
+                    & (full | (((q + NK - NQ) // block * block - block)[:, None] <= k[None, :]))
                 )
                 S_seen_qk = torch.where(seen_qk, S_seen_qk, -math.inf)
             P_max_tile_q = S_seen_qk.amax(-1)

@@ -211,10 +211,12 @@ def moa(Q, K, V, spans, block=64, sinks=1):
                 seen_qk = (
                     (k[None, :] <= (q + (NK - NQ))[:, None])
                     & (
-                        (k // block < sinks)[None, :]
+                        (k <= block * sinks - 1)[None, :]
                         | (
-                            ((q + (NK - NQ)) // block)[:, None] - (k // block)[None, :]
-                            < spans_[..., None, None]
+                            (
+                                (q + NK - NQ) // block * block + block - (spans_ * block)[..., None]
+                            )[..., :, None]
+                            <= k[None, :]
                         )
                     )
                 )

@@ -173,9 +173,9 @@ def nap_kernel(
     k_hi = (BLOCK_K + k_end - 1) // BLOCK_K
     k_inner_end = tl.maximum(0, NK + q0 - NQ + 1)
     k_full_hi = k_inner_end // BLOCK_K
-    k_whole = k_full_hi
     k_steps = k_hi
-    # tiles seen whole, then tiles on an edge
+    k_edge = k_full_hi
+    # live tiles; those on an edge are tested
     for step in tl.range(0, k_steps):
         k0 = step * BLOCK_K
         k = k0 + k_in
@@ -188,7 +188,7 @@ def nap_kernel(
         S_qk = tl.dot(Q_qd, tl.trans(K_kd), input_precision="ieee")
         # Z_sum[q] = sum(k where seen) S[q,k]
         S_seen_qk = S_qk
-        if step >= k_whole:
+        if step >= k_edge:
             # seen: k < |k| and k <= q + (|k| - |q|)
             seen_qk = (k < NK)[None, :] & (k[None, :] <= (q + (NK - NQ))[:, None])
             S_seen_qk = tl.where(seen_qk, S_seen_qk, 0.0)
@@ -196,14 +196,14 @@ def nap_kernel(
         Z_sum_q = Z_sum_old_q + Z_sum_tile_q
         # Z_sum2[q] = sum(k where seen) 1
         Z_sum2_tile_q = tl.zeros([BLOCK_Q], tl.float32) + 1 * BLOCK_K
-        if step >= k_whole:
+        if step >= k_edge:
             # seen: k < |k| and k <= q + (|k| - |q|)
             seen_qk = (k < NK)[None, :] & (k[None, :] <= (q + (NK - NQ))[:, None])
             Z_sum2_tile_q = tl.sum(tl.where(seen_qk, 1, 0.0), 1)
         Z_sum2_q = Z_sum2_old_q + Z_sum2_tile_q
         # Z_sum3_companion[q] = sum(k where seen) (Z_sum[q] / Z_sum2[q] - S[q,k])
         S_seen2_qk = divide(Z_sum_q, Z_sum2_q)[:, None] - S_qk
-        if step >= k_whole:
+        if step >= k_edge:
             # seen: k < |k| and k <= q + (|k| - |q|)
             seen_qk = (k < NK)[None, :] & (k[None, :] <= (q + (NK - NQ))[:, None])
             S_seen2_qk = tl.where(seen_qk, S_seen2_qk, 0.0)
@@ -219,7 +219,7 @@ def nap_kernel(
             * (S_qk - divide(Z_sum_q, Z_sum2_q)[:, None])
         )
         power_S_seen_qk = power_S_qk
-        if step >= k_whole:
+        if step >= k_edge:
             # seen: k < |k| and k <= q + (|k| - |q|)
             seen_qk = (k < NK)[None, :] & (k[None, :] <= (q + (NK - NQ))[:, None])
             power_S_seen_qk = tl.where(seen_qk, power_S_seen_qk, 0.0)
@@ -237,7 +237,7 @@ def nap_kernel(
         )
         # O_total[q,e] = sum(k where seen) (S[q,k] - Z_sum[q] / Z_sum2[q]) * V[k,e]
         S_seen3_qk = S_qk - divide(Z_sum_q, Z_sum2_q)[:, None]
-        if step >= k_whole:
+        if step >= k_edge:
             # seen: k < |k| and k <= q + (|k| - |q|)
             seen_qk = (k < NK)[None, :] & (k[None, :] <= (q + (NK - NQ))[:, None])
             S_seen3_qk = tl.where(seen_qk, S_seen3_qk, 0.0)
@@ -252,7 +252,7 @@ def nap_kernel(
         )
         # O_sum2[q,e] = sum(k where seen) V[k,e]
         tile_seen_qk = tl.zeros([BLOCK_Q, BLOCK_K], tl.float32) + 1
-        if step >= k_whole:
+        if step >= k_edge:
             # seen: k < |k| and k <= q + (|k| - |q|)
             seen_qk = (k < NK)[None, :] & (k[None, :] <= (q + (NK - NQ))[:, None])
             tile_seen_qk = tl.where(seen_qk, tile_seen_qk, 0.0)

@@ -402,7 +402,7 @@ def natten2d_kernel(
         )
     ).to(tl.int32)
     k_a_full_lo = (
-        tl.minimum((BLOCK_K_A.to(tl.int64) + k_a_inner_begin - 1) // BLOCK_K_A, k_a_hi)
+        tl.minimum((BLOCK_K_A + k_a_inner_begin.to(tl.int64) - 1) // BLOCK_K_A, k_a_hi)
     ).to(tl.int32)
     k_a_full_hi = tl.maximum(k_a_full_lo, k_a_inner_end // BLOCK_K_A)
     k_a_count = k_a_hi - k_a_lo

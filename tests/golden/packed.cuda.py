@@ -104,6 +104,9 @@ def check_sorted(name, index, table, axis):
 
 KINDS = (torch.float16, torch.bfloat16, torch.float32)
 
+# more programs than run at once, but not so many that all gain by it; tiles walked while it is made
+AT_ONCE, MANY, LONG = 512, 2048, 128
+
 # tiles, warps and pipeline stages by the extents of features and the bytes of an element
 TILES = {
     (64, 64, 2): {
@@ -182,20 +185,81 @@ def finite(m):
     return tl.where(m == float("-inf"), 0.0, m)
 
 
-@triton.jit(do_not_specialize=["scu_s", "NQ", "NK", "NH", "NS", "NG"])
-def packed_kernel(
-    Q, K, V, cu, O,
+@triton.jit(do_not_specialize=["count"])
+def place_kernel(work, order, count):
+    """Puts a program behind all that have more work, and behind those before it that have as much."""
+    pid = tl.program_id(0)
+    own, before = tl.load(work + pid), 0
+    for first in tl.range(0, count, 1024):
+        n = first + tl.arange(0, 1024)
+        other = tl.load(work + n, mask=n < count, other=-1)
+        before += tl.sum(((other > own) | ((other == own) & (n < pid))).to(tl.int32))
+    tl.store(order + before, pid)
+
+
+@triton.jit(do_not_specialize=["scu_s", "NQ", "NK", "NS"])
+def packed_work_kernel(
+    cu, q_work,
     scu_s,
-    sO_q, sO_h, sO_e,
-    NQ, NK, NH, NS, NG,
-    D: tl.constexpr, E: tl.constexpr,
-    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
+    NQ, NK, NS,
+    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
 ):
     # one program: a tile of rows at one place of the batch; late rows see most, and come first
     pid = tl.program_id(0)
     tiles = tl.cdiv(NQ, BLOCK_Q)
     q0 = (tiles - 1 - pid % tiles) * BLOCK_Q
-    h = pid // tiles
+    last = tl.minimum(q0 + BLOCK_Q, NQ) - 1
+    cu_count0 = count_at_most(cu, scu_s, NS, tl.maximum(q0 + (NK - NQ), 0))
+    cu_at0 = tl.load(
+        cu + tl.maximum(cu_count0 - 1, 0).to(tl.int64) * scu_s,
+        mask=(tl.maximum(cu_count0 - 1, 0) < NS),
+        other=0,
+    )
+    cu_count1 = count_at_most(cu, scu_s, NS, tl.maximum(last + (NK - NQ), 0))
+    cu_at1 = tl.load(
+        cu + tl.minimum(cu_count1, NS - 1).to(tl.int64) * scu_s,
+        mask=(tl.minimum(cu_count1, NS - 1) >= 0) & (tl.minimum(cu_count1, NS - 1) < NS),
+        other=0,
+    )
+    k_begin = (tl.maximum(0, tl.minimum(tl.where(cu_count0 <= 0, 0, NK), cu_at0))).to(tl.int32)
+    k_end = (
+        tl.maximum(
+            0,
+            tl.minimum(
+                tl.minimum(NK + last - NQ + 1, tl.where(last + (NK - NQ) >= 0, NK, 0)),
+                tl.maximum(tl.where(cu_count1 >= NS, NK, 0), cu_at1),
+            ),
+        )
+    ).to(tl.int32)
+    k_lo = k_begin // BLOCK_K
+    k_hi = tl.where(k_begin < k_end, (BLOCK_K + k_end - 1) // BLOCK_K, k_lo)
+    k_steps = k_hi - k_lo
+    visited = k_steps
+    tl.store(q_work + pid, visited)
+
+
+@triton.jit(do_not_specialize=["scu_s", "NQ", "NK", "NH", "NS", "NG", "ordered", "beside"])
+def packed_kernel(
+    Q, K, V, cu, O,
+    scu_s,
+    sO_q, sO_h, sO_e,
+    NQ, NK, NH, NS, NG,
+    order, ordered, beside,
+    D: tl.constexpr, E: tl.constexpr,
+    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
+):
+    # one program: a tile of rows at one place of the batch; most work comes first
+    pid = tl.program_id(0)
+    tiles = tl.cdiv(NQ, BLOCK_Q)
+    programs = tiles
+    first = pid // (programs * beside) * beside
+    many = tl.minimum(beside, NH - first)
+    here = pid - first * programs
+    place = first + here % many
+    h = place
+    pid = here // many
+    pid = tl.load(order + pid, mask=pid < ordered, other=pid).to(tl.int32)
+    q0 = (tiles - 1 - pid % tiles) * BLOCK_Q
     q_in = tl.arange(0, BLOCK_Q)
     q = q0 + q_in
     e = tl.arange(0, BLOCK_E)
@@ -268,19 +332,19 @@ def packed_kernel(
     ).to(tl.int32)
     k_full_lo = tl.minimum((BLOCK_K + k_inner_begin - 1) // BLOCK_K, k_hi)
     k_full_hi = tl.maximum(k_full_lo, k_inner_end // BLOCK_K)
-    k_whole = k_full_hi - k_full_lo
-    k_steps0 = k_hi - k_full_lo
-    k_steps1 = k_steps0 + k_full_lo - k_lo
-    # tiles seen whole, then tiles on an edge
-    for step in tl.range(0, k_steps1):
-        k0 = tl.where(step < k_steps0, k_full_lo + step, k_lo + step - k_steps0) * BLOCK_K
+    k_steps = k_hi - k_lo
+    k_whole = k_full_lo - k_lo
+    k_edge = k_full_hi - k_lo
+    # live tiles; those on an edge are tested
+    for step in tl.range(0, k_steps):
+        k0 = (k_lo + step) * BLOCK_K
         k = k0 + k_in
         # S[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
         K_kd = K.load([h // (NH // NG), k0, 0]).reshape([BLOCK_K, BLOCK_D])
         S_qk = tl.dot(Q_qd, tl.trans(K_kd), input_precision="ieee")
         # P_max[q] = max(k where seen) S[q,k]
         S_seen_qk = S_qk
-        if step >= k_whole:
+        if (step < k_whole) | (step >= k_edge):
             # seen: k < |k| and k <= q + (|k| - |q|) and q + (|k| - |q|) >= 0 and k < (if sum(s
             #     where cu[s] <= max(q + (|k| - |q|), 0)) 1 >= |s| then |k| else cu[min(sum(s where
             #     cu[s] <= max(q + (|k| - |q|), 0)) 1, |s| - 1)]) and k >= (if sum(s where cu[s] <=
@@ -364,6 +428,21 @@ def packed(Q, K, V, cu):
     grid = triton.cdiv(NQ, tile["BLOCK_Q"]) * NH
     if grid:
         with torch.cuda.device(Q.device) if Q.is_cuda else contextlib.nullcontext():
+            # rows are uneven work, by the tables of this call: most of it comes first
+            order = Q.new_empty(0, dtype=torch.int32)
+            beside = 1
+            if AT_ONCE < grid <= MANY and triton.cdiv(NK, tile["BLOCK_K"]) > LONG:
+                q_work = Q.new_empty(triton.cdiv(NQ, tile["BLOCK_Q"]), dtype=torch.int32)
+                packed_work_kernel[(q_work.numel(),)](
+                    cu, q_work,
+                    *cu.stride(),
+                    NQ, NK, NS,
+                    BLOCK_Q=tile["BLOCK_Q"], BLOCK_K=tile["BLOCK_K"],
+                    num_warps=1, num_stages=1,
+                )
+                order = torch.empty_like(q_work)
+                place_kernel[(q_work.numel(),)](q_work, order, q_work.numel(), num_warps=4)
+                beside = NH
             packed_kernel[(grid,)](
                 describe(Q.permute(1, 0, 2), [1, tile["BLOCK_Q"], tile["BLOCK_D"]]),
                 describe(K.permute(1, 0, 2), [1, tile["BLOCK_K"], tile["BLOCK_D"]]),
@@ -371,6 +450,7 @@ def packed(Q, K, V, cu):
                 cu, O,
                 *cu.stride(), *O.stride(),
                 NQ, NK, NH, NS, NG,
+                order, order.numel(), beside,
                 D, E,
                 **tile,
             )

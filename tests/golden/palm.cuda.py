@@ -75,6 +75,9 @@ def check_kinds(floats, integers, booleans, allowed):
 
 KINDS = (torch.float16, torch.bfloat16, torch.float32)
 
+# more programs than run at once, but not so many that all gain by it; tiles walked while it is made
+AT_ONCE, MANY, LONG = 512, 2048, 128
+
 # tiles, warps and pipeline stages by the extents of features and the bytes of an element
 TILES = {
     (64, 64, 2): {
@@ -124,21 +127,61 @@ def finite(m):
     return tl.where(m == float("-inf"), 0.0, m)
 
 
-@triton.jit(do_not_specialize=["ssource_b", "NQ", "NK", "NB", "NH", "NG"])
+@triton.jit(do_not_specialize=["count"])
+def place_kernel(work, order, count):
+    """Puts a program behind all that have more work, and behind those before it that have as much."""
+    pid = tl.program_id(0)
+    own, before = tl.load(work + pid), 0
+    for first in tl.range(0, count, 1024):
+        n = first + tl.arange(0, 1024)
+        other = tl.load(work + n, mask=n < count, other=-1)
+        before += tl.sum(((other > own) | ((other == own) & (n < pid))).to(tl.int32))
+    tl.store(order + before, pid)
+
+
+@triton.jit(do_not_specialize=["ssource_b", "NQ", "NK", "NB"])
+def palm_work_kernel(
+    source, q_work,
+    ssource_b,
+    NQ, NK, NB,
+    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
+):
+    # one program: a tile of rows at one place of the batch; late rows see most, and come first
+    pid = tl.program_id(0)
+    tiles = tl.cdiv(NQ, BLOCK_Q)
+    b = pid // tiles
+    source_here = source + b.to(tl.int64) * ssource_b
+    source_at0 = tl.load(source_here)
+    k_end = (tl.maximum(0, tl.minimum(NK, source_at0))).to(tl.int32)
+    k_hi = (BLOCK_K + k_end - 1) // BLOCK_K
+    k_steps = k_hi
+    visited = k_steps
+    tl.store(q_work + pid, visited)
+
+
+@triton.jit(do_not_specialize=["ssource_b", "NQ", "NK", "NB", "NH", "NG", "ordered", "beside"])
 def palm_kernel(
     Q, K, V, source, O,
     ssource_b,
     sO_b, sO_h, sO_q, sO_e,
     NQ, NK, NB, NH, NG,
+    order, ordered, beside,
     D: tl.constexpr, E: tl.constexpr,
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
 ):
-    # one program: a tile of rows at one place of the batch; late rows see most, and come first
+    # one program: a tile of rows at one place of the batch; most work comes first
     pid = tl.program_id(0)
     tiles = tl.cdiv(NQ, BLOCK_Q)
+    programs = tiles * NB
+    first = pid // (programs * beside) * beside
+    many = tl.minimum(beside, NH - first)
+    here = pid - first * programs
+    place = first + here % many
+    h = place
+    pid = here // many
+    pid = tl.load(order + pid, mask=pid < ordered, other=pid).to(tl.int32)
     q0 = (tiles - 1 - pid % tiles) * BLOCK_Q
-    h = (pid // tiles) % NH
-    b = pid // tiles // NH
+    b = pid // tiles
     q_in = tl.arange(0, BLOCK_Q)
     q = q0 + q_in
     e = tl.arange(0, BLOCK_E)
@@ -157,9 +200,9 @@ def palm_kernel(
     k_end = (tl.maximum(0, tl.minimum(NK, source_at0))).to(tl.int32)
     k_hi = (BLOCK_K + k_end - 1) // BLOCK_K
     k_full_hi = k_end // BLOCK_K
-    k_whole = k_full_hi
     k_steps = k_hi
-    # tiles seen whole, then tiles on an edge
+    k_edge = k_full_hi
+    # live tiles; those on an edge are tested
     for step in tl.range(0, k_steps):
         k0 = step * BLOCK_K
         k = k0 + k_in
@@ -168,7 +211,7 @@ def palm_kernel(
         S_qk = tl.dot(Q_qd, tl.trans(K_kd), input_precision="ieee")
         # P_max[q] = max(k where seen) S[q,k]
         S_seen_qk = S_qk
-        if step >= k_whole:
+        if step >= k_edge:
             # seen: k < |k| and k < source
             seen_k = (k < NK) & (k < source_)
             S_seen_qk = tl.where(seen_k[None, :], S_seen_qk, float("-inf"))
@@ -233,6 +276,21 @@ def palm(Q, K, V, source):
     grid = triton.cdiv(NQ, tile["BLOCK_Q"]) * NB * NH
     if grid:
         with torch.cuda.device(Q.device) if Q.is_cuda else contextlib.nullcontext():
+            # rows are uneven work, by the tables of this call: most of it comes first
+            order = Q.new_empty(0, dtype=torch.int32)
+            beside = 1
+            if AT_ONCE < grid <= MANY and triton.cdiv(NK, tile["BLOCK_K"]) > LONG:
+                q_work = Q.new_empty(triton.cdiv(NQ, tile["BLOCK_Q"]) * NB, dtype=torch.int32)
+                palm_work_kernel[(q_work.numel(),)](
+                    source, q_work,
+                    *source.stride(),
+                    NQ, NK, NB,
+                    BLOCK_Q=tile["BLOCK_Q"], BLOCK_K=tile["BLOCK_K"],
+                    num_warps=1, num_stages=1,
+                )
+                order = torch.empty_like(q_work)
+                place_kernel[(q_work.numel(),)](q_work, order, q_work.numel(), num_warps=4)
+                beside = NH
             palm_kernel[(grid,)](
                 describe(Q, [1, 1, tile["BLOCK_Q"], tile["BLOCK_D"]]),
                 describe(K, [1, 1, tile["BLOCK_K"], tile["BLOCK_D"]]),
@@ -240,6 +298,7 @@ def palm(Q, K, V, source):
                 source, O,
                 *source.stride(), *O.stride(),
                 NQ, NK, NB, NH, NG,
+                order, order.numel(), beside,
                 D, E,
                 **tile,
             )

@@ -185,9 +185,9 @@ def pointer_P_max_kernel(
     k_end = NK
     k_hi = (BLOCK_K + k_end - 1) // BLOCK_K
     k_full_hi = k_end // BLOCK_K
-    k_whole = k_full_hi
     k_steps = k_hi
-    # tiles seen whole, then tiles on an edge
+    k_edge = k_full_hi
+    # live tiles; those on an edge are tested
     for step in tl.range(0, k_steps):
         k0 = step * BLOCK_K
         k = k0 + k_in
@@ -212,7 +212,7 @@ def pointer_P_max_kernel(
             u_qk = u_qk + u_part_qk
         # P_max[q] = max(k) u[q,k]
         u_seen_qk = u_qk
-        if step >= k_whole:
+        if step >= k_edge:
             # seen: k < |k|
             seen_k = k < NK
             u_seen_qk = tl.where(seen_k[None, :], u_seen_qk, float("-inf"))
@@ -265,7 +265,7 @@ def pointer_kernel(
     k_end = NK
     k_hi = (BLOCK_K + k_end - 1) // BLOCK_K
     k_steps = k_hi
-    # tiles seen whole, then tiles on an edge
+    # live tiles; those on an edge are tested
     for step in tl.range(0, k_steps):
         k0 = step * BLOCK_K
         k = k0 + k_in

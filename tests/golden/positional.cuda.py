@@ -152,9 +152,9 @@ def positional_kernel(
     k_end = NK
     k_hi = (BLOCK_K + k_end - 1) // BLOCK_K
     k_full_hi = k_end // BLOCK_K
-    k_whole = k_full_hi
     k_steps = k_hi
-    # tiles seen whole, then tiles on an edge
+    k_edge = k_full_hi
+    # live tiles; those on an edge are tested
     for step in tl.range(0, k_steps):
         k0 = step * BLOCK_K
         k = k0 + k_in
@@ -163,7 +163,7 @@ def positional_kernel(
         S_qk = tl.dot(X_qd, tl.trans(Y_kd), input_precision="ieee")
         # P_max[q] = max(k) S[q,k]
         S_seen_qk = S_qk
-        if step >= k_whole:
+        if step >= k_edge:
             # seen: k < |k|
             seen_k = k < NK
             S_seen_qk = tl.where(seen_k[None, :], S_seen_qk, float("-inf"))
@@ -273,9 +273,9 @@ if __name__ == "__main__":
     torch.manual_seed(0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     given = {
-        "X": torch.randn(2, 150, 64, device=device, dtype=torch.float32),
-        "Y": torch.randn(2, 203, 64, device=device, dtype=torch.float32),
-        "V": torch.randn(4, 2, 203, 64, device=device, dtype=torch.float32),
+        "X": torch.randn(4, 150, 64, device=device, dtype=torch.float32),
+        "Y": torch.randn(4, 203, 64, device=device, dtype=torch.float32),
+        "V": torch.randn(2, 4, 203, 64, device=device, dtype=torch.float32),
     }
     made = positional(**given)
     floats = {

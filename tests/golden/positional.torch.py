@@ -201,9 +201,9 @@ if __name__ == "__main__":
     torch.manual_seed(0)
     device = "cpu"
     given = {
-        "X": torch.randn(2, 150, 64, device=device, dtype=torch.float32),
-        "Y": torch.randn(2, 203, 64, device=device, dtype=torch.float32),
-        "V": torch.randn(4, 2, 203, 64, device=device, dtype=torch.float32),
+        "X": torch.randn(4, 150, 64, device=device, dtype=torch.float32),
+        "Y": torch.randn(4, 203, 64, device=device, dtype=torch.float32),
+        "V": torch.randn(2, 4, 203, 64, device=device, dtype=torch.float32),
     }
     made = positional(**given)
     floats = {

@@ -241,9 +241,9 @@ def qk_norm_kernel(
     k_hi = (BLOCK_K + k_end - 1) // BLOCK_K
     k_inner_end = tl.maximum(0, NK + q0 - NQ + 1)
     k_full_hi = k_inner_end // BLOCK_K
-    k_whole = k_full_hi
     k_steps = k_hi
-    # tiles seen whole, then tiles on an edge
+    k_edge = k_full_hi
+    # live tiles; those on an edge are tested
     for step in tl.range(0, k_steps):
         k0 = step * BLOCK_K
         k = k0 + k_in
@@ -258,7 +258,7 @@ def qk_norm_kernel(
             tl.sqrt(Y_sum_k / D + eps)[None, :],
         )
         ratio_S_total_seen_qk = ratio_S_total_qk
-        if step >= k_whole:
+        if step >= k_edge:
             # seen: k < |k| and k <= q + (|k| - |q|)
             seen_qk = (k < NK)[None, :] & (k[None, :] <= (q + (NK - NQ))[:, None])
             ratio_S_total_seen_qk = tl.where(seen_qk, ratio_S_total_seen_qk, float("-inf"))

@@ -103,6 +103,9 @@ def check_number(name, value, kind):
 
 KINDS = (torch.float16, torch.bfloat16, torch.float32)
 
+# more programs than run at once, but not so many that all gain by it; tiles walked while it is made
+AT_ONCE, MANY, LONG = 512, 2048, 128
+
 # tiles, warps and pipeline stages by the extents of features and the bytes of an element
 TILES = {
     (64, 64, 2): {
@@ -152,8 +155,157 @@ def finite(m):
     return tl.where(m == float("-inf"), 0.0, m)
 
 
+@triton.jit(do_not_specialize=["count"])
+def place_kernel(work, order, count):
+    """Puts a program behind all that have more work, and behind those before it that have as much."""
+    pid = tl.program_id(0)
+    own, before = tl.load(work + pid), 0
+    for first in tl.range(0, count, 1024):
+        n = first + tl.arange(0, 1024)
+        other = tl.load(work + n, mask=n < count, other=-1)
+        before += tl.sum(((other > own) | ((other == own) & (n < pid))).to(tl.int32))
+    tl.store(order + before, pid)
+
+
+@triton.jit(do_not_specialize=["sretrieval_h", "sinks", "recent", "part", "NQ", "NK", "NH"])
+def razor_work_kernel(
+    retrieval, q_work,
+    sretrieval_h,
+    sinks, recent, part,
+    NQ, NK, NH,
+    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
+):
+    # one program: a tile of rows at one place of the batch; late rows see most, and come first
+    pid = tl.program_id(0)
+    tiles = tl.cdiv(NQ, BLOCK_Q)
+    q0 = (tiles - 1 - pid % tiles) * BLOCK_Q
+    h = pid // tiles
+    retrieval_here = retrieval + h.to(tl.int64) * sretrieval_h
+    last = tl.minimum(q0 + BLOCK_Q, NQ) - 1
+    retrieval_at0 = tl.load(retrieval_here) != 0
+    k_begin0 = tl.maximum(0, sinks)
+    k_end0 = (
+        tl.maximum(
+            0,
+            tl.minimum(
+                NK + last - NQ + 1,
+                (NK + last - NQ).to(tl.int64) - tl.maximum(recent, NK // part) + 1,
+            ),
+        )
+    ).to(tl.int32)
+    k_lo0 = k_begin0 // BLOCK_K
+    k_hi0 = tl.where(
+        ~(retrieval_at0) & (k_begin0 < k_end0), (BLOCK_K + k_end0 - 1) // BLOCK_K, k_lo0
+    )
+    k_inner_end0 = (
+        tl.maximum(
+            0,
+            tl.minimum(
+                NK + q0 - NQ + 1, (NK + q0 - NQ).to(tl.int64) - tl.maximum(recent, NK // part) + 1
+            ),
+        )
+    ).to(tl.int32)
+    k_full_lo0 = tl.minimum((BLOCK_K + k_begin0 - 1) // BLOCK_K, k_hi0)
+    k_full_hi0 = tl.maximum(k_full_lo0, tl.minimum(k_inner_end0 // BLOCK_K, k_hi0))
+    k_end1 = tl.maximum(0, NK + last - NQ + 1)
+    k_hi1 = tl.where(retrieval_at0, (BLOCK_K + k_end1 - 1) // BLOCK_K, 0)
+    k_inner_end1 = tl.maximum(0, NK + q0 - NQ + 1)
+    k_full_hi1 = tl.minimum(k_inner_end1 // BLOCK_K, k_hi1)
+    k_end2 = tl.maximum(0, tl.minimum(NK + last - NQ + 1, sinks))
+    k_hi2 = (BLOCK_K + k_end2 - 1) // BLOCK_K
+    k_inner_end2 = tl.maximum(0, tl.minimum(NK + q0 - NQ + 1, sinks))
+    k_full_hi2 = k_inner_end2 // BLOCK_K
+    k_begin3 = (
+        tl.maximum(0, (NK + q0 - NQ).to(tl.int64) - tl.maximum(recent, NK // part) + 1)
+    ).to(tl.int32)
+    k_lo3 = k_begin3 // BLOCK_K
+    k_hi3 = tl.where(k_begin3 < k_end1, (BLOCK_K + k_end1 - 1) // BLOCK_K, k_lo3)
+    k_inner_begin3 = (
+        tl.maximum(0, (NK + last - NQ).to(tl.int64) - tl.maximum(recent, NK // part) + 1)
+    ).to(tl.int32)
+    k_full_lo3 = tl.minimum((BLOCK_K + k_inner_begin3 - 1) // BLOCK_K, k_hi3)
+    k_full_hi3 = tl.maximum(k_full_lo3, k_inner_end1 // BLOCK_K)
+    k_swap00 = 0 < k_lo0
+    k_left_lo00 = tl.where(k_swap00, 0, k_lo0)
+    k_left_hi00 = tl.where(k_swap00, k_hi1, k_hi0)
+    k_left_full_hi00 = tl.where(k_swap00, k_full_hi1, k_full_hi0)
+    k_right_lo00 = tl.where(k_swap00, k_lo0, 0)
+    k_right_hi00 = tl.where(k_swap00, k_hi0, k_hi1)
+    k_right_full_hi00 = tl.where(k_swap00, k_full_hi0, k_full_hi1)
+    k_swap01 = 0 < k_right_lo00
+    k_left_lo01 = tl.where(k_swap01, 0, k_right_lo00)
+    k_left_hi01 = tl.where(k_swap01, k_hi2, k_right_hi00)
+    k_left_full_hi01 = tl.where(k_swap01, k_full_hi2, k_right_full_hi00)
+    k_right_lo01 = tl.where(k_swap01, k_right_lo00, 0)
+    k_right_hi01 = tl.where(k_swap01, k_right_hi00, k_hi2)
+    k_right_full_hi01 = tl.where(k_swap01, k_right_full_hi00, k_full_hi2)
+    k_swap02 = k_lo3 < k_right_lo01
+    k_left_lo02 = tl.where(k_swap02, k_lo3, k_right_lo01)
+    k_left_hi02 = tl.where(k_swap02, k_hi3, k_right_hi01)
+    k_left_full_hi02 = tl.where(k_swap02, k_full_hi3, k_right_full_hi01)
+    k_right_lo02 = tl.where(k_swap02, k_right_lo01, k_lo3)
+    k_right_hi02 = tl.where(k_swap02, k_right_hi01, k_hi3)
+    k_swap10 = k_left_lo01 < k_left_lo00
+    k_left_lo10 = tl.where(k_swap10, k_left_lo01, k_left_lo00)
+    k_left_hi10 = tl.where(k_swap10, k_left_hi01, k_left_hi00)
+    k_left_full_hi10 = tl.where(k_swap10, k_left_full_hi01, k_left_full_hi00)
+    k_right_lo10 = tl.where(k_swap10, k_left_lo00, k_left_lo01)
+    k_right_hi10 = tl.where(k_swap10, k_left_hi00, k_left_hi01)
+    k_right_full_hi10 = tl.where(k_swap10, k_left_full_hi00, k_left_full_hi01)
+    k_swap11 = k_left_lo02 < k_right_lo10
+    k_left_lo11 = tl.where(k_swap11, k_left_lo02, k_right_lo10)
+    k_left_hi11 = tl.where(k_swap11, k_left_hi02, k_right_hi10)
+    k_left_full_hi11 = tl.where(k_swap11, k_left_full_hi02, k_right_full_hi10)
+    k_right_lo11 = tl.where(k_swap11, k_right_lo10, k_left_lo02)
+    k_right_hi11 = tl.where(k_swap11, k_right_hi10, k_left_hi02)
+    k_right_full_hi11 = tl.where(k_swap11, k_right_full_hi10, k_left_full_hi02)
+    k_swap20 = k_left_lo11 < k_left_lo10
+    k_left_lo20 = tl.where(k_swap20, k_left_lo11, k_left_lo10)
+    k_left_hi20 = tl.where(k_swap20, k_left_hi11, k_left_hi10)
+    k_left_full_hi20 = tl.where(k_swap20, k_left_full_hi11, k_left_full_hi10)
+    k_right_lo20 = tl.where(k_swap20, k_left_lo10, k_left_lo11)
+    k_right_hi20 = tl.where(k_swap20, k_left_hi10, k_left_hi11)
+    k_right_full_hi20 = tl.where(k_swap20, k_left_full_hi10, k_left_full_hi11)
+    k_stop0 = tl.maximum(
+        tl.where(
+            k_left_hi20 <= k_right_hi20,
+            tl.minimum(k_left_hi20, tl.maximum(k_right_lo20, k_left_full_hi20)),
+            k_left_hi20,
+        ),
+        k_left_lo20,
+    )
+    k_start1 = tl.maximum(k_right_lo20, k_stop0)
+    k_stop1 = tl.maximum(
+        tl.where(
+            k_right_hi20 <= k_right_hi11,
+            tl.minimum(k_right_hi20, tl.maximum(k_right_lo11, k_right_full_hi20)),
+            k_right_hi20,
+        ),
+        k_start1,
+    )
+    k_start2 = tl.maximum(k_right_lo11, k_stop1)
+    k_stop2 = tl.maximum(
+        tl.where(
+            k_right_hi11 <= k_right_hi02,
+            tl.minimum(k_right_hi11, tl.maximum(k_right_lo02, k_right_full_hi11)),
+            k_right_hi11,
+        ),
+        k_start2,
+    )
+    k_start3 = tl.maximum(k_right_lo02, k_stop2)
+    k_stop3 = tl.maximum(k_right_hi02, k_start3)
+    k_steps0 = k_stop0 - k_left_lo20
+    k_steps1 = k_steps0 + k_stop1 - k_start1
+    k_steps2 = k_steps1 + k_stop2 - k_start2
+    k_steps3 = k_steps2 + k_stop3 - k_start3
+    visited = k_steps3
+    tl.store(q_work + pid, visited)
+
+
 @triton.jit(
-    do_not_specialize=["sretrieval_h", "sinks", "recent", "part", "NQ", "NK", "NB", "NH", "NG"]
+    do_not_specialize=[
+        "sretrieval_h", "sinks", "recent", "part", "NQ", "NK", "NB", "NH", "NG", "ordered", "beside"
+    ]
 )
 def razor_kernel(
     Q, K, V, retrieval, O,
@@ -161,15 +313,23 @@ def razor_kernel(
     sO_b, sO_h, sO_q, sO_e,
     sinks, recent, part,
     NQ, NK, NB, NH, NG,
+    order, ordered, beside,
     D: tl.constexpr, E: tl.constexpr,
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
 ):
-    # one program: a tile of rows at one place of the batch; late rows see most, and come first
+    # one program: a tile of rows at one place of the batch; most work comes first
     pid = tl.program_id(0)
     tiles = tl.cdiv(NQ, BLOCK_Q)
+    programs = tiles * NH
+    first = pid // (programs * beside) * beside
+    many = tl.minimum(beside, NB - first)
+    here = pid - first * programs
+    place = first + here % many
+    b = place
+    pid = here // many
+    pid = tl.load(order + pid, mask=pid < ordered, other=pid).to(tl.int32)
     q0 = (tiles - 1 - pid % tiles) * BLOCK_Q
-    h = (pid // tiles) % NH
-    b = pid // tiles // NH
+    h = pid // tiles
     q_in = tl.arange(0, BLOCK_Q)
     q = q0 + q_in
     e = tl.arange(0, BLOCK_E)
@@ -307,7 +467,7 @@ def razor_kernel(
     k_steps1 = k_steps0 + k_stop1 - k_start1
     k_steps2 = k_steps1 + k_stop2 - k_start2
     k_steps3 = k_steps2 + k_stop3 - k_start3
-    # tiles seen whole, then tiles on an edge: all are tested
+    # live tiles; all are tested
     for step in tl.range(0, k_steps3):
         k0 = (
             tl.where(
@@ -447,6 +607,22 @@ def razor(Q, K, V, retrieval, sinks=4, recent=4000, part=5):
     grid = triton.cdiv(NQ, tile["BLOCK_Q"]) * NB * NH
     if grid:
         with torch.cuda.device(Q.device) if Q.is_cuda else contextlib.nullcontext():
+            # rows are uneven work, by the tables of this call: most of it comes first
+            order = Q.new_empty(0, dtype=torch.int32)
+            beside = 1
+            if AT_ONCE < grid <= MANY and triton.cdiv(NK, tile["BLOCK_K"]) > LONG:
+                q_work = Q.new_empty(triton.cdiv(NQ, tile["BLOCK_Q"]) * NH, dtype=torch.int32)
+                razor_work_kernel[(q_work.numel(),)](
+                    retrieval, q_work,
+                    *retrieval.stride(),
+                    sinks, recent, part,
+                    NQ, NK, NH,
+                    BLOCK_Q=tile["BLOCK_Q"], BLOCK_K=tile["BLOCK_K"],
+                    num_warps=1, num_stages=1,
+                )
+                order = torch.empty_like(q_work)
+                place_kernel[(q_work.numel(),)](q_work, order, q_work.numel(), num_warps=4)
+                beside = NB
             razor_kernel[(grid,)](
                 describe(Q, [1, 1, tile["BLOCK_Q"], tile["BLOCK_D"]]),
                 describe(K, [1, 1, tile["BLOCK_K"], tile["BLOCK_D"]]),
@@ -455,6 +631,7 @@ def razor(Q, K, V, retrieval, sinks=4, recent=4000, part=5):
                 *retrieval.stride(), *O.stride(),
                 sinks, recent, part,
                 NQ, NK, NB, NH, NG,
+                order, order.numel(), beside,
                 D, E,
                 **tile,
             )

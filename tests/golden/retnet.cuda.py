@@ -151,9 +151,9 @@ def retnet_kernel(
     k_hi = (BLOCK_K + k_end - 1) // BLOCK_K
     k_inner_end = tl.maximum(0, NK + q0 - NQ + 1)
     k_full_hi = k_inner_end // BLOCK_K
-    k_whole = k_full_hi
     k_steps = k_hi
-    # tiles seen whole, then tiles on an edge
+    k_edge = k_full_hi
+    # live tiles; those on an edge are tested
     for step in tl.range(0, k_steps):
         k0 = step * BLOCK_K
         k = k0 + k_in
@@ -166,7 +166,7 @@ def retnet_kernel(
             1 - power_of_few(2 * 1.0, (-5 - h) * 1.0), ((q + (NK - NQ))[:, None] - k[None, :]) * 1.0
         )
         A_sum_seen_qk = A_sum_qk * (1 / D ** 0.5) * power_tile_qk
-        if step >= k_whole:
+        if step >= k_edge:
             # seen: k < |k| and k <= q + (|k| - |q|)
             seen_qk = (k < NK)[None, :] & (k[None, :] <= (q + (NK - NQ))[:, None])
             A_sum_seen_qk = tl.where(seen_qk, A_sum_seen_qk, 0.0)

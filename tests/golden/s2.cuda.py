@@ -215,17 +215,13 @@ def s2_kernel(
     k_hi_class = (BLOCK_K + k_end - 1) // BLOCK_K
     k_full_hi_class = k_inner_end // BLOCK_K
     k_period = block * stride
-    k_start = (
-        modulo(
-            -(
-                tl.where(
-                    alike != 0, 0, (h // (NH // NG)).to(tl.int64) * tl.maximum(1, stride // NG)
-                )
-                * block
-            )
-            - block.to(tl.int64) * offset,
-            k_period,
+    k_start = modulo(
+        -(
+            tl.where(alike != 0, 0, (h // (NH // NG)).to(tl.int64) * tl.maximum(1, stride // NG))
+            * block
         )
+        - block.to(tl.int64) * offset,
+        k_period,
     ).to(tl.int32)
     k_follows = k_period % BLOCK_K == 0
     k_pure = k_follows & ((k_start % BLOCK_K == 0) & (block % BLOCK_K == 0))
@@ -241,27 +237,17 @@ def s2_kernel(
     k_rank_end = live_before(k_shift + k_upto, k_turn, k_width)
     k_pure_upto = tl.minimum(k_full_hi_class, k_upto)
     k_pure_rank_end = tl.where(k_pure, live_before(k_pure_upto + k_shift, k_turn, k_width), k_rank)
-    k_whole = k_full_hi - k_full_lo + k_pure_rank_end - k_rank
-    k_steps0 = k_full_hi - k_full_lo
-    k_steps1 = k_steps0 + k_rank_end - k_rank
-    k_steps2 = k_steps1 + k_full_lo - k_lo
-    k_steps3 = k_steps2 + k_hi - k_full_hi
-    # tiles seen whole, then tiles on an edge
-    for step in tl.range(0, k_steps3):
-        k_place = tl.where(
-            step < k_steps0,
-            k_full_lo + step,
-            tl.where(
-                step < k_steps1,
-                k_rank + step - k_steps0,
-                tl.where(step < k_steps2, k_lo + step - k_steps1, k_full_hi + step - k_steps2),
-            ),
-        )
+    k_steps0 = k_rank_end - k_rank
+    k_steps1 = k_steps0 + k_hi - k_lo
+    k_edge0 = k_pure_rank_end - k_rank
+    k_whole1 = k_steps0 + k_full_lo - k_lo
+    k_edge1 = k_steps0 + k_full_hi - k_lo
+    # live tiles; those on an edge are tested
+    for step in tl.range(0, k_steps1):
+        k_place = tl.where(step < k_steps0, k_rank + step, k_lo + step - k_steps0)
         k0 = (
             tl.where(
-                (step >= k_steps0) & (step < k_steps1),
-                k_place // k_width * k_turn + k_place % k_width - k_shift,
-                k_place,
+                step < k_steps0, k_place // k_width * k_turn + k_place % k_width - k_shift, k_place
             )
             * BLOCK_K
         )
@@ -271,26 +257,37 @@ def s2_kernel(
         S_qk = tl.dot(Q_qd, tl.trans(K_kd), input_precision="ieee")
         # P_max[q] = max(k where seen) S[q,k]
         S_seen_qk = S_qk
-        if step >= k_whole:
+        if ((step >= k_edge0) & (step < k_whole1)) | (step >= k_edge1):
             # seen: k < |k| and k <= q + (|k| - |q|) and ((q + (|k| - |q|)) // block - k // block <
             #     local or (k // block + (if alike then 0 else h // (|h| // |g|) * max(1, stride //
             #     |g|)) + offset) % stride == 0)
             seen_qk = (
                 ((k < NK)[None, :] & (k[None, :] <= (q + (NK - NQ))[:, None]))
                 & (
-                    (floor_divide(q + (NK - NQ), block)[:, None] - (k // block)[None, :] < local)
+                    (
+                        (
+                            floor_divide(q + NK - NQ, block) * block
+                            + block
+                            - block.to(tl.int64) * local
+                        )[:, None]
+                        <= k[None, :]
+                    )
                     | (
-                        modulo(
-                            k // block
-                            + tl.where(
-                                alike != 0,
-                                0,
-                                (h // (NH // NG)).to(tl.int64) * tl.maximum(1, stride // NG),
-                            )
-                            + offset,
-                            stride,
+                        (
+                            modulo(
+                                tl.where(
+                                    alike != 0,
+                                    0,
+                                    (h // (NH // NG)).to(tl.int64) * tl.maximum(1, stride // NG),
+                                )
+                                * block
+                                + block.to(tl.int64) * offset,
+                                block * stride,
+                            ).to(tl.int32)
+                            + k
                         )
-                        == 0
+                        % (block * stride)
+                        < block
                     )[None, :]
                 )
             )

@@ -195,19 +195,28 @@ def s2(Q, K, V, block=64, local=16, stride=8, offset=0, alike=False):
                 seen_qk = (
                     (k[None, :] <= (q + (NK - NQ))[:, None])
                     & (
-                        (((q + (NK - NQ)) // block)[:, None] - (k // block)[None, :] < local)
+                        (
+                            ((q + NK - NQ) // block * block + block - block * local)[:, None]
+                            <= k[None, :]
+                        )
                         | (
                             (
-                                k // block
-                                + (
-                                    torch.full([], 0, device=device)
-                                    if alike
-                                    else h // (NH // NG) * max(1, stride // NG)
+                                (
+                                    (
+                                        (
+                                            torch.full([], 0, device=device)
+                                            if alike
+                                            else h // (NH // NG) * max(1, stride // NG)
+                                        )
+                                        * block
+                                        + block * offset
+                                    )
+                                    % (block * stride)
                                 )[..., None]
-                                + offset
+                                + k
                             )
-                            % stride
-                            == 0
+                            % (block * stride)
+                            < block
                         )[..., None, :]
                     )
                 )

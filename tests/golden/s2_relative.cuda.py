@@ -290,48 +290,22 @@ def s2_relative_kernel(
     k_stop2 = tl.maximum(k_right_hi01, k_start2)
     k_full_start2 = tl.minimum(tl.maximum(k_right_full_lo01, k_start2), k_stop2)
     k_full_stop2 = tl.minimum(tl.maximum(k_right_full_hi01, k_full_start2), k_stop2)
-    k_whole = (
-        k_full_stop0 - k_full_start0 + k_full_stop1 - k_full_start1 + k_full_stop2 - k_full_start2
-    )
-    k_steps0 = k_full_stop0 - k_full_start0
-    k_steps1 = k_steps0 + k_full_stop1 - k_full_start1
-    k_steps2 = k_steps1 + k_stop2 - k_full_start2
-    k_steps3 = k_steps2 + k_full_start0 - k_left_lo10
-    k_steps4 = k_steps3 + k_stop0 - k_full_stop0
-    k_steps5 = k_steps4 + k_full_start1 - k_start1
-    k_steps6 = k_steps5 + k_stop1 - k_full_stop1
-    k_steps7 = k_steps6 + k_full_start2 - k_start2
-    # tiles seen whole, then tiles on an edge
-    for step in tl.range(0, k_steps7):
+    k_steps0 = k_stop0 - k_left_lo10
+    k_steps1 = k_steps0 + k_stop1 - k_start1
+    k_steps2 = k_steps1 + k_stop2 - k_start2
+    k_whole0 = k_full_start0 - k_left_lo10
+    k_edge0 = k_full_stop0 - k_left_lo10
+    k_whole1 = k_steps0 + k_full_start1 - k_start1
+    k_edge1 = k_steps0 + k_full_stop1 - k_start1
+    k_whole2 = k_steps1 + k_full_start2 - k_start2
+    k_edge2 = k_steps1 + k_full_stop2 - k_start2
+    # live tiles; those on an edge are tested
+    for step in tl.range(0, k_steps2):
         k0 = (
             tl.where(
                 step < k_steps0,
-                k_full_start0 + step,
-                tl.where(
-                    step < k_steps1,
-                    k_full_start1 + step - k_steps0,
-                    tl.where(
-                        step < k_steps2,
-                        k_full_start2 + step - k_steps1,
-                        tl.where(
-                            step < k_steps3,
-                            k_left_lo10 + step - k_steps2,
-                            tl.where(
-                                step < k_steps4,
-                                k_full_stop0 + step - k_steps3,
-                                tl.where(
-                                    step < k_steps5,
-                                    k_start1 + step - k_steps4,
-                                    tl.where(
-                                        step < k_steps6,
-                                        k_full_stop1 + step - k_steps5,
-                                        k_start2 + step - k_steps6,
-                                    ),
-                                ),
-                            ),
-                        ),
-                    ),
-                ),
+                k_left_lo10 + step,
+                tl.where(step < k_steps1, k_start1 + step - k_steps0, k_start2 + step - k_steps1),
             )
             * BLOCK_K
         )
@@ -341,7 +315,9 @@ def s2_relative_kernel(
         S_qk = tl.dot(Q_qd, tl.trans(K_kd), input_precision="ieee")
         # P_max[q] = max(k where seen) S[q,k]
         S_seen_qk = S_qk
-        if step >= k_whole:
+        if (step < k_whole0) | (
+            (step >= k_edge0) & (step < k_whole1)
+        ) | ((step >= k_edge1) & (step < k_whole2)) | (step >= k_edge2):
             # seen: k < |k| and ((q + (|k| - |q|)) // block - k // block < left and k // block - (q
             #     + (|k| - |q|)) // block < right or (q + (|k| - |q|)) // block - k // block >= left
             #     and ((q + (|k| - |q|)) // block - k // block - left + 1) % stride == 0 or k //
@@ -361,26 +337,42 @@ def s2_relative_kernel(
                     (
                         (
                             (
-                                floor_divide(q + (NK - NQ), block)[:, None] - (k // block)[None, :]
-                                < left
+                                (
+                                    floor_divide(q + NK - NQ, block) * block
+                                    + block
+                                    - block.to(tl.int64) * left
+                                )[:, None]
+                                <= k[None, :]
                             )
                             & (
-                                (k // block)[None, :] - floor_divide(q + (NK - NQ), block)[:, None]
-                                < right
+                                k[None, :]
+                                <= (
+                                    floor_divide(q + NK - NQ, block) * block
+                                    + block.to(tl.int64) * right
+                                    - 1
+                                )[:, None]
                             )
                         )
                         | (
                             (
-                                floor_divide(q + (NK - NQ), block)[:, None] - (k // block)[None, :]
-                                >= left
+                                k[None, :]
+                                <= (
+                                    floor_divide(q + NK - NQ, block) * block
+                                    + block
+                                    - block.to(tl.int64) * left
+                                    - 1
+                                )[:, None]
                             )
                             & (rest_block_qk == 0)
                         )
                     )
                     | (
                         (
-                            (k // block)[None, :] - floor_divide(q + (NK - NQ), block)[:, None]
-                            >= right
+                            (
+                                floor_divide(q + NK - NQ, block) * block
+                                + block.to(tl.int64) * right
+                            )[:, None]
+                            <= k[None, :]
                         )
                         & (rest_block2_qk == 0)
                     )

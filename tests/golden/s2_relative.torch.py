@@ -257,16 +257,27 @@ def s2_relative(Q, K, V, block=64, left=16, right=16, stride=8):
                 seen_qk = (
                     (
                         (
-                            (((q + (NK - NQ)) // block)[:, None] - (k // block)[None, :] < left)
-                            & ((k // block)[None, :] - ((q + (NK - NQ)) // block)[:, None] < right)
+                            (
+                                ((q + NK - NQ) // block * block + block - block * left)[:, None]
+                                <= k[None, :]
+                            )
+                            & (
+                                k[None, :]
+                                <= ((q + NK - NQ) // block * block + block * right - 1)[:, None]
+                            )
                         )
                         | (
-                            (((q + (NK - NQ)) // block)[:, None] - (k // block)[None, :] >= left)
+                            (
+                                k[None, :]
+                                <= (
+                                    (q + NK - NQ) // block * block + block - block * left - 1
+                                )[:, None]
+                            )
                             & (rest_block_qk == 0)
                         )
                     )
                     | (
-                        ((k // block)[None, :] - ((q + (NK - NQ)) // block)[:, None] >= right)
+                        (((q + NK - NQ) // block * block + block * right)[:, None] <= k[None, :])
                         & (rest_block2_qk == 0)
                     )
                 )

@@ -186,9 +186,9 @@ def selective_self_kernel(
     k_hi = (BLOCK_K + k_end - 1) // BLOCK_K
     k_inner_end = tl.maximum(0, NK + q0 - NQ + 1)
     k_full_hi = k_inner_end // BLOCK_K
-    k_whole = k_full_hi
     k_steps = k_hi
-    # tiles seen whole, then tiles on an edge
+    k_edge = k_full_hi
+    # live tiles; those on an edge are tested
     for step in tl.range(0, k_steps):
         k0 = step * BLOCK_K
         k = k0 + k_in
@@ -201,7 +201,7 @@ def selective_self_kernel(
             (Tq_q + 1 + tl.sigmoid(alpha_) * tl.log((q + (NK - NQ) + 1) * 1.0))[:, None] * S_sum_qk
         )
         exponent_seen_qk = exponent_qk
-        if step >= k_whole:
+        if step >= k_edge:
             # seen: k < |k| and k <= q + (|k| - |q|)
             seen_qk = (k < NK)[None, :] & (k[None, :] <= (q + (NK - NQ))[:, None])
             exponent_seen_qk = tl.where(seen_qk, exponent_seen_qk, float("-inf"))
@@ -223,7 +223,7 @@ def selective_self_kernel(
             Tv_here + k0.to(tl.int64) * sTv_k + k_in * sTv_k, mask=(k < NK), other=0
         ).to(tl.float32)
         exp_exponent_seen_seen_qk = Tv_k[None, :] * exp_exponent_seen_qk
-        if step >= k_whole:
+        if step >= k_edge:
             # seen: k < |k| and k <= q + (|k| - |q|)
             seen_qk = (k < NK)[None, :] & (k[None, :] <= (q + (NK - NQ))[:, None])
             exp_exponent_seen_seen_qk = tl.where(seen_qk, exp_exponent_seen_seen_qk, 0.0)

@@ -146,9 +146,9 @@ def sigmoid_kernel(
     k_end = NK
     k_hi = (BLOCK_K + k_end - 1) // BLOCK_K
     k_full_hi = k_end // BLOCK_K
-    k_whole = k_full_hi
     k_steps = k_hi
-    # tiles seen whole, then tiles on an edge
+    k_edge = k_full_hi
+    # live tiles; those on an edge are tested
     for step in tl.range(0, k_steps):
         k0 = step * BLOCK_K
         k = k0 + k_in
@@ -158,7 +158,7 @@ def sigmoid_kernel(
         # O[q,e] = sum(k) sigmoid(S[q,k] + bias) * V[k,e]
         sigmoid_S_qk = tl.sigmoid(S_qk * (1 / D ** 0.5) + bias)
         sigmoid_S_seen_qk = sigmoid_S_qk
-        if step >= k_whole:
+        if step >= k_edge:
             # seen: k < |k|
             seen_k = k < NK
             sigmoid_S_seen_qk = tl.where(seen_k[None, :], sigmoid_S_seen_qk, 0.0)

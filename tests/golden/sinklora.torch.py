@@ -213,12 +213,35 @@ def sinklora(Q, K, V, group=2048, sinks=4):
                     & (
                         (
                             (
-                                (k + torch.where(h < NH // 2, 0, group // 2)[..., None]) // group
-                            )[..., None, :]
-                            == (
-                                (q + (NK - NQ) + torch.where(h < NH // 2, 0, group // 2)[..., None])
-                                // group
-                            )[..., :, None]
+                                (
+                                    (
+                                        torch.where(h < NH // 2, 0, group // 2)[..., None]
+                                        + q
+                                        + NK
+                                        - NQ
+                                    )
+                                    // group
+                                    * group
+                                    - torch.where(h < NH // 2, 0, group // 2)[..., None]
+                                )[..., :, None]
+                                <= k[None, :]
+                            )
+                            & (
+                                k[None, :]
+                                <= (
+                                    (
+                                        torch.where(h < NH // 2, 0, group // 2)[..., None]
+                                        + q
+                                        + NK
+                                        - NQ
+                                    )
+                                    // group
+                                    * group
+                                    + group
+                                    - torch.where(h < NH // 2, 0, group // 2)[..., None]
+                                    - 1
+                                )[..., :, None]
+                            )
                         )
                         | (k < sinks)[None, :]
                     )

@@ -178,9 +178,9 @@ def softcap_kernel(
     k_hi = (BLOCK_K + k_end - 1) // BLOCK_K
     k_inner_end = tl.maximum(0, NK + q0 - NQ + 1)
     k_full_hi = k_inner_end // BLOCK_K
-    k_whole = k_full_hi
     k_steps = k_hi
-    # tiles seen whole, then tiles on an edge
+    k_edge = k_full_hi
+    # live tiles; those on an edge are tested
     for step in tl.range(0, k_steps):
         k0 = step * BLOCK_K
         k = k0 + k_in
@@ -191,7 +191,7 @@ def softcap_kernel(
         tanh_s_qk = tanh(divide(s_qk * (1 / D ** 0.5), cap))
         exponent_qk = cap * tanh_s_qk
         exponent_seen_qk = exponent_qk
-        if step >= k_whole:
+        if step >= k_edge:
             # seen: k < |k| and k <= q + (|k| - |q|)
             seen_qk = (k < NK)[None, :] & (k[None, :] <= (q + (NK - NQ))[:, None])
             exponent_seen_qk = tl.where(seen_qk, exponent_seen_qk, float("-inf"))

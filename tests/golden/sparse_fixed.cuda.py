@@ -220,27 +220,17 @@ def sparse_fixed_kernel(
     k_rank_end = live_before(k_shift + k_upto, k_turn, k_width)
     k_pure_upto = tl.minimum(k_full_hi_class, k_upto)
     k_pure_rank_end = tl.where(k_pure, live_before(k_pure_upto + k_shift, k_turn, k_width), k_rank)
-    k_whole = k_full_hi - k_full_lo + k_pure_rank_end - k_rank
-    k_steps0 = k_full_hi - k_full_lo
-    k_steps1 = k_steps0 + k_rank_end - k_rank
-    k_steps2 = k_steps1 + k_full_lo - k_lo
-    k_steps3 = k_steps2 + k_hi - k_full_hi
-    # tiles seen whole, then tiles on an edge
-    for step in tl.range(0, k_steps3):
-        k_place = tl.where(
-            step < k_steps0,
-            k_full_lo + step,
-            tl.where(
-                step < k_steps1,
-                k_rank + step - k_steps0,
-                tl.where(step < k_steps2, k_lo + step - k_steps1, k_full_hi + step - k_steps2),
-            ),
-        )
+    k_steps0 = k_rank_end - k_rank
+    k_steps1 = k_steps0 + k_hi - k_lo
+    k_edge0 = k_pure_rank_end - k_rank
+    k_whole1 = k_steps0 + k_full_lo - k_lo
+    k_edge1 = k_steps0 + k_full_hi - k_lo
+    # live tiles; those on an edge are tested
+    for step in tl.range(0, k_steps1):
+        k_place = tl.where(step < k_steps0, k_rank + step, k_lo + step - k_steps0)
         k0 = (
             tl.where(
-                (step >= k_steps0) & (step < k_steps1),
-                k_place // k_width * k_turn + k_place % k_width - k_shift,
-                k_place,
+                step < k_steps0, k_place // k_width * k_turn + k_place % k_width - k_shift, k_place
             )
             * BLOCK_K
         )
@@ -250,14 +240,26 @@ def sparse_fixed_kernel(
         S_qk = tl.dot(Q_qd, tl.trans(K_kd), input_precision="ieee")
         # P_max[q] = max(k where seen) S[q,k]
         S_seen_qk = S_qk
-        if step >= k_whole:
+        if ((step >= k_edge0) & (step < k_whole1)) | (step >= k_edge1):
             # seen: k < |k| and k <= q + (|k| - |q|) and (k // block == (q + (|k| - |q|)) // block
             #     or k % block >= block - summary)
             seen_qk = (
                 ((k < NK)[None, :] & (k[None, :] <= (q + (NK - NQ))[:, None]))
                 & (
-                    ((k // block)[None, :] == floor_divide(q + (NK - NQ), block)[:, None])
-                    | (k % block >= block - summary)[None, :]
+                    (
+                        ((floor_divide(q + NK - NQ, block) * block)[:, None] <= k[None, :])
+                        & (
+                            k[None, :]
+                            <= (floor_divide(q + NK - NQ, block) * block + block - 1)[:, None]
+                        )
+                    )
+                    | (
+                        (block - summary < block)
+                        & (
+                            (k + modulo(-tl.maximum(block - summary, 0), block)) % block
+                            < block - tl.maximum(block - summary, 0)
+                        )
+                    )[None, :]
                 )
             )
             S_seen_qk = tl.where(seen_qk, S_seen_qk, float("-inf"))

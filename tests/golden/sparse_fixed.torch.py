@@ -222,8 +222,17 @@ def sparse_fixed(Q, K, V, block=128, summary=8):
                 seen_qk = (
                     (k[None, :] <= (q + (NK - NQ))[:, None])
                     & (
-                        ((k // block)[None, :] == ((q + (NK - NQ)) // block)[:, None])
-                        | (k % block >= block - summary)[None, :]
+                        (
+                            (((q + NK - NQ) // block * block)[:, None] <= k[None, :])
+                            & (k[None, :] <= ((q + NK - NQ) // block * block + block - 1)[:, None])
+                        )
+                        | (
+                            (block - summary < block)
+                            & (
+                                (k + -max(block - summary, 0) % block) % block
+                                < block - max(block - summary, 0)
+                            )
+                        )[None, :]
                     )
                 )
                 S_seen_qk = torch.where(seen_qk, S_seen_qk, -math.inf)

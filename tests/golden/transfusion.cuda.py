@@ -78,6 +78,9 @@ def check_kinds(floats, integers, booleans, allowed):
 
 KINDS = (torch.float16, torch.bfloat16, torch.float32)
 
+# more programs than run at once, but not so many that all gain by it; tiles walked while it is made
+AT_ONCE, MANY, LONG = 512, 2048, 128
+
 # tiles, warps and pipeline stages by the extents of features and the bytes of an element
 TILES = {
     (64, 64, 2): {
@@ -125,6 +128,18 @@ def divide(a, b):
 def finite(m):
     """A maximum as a scale: that of nothing, -inf, scales by 0."""
     return tl.where(m == float("-inf"), 0.0, m)
+
+
+@triton.jit(do_not_specialize=["count"])
+def place_kernel(work, order, count):
+    """Puts a program behind all that have more work, and behind those before it that have as much."""
+    pid = tl.program_id(0)
+    own, before = tl.load(work + pid), 0
+    for first in tl.range(0, count, 1024):
+        n = first + tl.arange(0, 1024)
+        other = tl.load(work + n, mask=n < count, other=-1)
+        before += tl.sum(((other > own) | ((other == own) & (n < pid))).to(tl.int32))
+    tl.store(order + before, pid)
 
 
 @triton.jit(
@@ -340,21 +355,49 @@ def transfusion_k_list_kernel(
     tl.store(k_list_here + 1, whole + others)
 
 
-@triton.jit(do_not_specialize=["simage_b", "simage_k", "NQ", "NK", "NB", "NH", "NG"])
-def transfusion_kernel(
-    Q, K, V, image, k_list, O,
-    simage_b, simage_k,
-    sO_b, sO_h, sO_q, sO_e,
-    NQ, NK, NB, NH, NG,
-    D: tl.constexpr, E: tl.constexpr,
-    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
+@triton.jit(do_not_specialize=["NQ", "NK", "NB"])
+def transfusion_work_kernel(
+    k_list, q_work,
+    NQ, NK, NB,
+    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
 ):
     # one program: a tile of rows at one place of the batch; late rows see most, and come first
     pid = tl.program_id(0)
     tiles = tl.cdiv(NQ, BLOCK_Q)
     q0 = (tiles - 1 - pid % tiles) * BLOCK_Q
-    h = (pid // tiles) % NH
-    b = pid // tiles // NH
+    b = pid // tiles
+    k_tiles = tl.cdiv(NK, BLOCK_K)
+    k_list_here = k_list + ((b) * tiles + q0 // BLOCK_Q).to(tl.int64) * (k_tiles + 2)
+    k_steps = tl.load(k_list_here + 1)
+    visited = k_steps
+    tl.store(q_work + pid, visited)
+
+
+@triton.jit(
+    do_not_specialize=["simage_b", "simage_k", "NQ", "NK", "NB", "NH", "NG", "ordered", "beside"]
+)
+def transfusion_kernel(
+    Q, K, V, image, k_list, O,
+    simage_b, simage_k,
+    sO_b, sO_h, sO_q, sO_e,
+    NQ, NK, NB, NH, NG,
+    order, ordered, beside,
+    D: tl.constexpr, E: tl.constexpr,
+    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
+):
+    # one program: a tile of rows at one place of the batch; most work comes first
+    pid = tl.program_id(0)
+    tiles = tl.cdiv(NQ, BLOCK_Q)
+    programs = tiles * NB
+    first = pid // (programs * beside) * beside
+    many = tl.minimum(beside, NH - first)
+    here = pid - first * programs
+    place = first + here % many
+    h = place
+    pid = here // many
+    pid = tl.load(order + pid, mask=pid < ordered, other=pid).to(tl.int32)
+    q0 = (tiles - 1 - pid % tiles) * BLOCK_Q
+    b = pid // tiles
     q_in = tl.arange(0, BLOCK_Q)
     q = q0 + q_in
     e = tl.arange(0, BLOCK_E)
@@ -378,7 +421,7 @@ def transfusion_kernel(
     k_whole = tl.load(k_list_here)
     k_steps = tl.load(k_list_here + 1)
     k_end = k_tiles + 1 + k_whole
-    # tiles seen whole, then tiles on an edge
+    # live tiles; those on an edge are tested
     for step in tl.range(0, k_steps):
         k0 = tl.load(k_list_here + tl.where(step < k_whole, step + 2, k_end - step)) * BLOCK_K
         k = k0 + k_in
@@ -511,6 +554,20 @@ def transfusion(Q, K, V, image):
                 BLOCK_Q=tile["BLOCK_Q"], BLOCK_K=tile["BLOCK_K"], BLOCK_K_TILE=128,
                 num_warps=4, num_stages=1,
             )
+            # rows are uneven work, by the tables of this call: most of it comes first
+            order = Q.new_empty(0, dtype=torch.int32)
+            beside = 1
+            if AT_ONCE < grid <= MANY and triton.cdiv(NK, tile["BLOCK_K"]) > LONG:
+                q_work = Q.new_empty(triton.cdiv(NQ, tile["BLOCK_Q"]) * NB, dtype=torch.int32)
+                transfusion_work_kernel[(q_work.numel(),)](
+                    k_list, q_work,
+                    NQ, NK, NB,
+                    BLOCK_Q=tile["BLOCK_Q"], BLOCK_K=tile["BLOCK_K"],
+                    num_warps=1, num_stages=1,
+                )
+                order = torch.empty_like(q_work)
+                place_kernel[(q_work.numel(),)](q_work, order, q_work.numel(), num_warps=4)
+                beside = NH
             transfusion_kernel[(grid,)](
                 describe(Q, [1, 1, tile["BLOCK_Q"], tile["BLOCK_D"]]),
                 describe(K, [1, 1, tile["BLOCK_K"], tile["BLOCK_D"]]),
@@ -518,6 +575,7 @@ def transfusion(Q, K, V, image):
                 image, k_list, O,
                 *image.stride(), *O.stride(),
                 NQ, NK, NB, NH, NG,
+                order, order.numel(), beside,
                 D, E,
                 **tile,
             )

@@ -104,6 +104,9 @@ def check_sorted(name, index, table, axis):
 
 KINDS = (torch.float16, torch.bfloat16, torch.float32)
 
+# more programs than run at once, but not so many that all gain by it; tiles walked while it is made
+AT_ONCE, MANY, LONG = 512, 2048, 128
+
 # tiles, warps and pipeline stages by the extents of features and the bytes of an element
 TILES = {
     (64, 64, 2): {
@@ -170,21 +173,160 @@ def finite(m):
     return tl.where(m == float("-inf"), 0.0, m)
 
 
-@triton.jit(do_not_specialize=["ssegment_b", "ssegment_k", "NQ", "NK", "NB", "NH", "NG"])
-def uni_encoder_kernel(
-    Q, K, V, segment, O,
+@triton.jit(do_not_specialize=["count"])
+def place_kernel(work, order, count):
+    """Puts a program behind all that have more work, and behind those before it that have as much."""
+    pid = tl.program_id(0)
+    own, before = tl.load(work + pid), 0
+    for first in tl.range(0, count, 1024):
+        n = first + tl.arange(0, 1024)
+        other = tl.load(work + n, mask=n < count, other=-1)
+        before += tl.sum(((other > own) | ((other == own) & (n < pid))).to(tl.int32))
+    tl.store(order + before, pid)
+
+
+@triton.jit(do_not_specialize=["ssegment_b", "ssegment_k", "NQ", "NK", "NB"])
+def uni_encoder_work_kernel(
+    segment, q_work,
     ssegment_b, ssegment_k,
-    sO_b, sO_h, sO_q, sO_e,
-    NQ, NK, NB, NH, NG,
-    D: tl.constexpr, E: tl.constexpr,
-    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
+    NQ, NK, NB,
+    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
 ):
     # one program: a tile of rows at one place of the batch; late rows see most, and come first
     pid = tl.program_id(0)
     tiles = tl.cdiv(NQ, BLOCK_Q)
     q0 = (tiles - 1 - pid % tiles) * BLOCK_Q
-    h = (pid // tiles) % NH
-    b = pid // tiles // NH
+    b = pid // tiles
+    segment_here = segment + b.to(tl.int64) * ssegment_b
+    last = tl.minimum(q0 + BLOCK_Q, NQ) - 1
+    segment_at0 = tl.load(
+        segment_here + tl.maximum(q0 + (NK - NQ), 0).to(tl.int64) * ssegment_k,
+        mask=(tl.maximum(q0 + (NK - NQ), 0) < NK),
+        other=0,
+    )
+    segment_at1 = tl.load(
+        segment_here + tl.maximum(last + (NK - NQ), 0).to(tl.int64) * ssegment_k,
+        mask=(tl.maximum(last + (NK - NQ), 0) < NK),
+        other=0,
+    )
+    segment_count0 = count_at_most(segment_here, ssegment_k, NK, -1)
+    segment_count1 = count_at_most(segment_here, ssegment_k, NK, 0)
+    segment_at2 = tl.load(
+        segment_here + tl.maximum(q0 + NK - NQ, 0).to(tl.int64) * ssegment_k,
+        mask=(tl.maximum(q0 + NK - NQ, 0) < NK),
+        other=0,
+    )
+    segment_count2 = count_at_most(segment_here, ssegment_k, NK, segment_at2.to(tl.int64) - 1)
+    segment_at3 = tl.load(
+        segment_here + tl.maximum(last + NK - NQ, 0).to(tl.int64) * ssegment_k,
+        mask=(tl.maximum(last + NK - NQ, 0) < NK),
+        other=0,
+    )
+    segment_count3 = count_at_most(segment_here, ssegment_k, NK, segment_at3)
+    segment_count4 = count_at_most(segment_here, ssegment_k, NK, segment_at3.to(tl.int64) - 1)
+    segment_count5 = count_at_most(segment_here, ssegment_k, NK, segment_at2)
+    k_end0 = tl.minimum(
+        tl.minimum(
+            tl.minimum(NK, tl.where(last + (NK - NQ) >= 0, NK, 0)),
+            tl.where(segment_at0 <= 0, NK, 0),
+        ),
+        tl.where(segment_at1 >= 0, NK, 0),
+    )
+    k_hi0 = (BLOCK_K + k_end0 - 1) // BLOCK_K
+    k_inner_end0 = tl.minimum(
+        tl.minimum(
+            tl.minimum(NK, tl.where(q0 + (NK - NQ) >= 0, NK, 0)), tl.where(segment_at1 <= 0, NK, 0)
+        ),
+        tl.where(segment_at0 >= 0, NK, 0),
+    )
+    k_full_hi0 = k_inner_end0 // BLOCK_K
+    k_begin1 = segment_count0
+    k_end1 = segment_count1
+    k_lo1 = k_begin1 // BLOCK_K
+    k_hi1 = tl.where(k_begin1 < k_end1, (BLOCK_K + k_end1 - 1) // BLOCK_K, k_lo1)
+    k_full_lo1 = tl.minimum((BLOCK_K + k_begin1 - 1) // BLOCK_K, k_hi1)
+    k_full_hi1 = tl.maximum(k_full_lo1, k_end1 // BLOCK_K)
+    k_begin2 = segment_count2
+    k_end2 = tl.minimum(tl.where(last + (NK - NQ) >= 0, NK, 0), segment_count3)
+    k_lo2 = k_begin2 // BLOCK_K
+    k_hi2 = tl.where(k_begin2 < k_end2, (BLOCK_K + k_end2 - 1) // BLOCK_K, k_lo2)
+    k_inner_begin2 = segment_count4
+    k_inner_end2 = tl.minimum(tl.where(q0 + (NK - NQ) >= 0, NK, 0), segment_count5)
+    k_full_lo2 = tl.minimum((BLOCK_K + k_inner_begin2 - 1) // BLOCK_K, k_hi2)
+    k_full_hi2 = tl.maximum(k_full_lo2, k_inner_end2 // BLOCK_K)
+    k_swap00 = k_lo1 < 0
+    k_left_lo00 = tl.where(k_swap00, k_lo1, 0)
+    k_left_hi00 = tl.where(k_swap00, k_hi1, k_hi0)
+    k_left_full_hi00 = tl.where(k_swap00, k_full_hi1, k_full_hi0)
+    k_right_lo00 = tl.where(k_swap00, 0, k_lo1)
+    k_right_hi00 = tl.where(k_swap00, k_hi0, k_hi1)
+    k_right_full_hi00 = tl.where(k_swap00, k_full_hi0, k_full_hi1)
+    k_swap01 = k_lo2 < k_right_lo00
+    k_left_lo01 = tl.where(k_swap01, k_lo2, k_right_lo00)
+    k_left_hi01 = tl.where(k_swap01, k_hi2, k_right_hi00)
+    k_left_full_hi01 = tl.where(k_swap01, k_full_hi2, k_right_full_hi00)
+    k_right_lo01 = tl.where(k_swap01, k_right_lo00, k_lo2)
+    k_right_hi01 = tl.where(k_swap01, k_right_hi00, k_hi2)
+    k_swap10 = k_left_lo01 < k_left_lo00
+    k_left_lo10 = tl.where(k_swap10, k_left_lo01, k_left_lo00)
+    k_left_hi10 = tl.where(k_swap10, k_left_hi01, k_left_hi00)
+    k_left_full_hi10 = tl.where(k_swap10, k_left_full_hi01, k_left_full_hi00)
+    k_right_lo10 = tl.where(k_swap10, k_left_lo00, k_left_lo01)
+    k_right_hi10 = tl.where(k_swap10, k_left_hi00, k_left_hi01)
+    k_right_full_hi10 = tl.where(k_swap10, k_left_full_hi00, k_left_full_hi01)
+    k_stop0 = tl.maximum(
+        tl.where(
+            k_left_hi10 <= k_right_hi10,
+            tl.minimum(k_left_hi10, tl.maximum(k_right_lo10, k_left_full_hi10)),
+            k_left_hi10,
+        ),
+        k_left_lo10,
+    )
+    k_start1 = tl.maximum(k_right_lo10, k_stop0)
+    k_stop1 = tl.maximum(
+        tl.where(
+            k_right_hi10 <= k_right_hi01,
+            tl.minimum(k_right_hi10, tl.maximum(k_right_lo01, k_right_full_hi10)),
+            k_right_hi10,
+        ),
+        k_start1,
+    )
+    k_start2 = tl.maximum(k_right_lo01, k_stop1)
+    k_stop2 = tl.maximum(k_right_hi01, k_start2)
+    k_steps0 = k_stop0 - k_left_lo10
+    k_steps1 = k_steps0 + k_stop1 - k_start1
+    k_steps2 = k_steps1 + k_stop2 - k_start2
+    visited = k_steps2
+    tl.store(q_work + pid, visited)
+
+
+@triton.jit(
+    do_not_specialize=[
+        "ssegment_b", "ssegment_k", "NQ", "NK", "NB", "NH", "NG", "ordered", "beside"
+    ]
+)
+def uni_encoder_kernel(
+    Q, K, V, segment, O,
+    ssegment_b, ssegment_k,
+    sO_b, sO_h, sO_q, sO_e,
+    NQ, NK, NB, NH, NG,
+    order, ordered, beside,
+    D: tl.constexpr, E: tl.constexpr,
+    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
+):
+    # one program: a tile of rows at one place of the batch; most work comes first
+    pid = tl.program_id(0)
+    tiles = tl.cdiv(NQ, BLOCK_Q)
+    programs = tiles * NB
+    first = pid // (programs * beside) * beside
+    many = tl.minimum(beside, NH - first)
+    here = pid - first * programs
+    place = first + here % many
+    h = place
+    pid = here // many
+    pid = tl.load(order + pid, mask=pid < ordered, other=pid).to(tl.int32)
+    q0 = (tiles - 1 - pid % tiles) * BLOCK_Q
+    b = pid // tiles
     q_in = tl.arange(0, BLOCK_Q)
     q = q0 + q_in
     e = tl.arange(0, BLOCK_E)
@@ -311,48 +453,22 @@ def uni_encoder_kernel(
     k_stop2 = tl.maximum(k_right_hi01, k_start2)
     k_full_start2 = tl.minimum(tl.maximum(k_right_full_lo01, k_start2), k_stop2)
     k_full_stop2 = tl.minimum(tl.maximum(k_right_full_hi01, k_full_start2), k_stop2)
-    k_whole = (
-        k_full_stop0 - k_full_start0 + k_full_stop1 - k_full_start1 + k_full_stop2 - k_full_start2
-    )
-    k_steps0 = k_full_stop0 - k_full_start0
-    k_steps1 = k_steps0 + k_full_stop1 - k_full_start1
-    k_steps2 = k_steps1 + k_stop2 - k_full_start2
-    k_steps3 = k_steps2 + k_full_start0 - k_left_lo10
-    k_steps4 = k_steps3 + k_stop0 - k_full_stop0
-    k_steps5 = k_steps4 + k_full_start1 - k_start1
-    k_steps6 = k_steps5 + k_stop1 - k_full_stop1
-    k_steps7 = k_steps6 + k_full_start2 - k_start2
-    # tiles seen whole, then tiles on an edge
-    for step in tl.range(0, k_steps7):
+    k_steps0 = k_stop0 - k_left_lo10
+    k_steps1 = k_steps0 + k_stop1 - k_start1
+    k_steps2 = k_steps1 + k_stop2 - k_start2
+    k_whole0 = k_full_start0 - k_left_lo10
+    k_edge0 = k_full_stop0 - k_left_lo10
+    k_whole1 = k_steps0 + k_full_start1 - k_start1
+    k_edge1 = k_steps0 + k_full_stop1 - k_start1
+    k_whole2 = k_steps1 + k_full_start2 - k_start2
+    k_edge2 = k_steps1 + k_full_stop2 - k_start2
+    # live tiles; those on an edge are tested
+    for step in tl.range(0, k_steps2):
         k0 = (
             tl.where(
                 step < k_steps0,
-                k_full_start0 + step,
-                tl.where(
-                    step < k_steps1,
-                    k_full_start1 + step - k_steps0,
-                    tl.where(
-                        step < k_steps2,
-                        k_full_start2 + step - k_steps1,
-                        tl.where(
-                            step < k_steps3,
-                            k_left_lo10 + step - k_steps2,
-                            tl.where(
-                                step < k_steps4,
-                                k_full_stop0 + step - k_steps3,
-                                tl.where(
-                                    step < k_steps5,
-                                    k_start1 + step - k_steps4,
-                                    tl.where(
-                                        step < k_steps6,
-                                        k_full_stop1 + step - k_steps5,
-                                        k_start2 + step - k_steps6,
-                                    ),
-                                ),
-                            ),
-                        ),
-                    ),
-                ),
+                k_left_lo10 + step,
+                tl.where(step < k_steps1, k_start1 + step - k_steps0, k_start2 + step - k_steps1),
             )
             * BLOCK_K
         )
@@ -362,7 +478,9 @@ def uni_encoder_kernel(
         S_qk = tl.dot(Q_qd, tl.trans(K_kd), input_precision="ieee")
         # P_max[q] = max(k where seen) S[q,k]
         S_seen_qk = S_qk
-        if step >= k_whole:
+        if (step < k_whole0) | (
+            (step >= k_edge0) & (step < k_whole1)
+        ) | ((step >= k_edge1) & (step < k_whole2)) | (step >= k_edge2):
             # seen: k < |k| and ((q + (|k| - |q|) >= 0 and segment[q + (|k| - |q|)] == 0 or
             #     segment[k] == 0 or q + (|k| - |q|) >= 0 and segment[q + (|k| - |q|)] != 0) and
             #     (segment[q + (|k| - |q|)] == 0 or segment[k] == 0) or q + (|k| - |q|) >= 0 and
@@ -456,6 +574,21 @@ def uni_encoder(Q, K, V, segment):
     grid = triton.cdiv(NQ, tile["BLOCK_Q"]) * NB * NH
     if grid:
         with torch.cuda.device(Q.device) if Q.is_cuda else contextlib.nullcontext():
+            # rows are uneven work, by the tables of this call: most of it comes first
+            order = Q.new_empty(0, dtype=torch.int32)
+            beside = 1
+            if AT_ONCE < grid <= MANY and triton.cdiv(NK, tile["BLOCK_K"]) > LONG:
+                q_work = Q.new_empty(triton.cdiv(NQ, tile["BLOCK_Q"]) * NB, dtype=torch.int32)
+                uni_encoder_work_kernel[(q_work.numel(),)](
+                    segment, q_work,
+                    *segment.stride(),
+                    NQ, NK, NB,
+                    BLOCK_Q=tile["BLOCK_Q"], BLOCK_K=tile["BLOCK_K"],
+                    num_warps=1, num_stages=1,
+                )
+                order = torch.empty_like(q_work)
+                place_kernel[(q_work.numel(),)](q_work, order, q_work.numel(), num_warps=4)
+                beside = NH
             uni_encoder_kernel[(grid,)](
                 describe(Q, [1, 1, tile["BLOCK_Q"], tile["BLOCK_D"]]),
                 describe(K, [1, 1, tile["BLOCK_K"], tile["BLOCK_D"]]),
@@ -463,6 +596,7 @@ def uni_encoder(Q, K, V, segment):
                 segment, O,
                 *segment.stride(), *O.stride(),
                 NQ, NK, NB, NH, NG,
+                order, order.numel(), beside,
                 D, E,
                 **tile,
             )

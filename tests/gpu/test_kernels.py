@@ -21,9 +21,14 @@ HEADS = [(64, 64), (128, 128), (16, 16), (80, 96), (96, 64), (256, 256)]
 
 @pytest.fixture(autouse=True)
 def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a kernel leaves unwritten is NaN."""
+    """What a kernel leaves unwritten is NaN, or no place there is."""
     make = torch.Tensor.new_empty
-    monkeypatch.setattr(torch.Tensor, "new_empty", lambda *a, **k: make(*a, **k).fill_(torch.nan))
+
+    def filled(*a: Any, **k: Any) -> torch.Tensor:
+        made = make(*a, **k)
+        return made.fill_(torch.nan if made.is_floating_point() else 1 << 20)
+
+    monkeypatch.setattr(torch.Tensor, "new_empty", filled)
 
 
 def ratio(kernel: Any, plain: Any, given: dict[str, Any], dtype: torch.dtype) -> float:
