@@ -28,7 +28,7 @@ LINTS = sorted((ROOT / "tests" / "errors" / "lint").glob("*.attn"))
 DEMANDS = sorted((ROOT / "tests" / "errors" / "demands").glob("*.attn"))
 PATTERNS = sorted(p for p in (ROOT / "patterns").glob("*.attn") if p.stem != "std")
 
-MEANT: dict[str, set[str]] = {"sparse_strided": {"cache-unsafe"}}
+MEANT: dict[str, set[str]] = {name: {"cache-unsafe"} for name in ("sparse_strided", "dilated")}
 """Warnings that published patterns deserve."""
 
 CODES = {"empty-row", "future-leak", "cache-unsafe", "same-heads", "unseen-key", "unreachable"}

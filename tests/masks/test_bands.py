@@ -87,7 +87,9 @@ def counted(segment: Segment, lo: Array, hi: Array, some: Array, tiles: int) -> 
     return np.bincount(row * tiles + tile, minlength=len(sizes) * tiles).reshape(-1, tiles)
 
 
-def one_by_one(found: tuple[Band, ...], mask: Array, env: Mapping[str, Any], size_q: int, size_k: int) -> None:
+def one_by_one(
+    found: tuple[Band, ...], mask: Array, env: Mapping[str, Any], size_q: int, size_k: int
+) -> None:
     """Every tile of rows has by itself the segments that it has among all."""
     ranges = union(found, scalar("first").e, scalar("last").e, number(size_k), prefix="k_")
     first = np.arange(0, len(mask), size_q)
