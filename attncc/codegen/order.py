@@ -20,7 +20,7 @@ from attncc.codegen.words import Words
 from attncc.ir.cascade import Cascade, Tensor, free, reads
 from attncc.schedule.loops import Program, Tally, Walk, expressions, statements
 
-CONSTANTS = """# more programs than run at once, but not so many that all gain by it; tiles walked while it is made
+CONSTANTS = """# an order pays for programs between these numbers, with rows of so many tiles
 AT_ONCE, MANY, LONG = 512, 2048, 128
 """
 

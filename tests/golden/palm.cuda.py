@@ -75,7 +75,7 @@ def check_kinds(floats, integers, booleans, allowed):
 
 KINDS = (torch.float16, torch.bfloat16, torch.float32)
 
-# more programs than run at once, but not so many that all gain by it; tiles walked while it is made
+# an order pays for programs between these numbers, with rows of so many tiles
 AT_ONCE, MANY, LONG = 512, 2048, 128
 
 # tiles, warps and pipeline stages by the extents of features and the bytes of an element
