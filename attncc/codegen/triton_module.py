@@ -65,15 +65,9 @@ def generate(said: Said, cascade: Cascade, plan: Plan, spec: Specialisation) -> 
     launch.append(f"return {', '.join(words.tensor(t.name) for t in cascade.outputs)}")
     positives = dict.fromkeys(e for part in parts for e in part.signature.positives)
     periods = dict.fromkeys(e for part in parts for e in part.signature.periods)
+    digits = with_digits(cascade, (part.program for part in parts))
     lines = [
-        *checks(
-            with_digits(cascade, (p.program for p in parts)),
-            words,
-            "KINDS",
-            launch,
-            tuple(positives),
-            tuple(periods),
-        ),
+        *checks(digits, words, "KINDS", launch, tuple(positives), tuple(periods)),
         *tables(cascade, words, "to(torch.promote_types({name}.dtype, torch.int32))"),
         f"if max(sizes.values()) >= 1 << {BITS}:",
         f'    raise ValueError(f"extents {{sizes}}: those of a kernel stay below 2**{BITS}")',

@@ -6,8 +6,9 @@ negative.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from math import inf
 from typing import TypeAlias
 
@@ -52,6 +53,8 @@ def within(s: Sum, leaf: Leaf) -> Interval:
 
 def least(s: Sum, leaf: Leaf) -> float:
     """A lower bound of a sum; `|i| - i` is at least 1, and `|i|` at least as many as are counted along it."""
+    if not any(c < 0 and isinstance(term, Index | Reduce) for term, c in s.terms):
+        return s.constant + _least_of(s.terms, leaf)
     found, constant = dict(s.terms), s.constant
     for term, coefficient in s.terms:
         if coefficient < 0 and (count := count_of(term)):
@@ -63,8 +66,13 @@ def least(s: Sum, leaf: Leaf) -> float:
             found[term] += paired
             found[extent(term)] = found.get(extent(term), 0) - paired
             constant += paired
-    ends = ((c, _part(t, leaf)) for t, c in found.items() if c)
-    return constant + sum(c * (low if c > 0 else high) for c, (low, high) in ends)
+    return constant + _least_of(found.items(), leaf)
+
+
+def _least_of(terms: Iterable[tuple[Expr, int]], leaf: Leaf) -> float:
+    """A lower bound of terms, each by itself."""
+    ends = ((c, _part(t, leaf)) for t, c in terms if c)
+    return sum(c * (low if c > 0 else high) for c, (low, high) in ends)
 
 
 def _part(e: Expr, leaf: Leaf) -> Interval:
@@ -206,6 +214,7 @@ def nonnegative(e: Expr, positive: Collection[Expr] = (), counted: Collection[Ex
     return interval(e, Facts(frozenset(positive), frozenset(counted)))[0] >= 0
 
 
+@lru_cache(1 << 14)
 def at_most(a: Expr, b: Expr, facts: Facts = NOTHING) -> bool:
     """Whether `a <= b` is provable at every position: by extremes, signs and `0 <= x - x // B * B < B`."""
     match a, b:
