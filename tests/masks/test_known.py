@@ -280,16 +280,16 @@ def test_scalar_code_of_a_window() -> None:
     block_k = scalar("BLOCK_K").e
     ranges = union(bands(((k <= q) & (q - k < w)).e, Q, K), scalar("first").e, scalar("last").e, block_k)
     assert [f"{step.tensor.name} = {show(step.body)}" for step in ranges.steps] == [
-        "begin = max(0, ((first - w) + 1))",
-        "end = min(|k|, (last + 1))",
-        "lo = (begin // BLOCK_K)",
-        "hi = (if (begin < end) then (((BLOCK_K + end) - 1) // BLOCK_K) else lo)",
-        "inner_begin = max(0, ((last - w) + 1))",
-        "inner_end = min(|k|, (first + 1))",
-        "full_lo = min((((BLOCK_K + inner_begin) - 1) // BLOCK_K), hi)",
-        "full_hi = max(full_lo, (inner_end // BLOCK_K))",
+        "begin' = max(0, ((first - w) + 1))",
+        "end' = min(|k|, (last + 1))",
+        "lo' = (begin' // BLOCK_K)",
+        "hi' = (if (begin' < end') then (((BLOCK_K + end') - 1) // BLOCK_K) else lo')",
+        "inner_begin' = max(0, ((last - w) + 1))",
+        "inner_end' = min(|k|, (first + 1))",
+        "full_lo' = min((((BLOCK_K + inner_begin') - 1) // BLOCK_K), hi')",
+        "full_hi' = max(full_lo', (inner_end' // BLOCK_K))",
     ]
-    assert [*map(show, ranges.segments[0].ends)] == ["lo", "hi", "full_lo", "full_hi"]
+    assert [*map(show, ranges.segments[0].ends)] == ["lo'", "hi'", "full_lo'", "full_hi'"]
 
 
 def test_a_false_guard_leaves_nothing() -> None:
