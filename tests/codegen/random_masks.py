@@ -240,17 +240,16 @@ def _grid(d: Draw) -> str:
             lambda: f"k // {w} <= q // {w} and k % {w} <= q % {w} and q % {w} - k % {w} < {near()}",
             lambda: f"k // {w} // {v} == q // {w} // {v} and k % {w} // {v} == q % {w} // {v}",
             lambda: (
-                f"abs(k // ({w} * {v}) - q // ({w} * {v})) <= {near()} and"
-                f" abs(k // {w} % {v} - q // {w} % {v})"
-                f" <= 1 and abs(k % {w} - q % {w}) <= {near()}"
+                f"abs(k // ({w} * {v}) - q // ({w} * {v})) <= {near()}"
+                f" and abs(k // {w} % {v} - q // {w} % {v}) <= 1 and abs(k % {w} - q % {w}) <= {near()}"
             ),
             lambda: f"(q - k) % {w} == 0",
             lambda: f"(q - k) % {w} == 0 and q - k < {w} * {near()} and k <= q",
             lambda: f"k % {w} == q % {w} and abs(k // {w} - q // {w}) <= {near()}",
             lambda: f"k // {w} == q // {w} and (k % {w}) % 3 == (q % {w}) % 3",
             lambda: (
-                f"k % {w} >= max(0, min(q % {w} - 2, {w} - 5)) and"
-                f" k % {w} < q % {w} + 3 and k // {w} <= q // {w}"
+                f"k % {w} >= max(0, min(q % {w} - 2, {w} - 5)) and k % {w} < q % {w} + 3"
+                f" and k // {w} <= q // {w}"
             ),
         )
     )()
