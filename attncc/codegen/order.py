@@ -69,5 +69,5 @@ def order_lines(
     yield f"    {name} = {first}.new_empty({' * '.join([tiles, *same])}, dtype=torch.int32)"
     yield from (f"    {line}" for line in launch(work, f"{name}.numel()", cascade, w, warps=1))
     yield f"    {order} = torch.empty_like({name})"
-    yield f"    place_kernel[({name}.numel(),)]({name}, {order}, {name}.numel(), num_warps=4)"
+    yield f"    place_kernel[({name}.numel(),)]({name}, {order}, {name}.numel(), num_warps=4, num_stages=1)"
     yield from [f"    {beside} = {' * '.join(others)}"] if others else []

@@ -141,7 +141,8 @@ def draw(
     if len(walks) > 1:
         numbered_walks = (f"walk {n}" for n in range(1, len(panels) + 1))
         panels = [replace(p, title=p.title or walk) for p, walk in zip(panels, numbered_walks, strict=True)]
-    caption = (*_caption(cascade, env, length, panels, example), *_otherwise(walks))
+    *lines, last = _caption(cascade, env, length, panels, example)
+    caption = (*lines, *_otherwise(walks), last)
     return Drawn(cascade.name, length, tile, tuple(panels), caption)
 
 

@@ -66,7 +66,11 @@ def _of_heads(module: Any, case: Drawn, rows: int, columns: int) -> Iterator[tup
     recorder = Recorder()
     setattr(module, f"{case.name}_kernel", recorder)
     getattr(module, case.name)(**case.given)
-    (made,) = (x for x in recorder.calls[0] if torch.is_tensor(x) and x.dim() == 1 and x.dtype == torch.int32)
+    (made,) = (
+        x
+        for x in recorder.calls[0]
+        if torch.is_tensor(x) and x.dim() == 1 and x.numel() and x.dtype == torch.int32
+    )
     batch, heads, length, keys = case.mask.shape
     tiles, width = -(-length // rows), -(-keys // columns) + 2
     table = made.reshape(-1, tiles, width)

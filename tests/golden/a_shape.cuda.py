@@ -373,7 +373,9 @@ def a_shape(Q, K, V, shaped, first=1024, local=4096):
                     num_warps=1, num_stages=1,
                 )
                 order = torch.empty_like(q_work)
-                place_kernel[(q_work.numel(),)](q_work, order, q_work.numel(), num_warps=4)
+                place_kernel[(q_work.numel(),)](
+                    q_work, order, q_work.numel(), num_warps=4, num_stages=1
+                )
                 beside = NB
             a_shape_kernel[(grid,)](
                 describe(Q, [1, 1, tile["BLOCK_Q"], tile["BLOCK_D"]]),

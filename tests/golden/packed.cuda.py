@@ -441,7 +441,9 @@ def packed(Q, K, V, cu):
                     num_warps=1, num_stages=1,
                 )
                 order = torch.empty_like(q_work)
-                place_kernel[(q_work.numel(),)](q_work, order, q_work.numel(), num_warps=4)
+                place_kernel[(q_work.numel(),)](
+                    q_work, order, q_work.numel(), num_warps=4, num_stages=1
+                )
                 beside = NH
             packed_kernel[(grid,)](
                 describe(Q.permute(1, 0, 2), [1, tile["BLOCK_Q"], tile["BLOCK_D"]]),

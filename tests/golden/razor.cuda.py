@@ -621,7 +621,9 @@ def razor(Q, K, V, retrieval, sinks=4, recent=4000, part=5):
                     num_warps=1, num_stages=1,
                 )
                 order = torch.empty_like(q_work)
-                place_kernel[(q_work.numel(),)](q_work, order, q_work.numel(), num_warps=4)
+                place_kernel[(q_work.numel(),)](
+                    q_work, order, q_work.numel(), num_warps=4, num_stages=1
+                )
                 beside = NB
             razor_kernel[(grid,)](
                 describe(Q, [1, 1, tile["BLOCK_Q"], tile["BLOCK_D"]]),

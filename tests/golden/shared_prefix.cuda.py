@@ -415,7 +415,9 @@ def shared_prefix(Q, K, V, doc, prefix):
                     num_warps=1, num_stages=1,
                 )
                 order = torch.empty_like(q_work)
-                place_kernel[(q_work.numel(),)](q_work, order, q_work.numel(), num_warps=4)
+                place_kernel[(q_work.numel(),)](
+                    q_work, order, q_work.numel(), num_warps=4, num_stages=1
+                )
                 beside = NH
             shared_prefix_kernel[(grid,)](
                 describe(Q, [1, 1, tile["BLOCK_Q"], tile["BLOCK_D"]]),

@@ -381,7 +381,9 @@ def sinklora(Q, K, V, group=2048, sinks=4):
                     num_warps=1, num_stages=1,
                 )
                 order = torch.empty_like(q_work)
-                place_kernel[(q_work.numel(),)](q_work, order, q_work.numel(), num_warps=4)
+                place_kernel[(q_work.numel(),)](
+                    q_work, order, q_work.numel(), num_warps=4, num_stages=1
+                )
                 beside = NB
             sinklora_kernel[(grid,)](
                 describe(Q, [1, 1, tile["BLOCK_Q"], tile["BLOCK_D"]]),

@@ -586,7 +586,9 @@ def tree(Q, K, V, above):
                     num_warps=1, num_stages=1,
                 )
                 order = torch.empty_like(q_work)
-                place_kernel[(q_work.numel(),)](q_work, order, q_work.numel(), num_warps=4)
+                place_kernel[(q_work.numel(),)](
+                    q_work, order, q_work.numel(), num_warps=4, num_stages=1
+                )
                 beside = NH
             tree_kernel[(grid,)](
                 describe(Q, [1, 1, tile["BLOCK_Q"], tile["BLOCK_D"]]),
