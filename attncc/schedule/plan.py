@@ -81,12 +81,13 @@ class Loop:
     @property
     def narrow(self) -> bool:
         """Whether small tiles fit what rows see: as many columns for every row, for a band ends at a fixed
-        column or moves along; or classes of columns, of which a small tile can be a part.
+        column or moves along; or what a class or an element test leaves of them, of which small tiles
+        skip more.
         """
         fixed = [any(b.direction == "flat" for b in band.highs) for band in self.ends]
         moving = [any(b.direction == "up" for b in band.lows) for band in self.ends]
-        classes = [band.residue is not None for band in self.ends]
-        return all(map(any, zip(fixed, moving, classes, strict=True)))
+        tested = [not band.exact for band in self.ends]
+        return all(map(any, zip(fixed, moving, tested, strict=True)))
 
     @property
     def listed(self) -> tuple[Tensor, ...]:
@@ -127,7 +128,7 @@ class Kernel:
 
     @property
     def narrow(self) -> bool:
-        """Whether the work of a row tile does not grow with the length."""
+        """Whether small tiles fit all of its walks."""
         return all(loop.narrow for loop in self.loops)
 
     @property
