@@ -169,3 +169,20 @@ def test_a_kernel_follows_a_real_tensor() -> None:
 def test_older_gpus_are_refused() -> None:
     with pytest.raises(Unfit, match=r"older than cuda:80; the torch backend runs anywhere"):
         compiled("causal", "cuda:75")
+
+
+def test_a_feature_that_no_tensor_has() -> None:
+    """Its extent is made of numbers: no row of tiles is known for it."""
+    text = """pattern p(Q[b,q,d], K[b,k,d], V[b,k,e], n: int = 3) -> O[b,q,e]:
+    over b
+    align q to k
+    index p: n * n
+    S[q,k] = sum(d) Q[q,d] * K[k,d]
+    shift[q] = sum(p) Q[q, p % |d|]
+    P[q,k] = softmax(k where k <= q) S[q,k] * shift[q]
+    O[q,e] = sum(k) P[q,k] * V[k,e]
+"""
+    source = Source("p.attn", text)
+    with pytest.raises(PatternError) as refused:
+        compile(source, Specialisation("triton", "cuda:90", ("bfloat16",), ()))
+    assert [d.code for d in refused.value.diagnostics] == ["plan-extent"]

@@ -15,12 +15,13 @@ from attncc.codegen.signature import Signature
 from attncc.codegen.spell import FAST_LOG2
 from attncc.codegen.triton import kernel_text
 from attncc.codegen.words import Words
-from attncc.ir.cascade import Cascade, Index, Tensor
+from attncc.diagnostics import Diagnostic, Label
+from attncc.ir.cascade import Cascade, Index, Reduce, Tensor, walk
 from attncc.ops import BITS
 from attncc.schedule.cost import tiles_for
 from attncc.schedule.loops import Program
 from attncc.schedule.lower import lower
-from attncc.schedule.plan import Kernel, Plan
+from attncc.schedule.plan import REFERENCE, Kernel, Plan, Refused
 from attncc.schedule.spec import WIDTHS, Specialisation
 from attncc.schedule.tiles import padded
 
@@ -101,12 +102,30 @@ def generate(said: Said, cascade: Cascade, plan: Plan, spec: Specialisation) -> 
 
 def _part(kernel: Kernel, words: Words, spec: Specialisation, tiles: str) -> Part:
     program = lower(kernel)
+    _check_features(program, kernel, spec)
     blocks = described(program) if by_descriptor(spec) else frozenset()
     made = lists(program, words)
     program = replace(program, inputs=(*program.inputs, *(x.listing.output for x in made)))
     work = work_of(program, words) if kernel.uneven else None
     program = program if work is None else replace(program, ordered=work.batch)
     return Part(kernel, program, Signature(program, kernel.cascade, words, blocks), tiles, made, work)
+
+
+def _check_features(program: Program, kernel: Kernel, spec: Specialisation) -> None:
+    """Refused where a feature has an extent of its own making, of which no row of tiles is known."""
+    known = {name for point in spec.extents for name, _ in point}
+    strange = next((i for i in program.features if i.name not in known), None)
+    if strange is not None:
+        folded = [
+            e
+            for e in kernel.cascade.equations
+            if any(isinstance(x, Reduce) and strange in x.over for x in walk(e.body))
+        ]
+        message = (
+            f"no kernel plan for `{strange.name}` on a GPU: no tensor says its extent, which tiles follow"
+        )
+        label = Label(folded[0].span, f"`{strange.name}` is folded here")
+        raise Refused(Diagnostic("plan-extent", message, (label,), REFERENCE))
 
 
 def _ragged(part: Part, spec: Specialisation) -> frozenset[Index]:
