@@ -118,11 +118,12 @@ def checks(
     for tensor in cascade.inputs:
         if tensor.origin in ("scalar", "static"):
             yield f'check_number("{tensor.name}", {words.tensor(tensor.name)}, {tensor.kind})'
-    yield from _positive((*positives, *_divisors(cascade)), words)
+    divisors = tuple(dict.fromkeys((*positives, *_divisors(cascade))))
+    yield from _positive((e for e in divisors if isinstance(e, Read)), words)
     known = tuple(dict.fromkeys(i for t in tensors for i in t.indices))
     rest = [f"{words.extent(index)} = {number_text(length, words)}" for index, length in cascade.lengths]
     rest += _divisions(cascade, words)
-    rest += _bounded(periods, words)
+    rest += [*_positive((e for e in divisors if isinstance(e, Apply)), words), *_bounded(periods, words)]
     read = [i for i in known if said(words.extent(i), (*rest, *body))]
     if read:
         names = ", ".join(words.extent(i) for i in read)
@@ -171,14 +172,13 @@ def _divisors(cascade: Cascade) -> Iterator[Expr]:
                     yield divisor
 
 
-def _positive(divisors: Sequence[Expr], words: Words) -> Iterator[str]:
+def _positive(divisors: Iterable[Expr], words: Words) -> Iterator[str]:
     """Numbers that lengths or the ranges of tiles are divided by."""
-    for e in dict.fromkeys(divisors):
-        if isinstance(e, Read) and e.tensor.origin in ("scalar", "static"):
-            name = words.tensor(e.tensor.name)
-            yield f"if {name} <= 0:"
-            text = f"`{e.tensor.name}` divides positions and must be positive, not {{{name}}}"
-            yield f'    raise ValueError(f"{text}")'
+    for e in divisors:
+        number = number_text(e, words)
+        yield f"if {number} <= 0:"
+        text = f"`{show_expr(e)}` divides positions and must be positive, not {{{number}}}"
+        yield f'    raise ValueError(f"{text}")'
 
 
 def _bounded(periods: Sequence[Expr], words: Words) -> Iterator[str]:

@@ -25,7 +25,7 @@ AT_ONCE, MANY, LONG = 512, 2048, 128
 """
 
 PLACING = '''@triton.jit(do_not_specialize=["count"])
-def place_kernel(work, order, count):
+def _order_kernel(work, order, count):
     """Puts a program behind all that have more work, and behind those before it that have as much."""
     pid = tl.program_id(0)
     own, before = tl.load(work + pid), 0
@@ -69,5 +69,5 @@ def order_lines(
     yield f"    {name} = {first}.new_empty({' * '.join([tiles, *same])}, dtype=torch.int32)"
     yield from (f"    {line}" for line in launch(work, f"{name}.numel()", cascade, w, warps=1))
     yield f"    {order} = torch.empty_like({name})"
-    yield f"    place_kernel[({name}.numel(),)]({name}, {order}, {name}.numel(), num_warps=4, num_stages=1)"
+    yield f"    _order_kernel[({name}.numel(),)]({name}, {order}, {name}.numel(), num_warps=4, num_stages=1)"
     yield from [f"    {beside} = {' * '.join(others)}"] if others else []

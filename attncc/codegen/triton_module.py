@@ -78,7 +78,7 @@ def generate(said: Said, cascade: Cascade, plan: Plan, spec: Specialisation) -> 
     table = element_types(spec)
     if any(part.work is not None for part in parts):
         table += f"{CONSTANTS}\n"
-        helpers["place_kernel"] = PLACING
+        helpers["_order_kernel"] = PLACING
     table += "# tiles, warps and pipeline stages by the extents of features and the bytes of an element\n"
     table += "\n".join(line for part in parts for line in tile_table(part, spec))
     own_texts = [helpers[name] for name in sorted(helpers)]

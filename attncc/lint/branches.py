@@ -191,8 +191,9 @@ def void(cells: Expr, rows: Index, columns: Index) -> bool:
         return False
     if rows.space == columns.space and not any(isinstance(x, Reduce) and x.op in KEEPS for x in walk(cells)):
         distance = Apply("-", (extent(columns), extent(rows)))
-        moved = substitute(cells, {rows: Apply("-", (rows, distance))})  # rows are positions of the columns
-        if never(moved, rows, columns, q=(float("-inf"), float("inf"))):
+        place = Index(f"{rows.name} at", "sequence", rows.space)  # a row's position among the columns
+        moved = substitute(cells, {rows: Apply("-", (place, distance))})
+        if never(moved, place, columns, q=(float("-inf"), float("inf"))):
             return True
     if never(cells, rows, columns):
         return True

@@ -13,7 +13,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from attncc.ir.cascade import ONE, ZERO, Apply, Choose, Expr, Index, Read, children, extent, free, rebuild
+from attncc.ir.cascade import (
+    ONE,
+    ZERO,
+    Apply,
+    Choose,
+    Expr,
+    Index,
+    Read,
+    children,
+    extent,
+    free,
+    kind,
+    rebuild,
+)
 from attncc.masks.counted import Counted, searched
 from attncc.masks.intervals import at_most, nonnegative
 from attncc.masks.normal import both, either
@@ -28,7 +41,8 @@ def hoisted(e: Expr, columns: Index, sorted_tables: frozenset[str]) -> Expr:
         case Apply(op=op, args=(a, b)) if op in MIRROR:
             for left, right, order in ((a, b, op), (b, a, MIRROR[op])):
                 count = searched(left, sorted_tables)
-                if count and columns in free(count.limit) and columns not in free(right) | free(count.row):
+                there = count and columns in free(count.limit) and kind(right) == "int"
+                if count and there and columns not in free(right) | free(count.row):
                     return _compared(count, order, right)
             return e
         case Apply(op="and" | "or" | "not"):

@@ -61,7 +61,7 @@ def pushed(e: Expr, holds: bool = True) -> Expr:
             return join(pushed(a, holds), pushed(b, holds))
         case Choose(condition=c, then=a, other=b):
             return either(both(pushed(c), pushed(a, holds)), both(pushed(c, False), pushed(b, holds)))
-        case Apply() if e.op in OPPOSITE:
+        case Apply() if e.op in OPPOSITE and all(kind(a) != "float" for a in e.args):
             return e if holds else Apply(OPPOSITE[e.op], e.args)
         case _:
             return e if holds else Apply("not", (e,))
@@ -170,17 +170,32 @@ def _inside(at: Expr, axis: Index) -> tuple[Expr, Expr]:
 
 
 def assumed(e: Expr, rows: Index, columns: Index) -> frozenset[Expr]:
-    """What a predicate takes for positive: divisors of positions and compile-time factors of them."""
+    """What a predicate takes for positive: divisors of positions that are numbers of the call, and factors
+    of them that are compiled in.
+    """
     plane = {rows, columns}
     found: set[Expr] = set()
     match e:
-        case Apply(op="//" | "%", args=(a, b)) if free(a) & plane and not free(b) & plane:
+        case Apply(op="//" | "%", args=(a, b)) if free(a) & plane and _of_the_call(b):
             found = set() if isinstance(b, Literal) else {canonical(b)}
         case Apply(op="*", args=(a, b)):
             found = {x for x, y in ((a, b), (b, a)) if _static(x) and free(y) & plane}
         case _:
             pass
     return frozenset(found).union(*(assumed(part, rows, columns) for part in children(e)))
+
+
+def _of_the_call(e: Expr) -> bool:
+    """Whether the host can compute a number: of numbers and lengths, without a choice."""
+    match e:
+        case Literal() | Apply(op="extent"):
+            return True
+        case Read():
+            return not e.at
+        case Apply():
+            return all(map(_of_the_call, e.args))
+        case _:
+            return False
 
 
 def _static(e: Expr) -> bool:

@@ -24,6 +24,7 @@ from attncc.ir.cascade import (
     Reduce,
     children,
     free,
+    kind,
     reads,
     rebuild,
     substitute,
@@ -55,7 +56,7 @@ def _said(e: Expr) -> Expr:
     match e:
         case Reduce(op="sum", over=(axis,), where=Apply(op=op, args=(a, b))) if op in ("<", "<=", ">", ">="):
             row, limit = (a, b) if op in ("<", "<=") else (b, a)
-            if axis in free(limit):
+            if axis in free(limit) or (op in ("<", ">") and (kind(a), kind(b)) != ("int", "int")):
                 return e
             least = limit if op in ("<=", ">=") else Apply("-", (limit, ONE))
             return replace(e, where=Apply("<=", (row, least)))

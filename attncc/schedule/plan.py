@@ -28,16 +28,15 @@ from attncc.ir.cascade import (
     walk,
 )
 from attncc.ir.graph import recurrent
-from attncc.ir.logic import conjuncts
 from attncc.ir.show import show_expr
 from attncc.masks.bands import Band, bands
 from attncc.masks.grid import Grid, grid
-from attncc.masks.normal import parts
 from attncc.masks.summary import deciding
 from attncc.masks.uneven import told, uneven
 from attncc.ops import REDUCTIONS
 from attncc.passes.operator import Operator, State
 from attncc.passes.share import replace_reads
+from attncc.schedule.alike import alike
 from attncc.schedule.cuts import cut, of_first_pass, of_other_rows, with_inverses
 from attncc.schedule.stages import Stage, nests, stages
 from attncc.source import Span
@@ -184,7 +183,7 @@ def _kernel(cascade: Cascade) -> Kernel:
     """One kernel for the whole cascade, or `Refused`."""
     rows = _rows(cascade)
     batch = tuple(dict.fromkeys(i for t in cascade.outputs for i in t.indices if i.role == "batch"))
-    cascade = _alike(_at_grid(cascade, batch))
+    cascade = alike(_at_grid(cascade, batch))
     sums = {e.tensor: e.body for e in cascade.equations if isinstance(e.body, Reduce)}
     pairs = nests(cascade)
     walks = {t: _walked(e, pairs) for t, e in sums.items()}
@@ -285,26 +284,6 @@ def _at_grid(cascade: Cascade, batch: tuple[Index, ...]) -> Cascade:
         moved = replace(tensor, indices=(*heads, *(i for i in kept if i not in heads)))
         cascade = _moved(cascade, equation, moved, value)
     return cascade
-
-
-def _alike(cascade: Cascade) -> Cascade:
-    """Predicates that say the same in other words, in the words of the one that says most.
-
-    max(k where T[q]) ..., sum(k where 0 <= q and q < |i| and T[q]) ...   -->   the latter's in both
-    """
-    longest: dict[tuple[tuple[Index, ...], frozenset[Expr]], Expr] = {}
-    found = [(e, (e.body.over, parts(e.body.where))) for e in cascade.equations if isinstance(e.body, Reduce)]
-    for equation, key in found:
-        assert isinstance(equation.body, Reduce)
-        where = equation.body.where
-        if key not in longest or len(conjuncts(where)) > len(conjuncts(longest[key])):
-            longest[key] = where
-    said = {
-        e.tensor: replace(e, body=replace(e.body, where=longest[key]))
-        for e, key in found
-        if isinstance(e.body, Reduce)
-    }
-    return replace(cascade, equations=tuple(said.get(e.tensor, e) for e in cascade.equations))
 
 
 def _moved(cascade: Cascade, equation: Equation, moved: Tensor, value: dict[Index, Expr]) -> Cascade:

@@ -131,6 +131,18 @@ def describe(tensor, block):
     return TensorDescriptor(tensor, list(tensor.shape), strides, block)
 
 
+@triton.jit(do_not_specialize=["count"])
+def _order_kernel(work, order, count):
+    """Puts a program behind all that have more work, and behind those before it that have as much."""
+    pid = tl.program_id(0)
+    own, before = tl.load(work + pid), 0
+    for first in tl.range(0, count, 1024):
+        n = first + tl.arange(0, 1024)
+        other = tl.load(work + n, mask=n < count, other=-1)
+        before += tl.sum(((other > own) | ((other == own) & (n < pid))).to(tl.int32))
+    tl.store(order + before, pid)
+
+
 @triton.jit
 def divide(a, b):
     """a / b to the last digit, where 0 / 0 is 0: the mean of nothing, a softmax over nothing."""
@@ -147,18 +159,6 @@ def finite(m):
 def floor_divide(a, b):
     """a // b rounded down for b > 0; the hardware rounds towards 0."""
     return (a - ((a % b) + b) % b) // b
-
-
-@triton.jit(do_not_specialize=["count"])
-def place_kernel(work, order, count):
-    """Puts a program behind all that have more work, and behind those before it that have as much."""
-    pid = tl.program_id(0)
-    own, before = tl.load(work + pid), 0
-    for first in tl.range(0, count, 1024):
-        n = first + tl.arange(0, 1024)
-        other = tl.load(work + n, mask=n < count, other=-1)
-        before += tl.sum(((other > own) | ((other == own) & (n < pid))).to(tl.int32))
-    tl.store(order + before, pid)
 
 
 @triton.jit(do_not_specialize=["group", "NQ", "NK", "NH"])
@@ -353,7 +353,7 @@ def longlora(Q, K, V, group=2048):
                     num_warps=1, num_stages=1,
                 )
                 order = torch.empty_like(q_work)
-                place_kernel[(q_work.numel(),)](
+                _order_kernel[(q_work.numel(),)](
                     q_work, order, q_work.numel(), num_warps=4, num_stages=1
                 )
                 beside = NB

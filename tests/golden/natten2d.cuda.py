@@ -788,6 +788,10 @@ def natten2d(
     NK_D = dilation_x
     if NG == 0 or NH % NG:
         raise ValueError(f"|g| = {NG} does not divide |h| = {NH}")
+    if (dilation_y * width) <= 0:
+        raise ValueError(
+            f"`dilation_y * width` divides positions and must be positive, not {(dilation_y * width)}"
+        )
     if max(sizes.values()) >= 1 << 29:
         raise ValueError(f"extents {sizes}: those of a kernel stay below 2**29")
     if not (Q.is_cuda or triton.knobs.runtime.interpret):

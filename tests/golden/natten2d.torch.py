@@ -222,6 +222,10 @@ def natten2d(
     NK_D = dilation_x
     if NG == 0 or NH % NG:
         raise ValueError(f"|g| = {NG} does not divide |h| = {NH}")
+    if (dilation_y * width) <= 0:
+        raise ValueError(
+            f"`dilation_y * width` divides positions and must be positive, not {(dilation_y * width)}"
+        )
     O = Q.new_empty((NB, NH, NQ, E))
     device, kind = Q.device, accumulator(Q)
     h = torch.arange(NH, device=device)[None, :]

@@ -510,6 +510,10 @@ def neighborhood3d(Q, K, V, height, width, window=7):
     NK_C = width
     if NG == 0 or NH % NG:
         raise ValueError(f"|g| = {NG} does not divide |h| = {NH}")
+    if (height * width) <= 0:
+        raise ValueError(
+            f"`height * width` divides positions and must be positive, not {(height * width)}"
+        )
     if max(sizes.values()) >= 1 << 29:
         raise ValueError(f"extents {sizes}: those of a kernel stay below 2**29")
     if not (Q.is_cuda or triton.knobs.runtime.interpret):

@@ -188,6 +188,10 @@ def neighborhood3d(Q, K, V, height, width, window=7):
     NK_C = width
     if NG == 0 or NH % NG:
         raise ValueError(f"|g| = {NG} does not divide |h| = {NH}")
+    if (height * width) <= 0:
+        raise ValueError(
+            f"`height * width` divides positions and must be positive, not {(height * width)}"
+        )
     O = Q.new_empty((NB, NH, NQ, E))
     device, kind = Q.device, accumulator(Q)
     h = torch.arange(NH, device=device)[None, :]

@@ -84,15 +84,16 @@ ASCENDING = weakref.WeakValueDictionary()  # tables found sorted
 
 def check_sorted(name, index, table, axis):
     """A table never falls along an index. One on a GPU that was found so is not looked at again."""
+    captured = table.is_cuda and torch.cuda.is_current_stream_capturing()
     counted = table.is_cuda and not table.is_inference()
     key = (id(table), axis, table._version) if counted else None
-    if key and ASCENDING.get(key) is table:
+    if key and not captured and ASCENDING.get(key) is table:
         return
     row = table.movedim(axis, -1)
     falls = row[..., 1:] < row[..., :-1]
     message = f"`{name}` is not sorted along `{index}`, as `assume sorted {name}` says: sort it, "
     message += "or take that line out of the pattern, which then visits every tile"
-    if table.is_cuda and torch.cuda.is_current_stream_capturing():
+    if captured:
         torch._assert_async(~falls.any(), message)
         return
     if falls.any():
@@ -144,6 +145,18 @@ def describe(tensor, block):
     return TensorDescriptor(tensor, list(tensor.shape), strides, block)
 
 
+@triton.jit(do_not_specialize=["count"])
+def _order_kernel(work, order, count):
+    """Puts a program behind all that have more work, and behind those before it that have as much."""
+    pid = tl.program_id(0)
+    own, before = tl.load(work + pid), 0
+    for first in tl.range(0, count, 1024):
+        n = first + tl.arange(0, 1024)
+        other = tl.load(work + n, mask=n < count, other=-1)
+        before += tl.sum(((other > own) | ((other == own) & (n < pid))).to(tl.int32))
+    tl.store(order + before, pid)
+
+
 @triton.jit
 def count_at_most(table, stride, size, limit):
     """How many elements of a sorted table are at most a limit, 128 looked at in every step."""
@@ -183,18 +196,6 @@ def divide(a, b):
 def finite(m):
     """A maximum as a scale: that of nothing, -inf, scales by 0."""
     return tl.where(m == float("-inf"), 0.0, m)
-
-
-@triton.jit(do_not_specialize=["count"])
-def place_kernel(work, order, count):
-    """Puts a program behind all that have more work, and behind those before it that have as much."""
-    pid = tl.program_id(0)
-    own, before = tl.load(work + pid), 0
-    for first in tl.range(0, count, 1024):
-        n = first + tl.arange(0, 1024)
-        other = tl.load(work + n, mask=n < count, other=-1)
-        before += tl.sum(((other > own) | ((other == own) & (n < pid))).to(tl.int32))
-    tl.store(order + before, pid)
 
 
 @triton.jit(do_not_specialize=["scu_s", "NQ", "NK", "NS"])
@@ -441,7 +442,7 @@ def packed(Q, K, V, cu):
                     num_warps=1, num_stages=1,
                 )
                 order = torch.empty_like(q_work)
-                place_kernel[(q_work.numel(),)](
+                _order_kernel[(q_work.numel(),)](
                     q_work, order, q_work.numel(), num_warps=4, num_stages=1
                 )
                 beside = NH

@@ -143,6 +143,18 @@ def describe(tensor, block):
     return TensorDescriptor(tensor, list(tensor.shape), strides, block)
 
 
+@triton.jit(do_not_specialize=["count"])
+def _order_kernel(work, order, count):
+    """Puts a program behind all that have more work, and behind those before it that have as much."""
+    pid = tl.program_id(0)
+    own, before = tl.load(work + pid), 0
+    for first in tl.range(0, count, 1024):
+        n = first + tl.arange(0, 1024)
+        other = tl.load(work + n, mask=n < count, other=-1)
+        before += tl.sum(((other > own) | ((other == own) & (n < pid))).to(tl.int32))
+    tl.store(order + before, pid)
+
+
 @triton.jit
 def divide(a, b):
     """a / b to the last digit, where 0 / 0 is 0: the mean of nothing, a softmax over nothing."""
@@ -153,18 +165,6 @@ def divide(a, b):
 def finite(m):
     """A maximum as a scale: that of nothing, -inf, scales by 0."""
     return tl.where(m == float("-inf"), 0.0, m)
-
-
-@triton.jit(do_not_specialize=["count"])
-def place_kernel(work, order, count):
-    """Puts a program behind all that have more work, and behind those before it that have as much."""
-    pid = tl.program_id(0)
-    own, before = tl.load(work + pid), 0
-    for first in tl.range(0, count, 1024):
-        n = first + tl.arange(0, 1024)
-        other = tl.load(work + n, mask=n < count, other=-1)
-        before += tl.sum(((other > own) | ((other == own) & (n < pid))).to(tl.int32))
-    tl.store(order + before, pid)
 
 
 @triton.jit(do_not_specialize=["sretrieval_h", "sinks", "recent", "part", "NQ", "NK", "NH"])
@@ -621,7 +621,7 @@ def razor(Q, K, V, retrieval, sinks=4, recent=4000, part=5):
                     num_warps=1, num_stages=1,
                 )
                 order = torch.empty_like(q_work)
-                place_kernel[(q_work.numel(),)](
+                _order_kernel[(q_work.numel(),)](
                     q_work, order, q_work.numel(), num_warps=4, num_stages=1
                 )
                 beside = NB

@@ -88,15 +88,16 @@ ASCENDING = weakref.WeakValueDictionary()  # tables found sorted
 
 def check_sorted(name, index, table, axis):
     """A table never falls along an index. One on a GPU that was found so is not looked at again."""
+    captured = table.is_cuda and torch.cuda.is_current_stream_capturing()
     counted = table.is_cuda and not table.is_inference()
     key = (id(table), axis, table._version) if counted else None
-    if key and ASCENDING.get(key) is table:
+    if key and not captured and ASCENDING.get(key) is table:
         return
     row = table.movedim(axis, -1)
     falls = row[..., 1:] < row[..., :-1]
     message = f"`{name}` is not sorted along `{index}`, as `assume sorted {name}` says: sort it, "
     message += "or take that line out of the pattern, which then visits every tile"
-    if table.is_cuda and torch.cuda.is_current_stream_capturing():
+    if captured:
         torch._assert_async(~falls.any(), message)
         return
     if falls.any():

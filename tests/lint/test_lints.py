@@ -141,3 +141,20 @@ def test_any_pattern(drawn: Drawn) -> None:
     for found in lints(meaning(source), source):
         assert found.severity == "warning" and found.code in CODES
         assert all(0 < label.span.end <= len(source.text) for label in found.labels)
+
+
+def test_rows_past_the_last_query_are_positions() -> None:
+    """`q < |q|` is no triviality where queries are fewer than keys: `q` is a position among these."""
+    text = """pattern p(Q[b,h,q,d], K[b,h,k,d], V[b,h,k,e]) -> O[b,h,q,e]:
+    over b, h
+    align q to k
+    require covers
+    S[q,k] = sum(d) Q[q,d] * K[k,d]
+    P[q,k] = softmax(k where k <= q and q < |q|) S[q,k]
+    O[q,e] = sum(k) P[q,k] * V[k,e]
+"""
+    source = Source("p.attn", text)
+    with pytest.raises(PatternError) as raised:
+        demanded(meaning(source), source)
+    assert [d.code for d in raised.value.diagnostics] == ["not-covered"]
+    assert "unreachable" not in {d.code for d in lints(meaning(source), source)}
