@@ -10,9 +10,9 @@ import numpy as np
 
 from attncc.ir.cascade import Expr
 from attncc.masks.band import Band
-from attncc.masks.integers import Env, at, values
+from attncc.masks.integers import Env, values
 from attncc.masks.normal import total
-from attncc.masks.segments import segments
+from attncc.masks.segments import intervals, segments
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -48,7 +48,7 @@ def count(
     live = sum(int((s.hi - s.lo).sum()) for s in tiles_of)
     full = sum(int((s.full_hi - s.full_lo).sum()) for s in tiles_of)
     if all(band.exact for band in bands):
-        cells = _seen(bands, {**known, q.name: np.arange(rows)}, rows, columns)
+        cells = sum(int((b - a).sum()) for a, b in intervals(bands, known, np.arange(rows)))
         return TileCounts(live, full, live - full, tiles - live, cells)
     element, cells = total(predicate), 0
     for n, (top, bottom) in enumerate(zip(first, last, strict=True)):
@@ -66,26 +66,3 @@ def _columns(tiles: list[Array], block: int, columns: int) -> Array:
     """The columns of some tiles."""
     k = (np.concatenate(tiles)[:, None] * block + np.arange(block)).ravel()
     return np.asarray(k[k < columns])
-
-
-def _seen(bands: Sequence[Band], env: Env, rows: int, columns: int) -> int:
-    """The columns that any band shows to a row, summed over the rows."""
-    ends = []
-    for band in bands:
-        low = [values(b.value, env) for b in band.lows]
-        high = [values(b.value, env) for b in band.highs]
-        some = all(at(guard, env) for guard in band.guards)
-        start, last = np.zeros(rows, int), np.full(rows, columns - 1 if some else -1)
-        for value in low:
-            start = np.maximum(start, value)
-        for value in high:
-            last = np.minimum(last, value)
-        ends.append((start, np.maximum(last + 1, start)))
-    starts, stops = (np.array(side) for side in zip(*ends, strict=True))
-    order = np.argsort(starts, axis=0)
-    starts, stops = np.take_along_axis(starts, order, 0), np.take_along_axis(stops, order, 0)
-    reached, cells = np.zeros(rows, int), 0
-    for start, stop in zip(starts, stops, strict=True):
-        cells += int(np.maximum(stop - np.maximum(start, reached), 0).sum())
-        reached = np.maximum(reached, stop)
-    return cells

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from string import ascii_lowercase
 
 from attncc.ir.cascade import ONE, ZERO, Apply, Expr, Index, extent, free, kind, reads, substitute
-from attncc.ir.logic import conjoin, conjuncts
+from attncc.ir.logic import OPPOSITE, conjoin, conjuncts
 from attncc.masks.band import Band, Bound, Plane
 from attncc.masks.digits import (
     Digit,
@@ -35,9 +35,7 @@ from attncc.masks.digits import (
 )
 from attncc.masks.normal import assumed, pushed, total
 from attncc.masks.solve import solved
-from attncc.masks.sums import Sum, canonical, spelled, summed
-
-COMPARISONS = ("<", "<=", ">", ">=", "==", "!=")
+from attncc.masks.sums import Sum, canonical, sides, spelled, summed
 
 
 @dataclass(frozen=True)
@@ -238,10 +236,8 @@ def _axis(e: Expr, pairs: list[Pair], fixed: Collection[Index]) -> int | None:
 def _shortened(e: Expr) -> Expr:
     """A comparison of integers without what both sides have."""
     match e:
-        case Apply(op, (a, b)) if op in COMPARISONS and kind(a) == kind(b) == "int":
-            s = summed(a) - summed(b)
-            left = Sum(tuple((t, c) for t, c in s.terms if c > 0), max(s.constant, 0))
-            return Apply(op, (spelled(left), spelled(left - s)))
+        case Apply(op, (a, b)) if op in OPPOSITE and kind(a) == kind(b) == "int":
+            return Apply(op, sides(summed(a) - summed(b)))
         case _:
             return e
 

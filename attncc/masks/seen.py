@@ -15,9 +15,9 @@ import numpy as np
 
 from attncc.ir.cascade import Expr, free
 from attncc.masks.band import Band
-from attncc.masks.integers import Env, at, values
+from attncc.masks.integers import Env, values
 from attncc.masks.normal import both, total
-from attncc.masks.segments import segments
+from attncc.masks.segments import ends, intervals, segments
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -78,8 +78,8 @@ class Stretches:
 
     def _count(self, rows: Array) -> Array:
         """|A or B and test| = |A| + |B and test| - |A and B and test|, A and B unions of intervals."""
-        plain = self._intervals([b for b in self.bands if not b.rest], rows)
-        tested = self._intervals([b for b in self.bands if b.rest], rows)
+        plain = intervals([b for b in self.bands if not b.rest], self.env, rows)
+        tested = intervals([b for b in self.bands if b.rest], self.env, rows)
         found: Array = np.zeros((len(rows), len(self.edges) - 1))
         for start, stop in plain:
             found += self._within(start, stop, None)
@@ -94,22 +94,6 @@ class Stretches:
         """The columns of one interval a row in every stretch; `below` counts those that pass before each."""
         ends = np.clip(self.edges, start[:, None], stop[:, None])
         return np.diff(ends if below is None else below[ends], axis=1)
-
-    def _intervals(self, bands: Sequence[Band], rows: Array) -> list[tuple[Array, Array]]:
-        """Disjoint intervals that together are those of the bands, for every row."""
-        if not bands:
-            return []
-        ends = [_ends(band, {**self.env, band.rows.name: rows}, len(rows)) for band in bands]
-        starts, stops = (np.array(side) for side in zip(*ends, strict=True))
-        order = np.argsort(starts, axis=0)
-        starts, stops = np.take_along_axis(starts, order, 0), np.take_along_axis(stops, order, 0)
-        found: list[tuple[Array, Array]] = []
-        reached: Array = np.zeros(len(rows), int)
-        for start, stop in zip(starts, stops, strict=True):
-            low = np.maximum(start, reached)
-            reached = np.maximum(stop, low)
-            found.append((low, reached))
-        return found
 
     def _draw(self, rows: Array) -> Array:
         """Every cell where that is few for a stretch, else as many as may be drawn, spread over it."""
@@ -132,8 +116,8 @@ class Stretches:
 
     def _live(self, rows: Array, together: int) -> Iterator[tuple[Array, Array]]:
         """The stretches that a band reaches, of every row, as places of both in parts of that many."""
-        ends = [_ends(band, {**self.env, band.rows.name: rows}, len(rows)) for band in self.bands]
-        low, high = np.min([a for a, _ in ends], 0), np.max([b for _, b in ends], 0)
+        found = [ends(band, self.env, rows) for band in self.bands]
+        low, high = np.min([a for a, _ in found], 0), np.max([b for _, b in found], 0)
         n, stretch = np.nonzero((self.edges[1:] > low[:, None]) & (self.edges[:-1] < high[:, None]))
         for start in range(0, len(n), together):
             yield n[start : start + together], stretch[start : start + together]
@@ -159,16 +143,3 @@ def stretches(
             below[k + 1] = values(whole, {**env, bands[0].columns.name: k})
         np.cumsum(below, out=below)
     return Stretches(tuple(bands), predicate, env, edges, drawn, below)
-
-
-def _ends(band: Band, env: Env, rows: int) -> tuple[Array, Array]:
-    """Where each row's interval in a band begins, and where it has ended; no test is asked."""
-    columns = int(env[f"|{band.columns.name}|"])
-    some = all(at(guard, env) for guard in band.guards)
-    start, stop = np.zeros(rows, int), np.full(rows, columns if some else 0)
-    for low in band.lows:
-        start = np.maximum(start, values(low.value, env))
-    for high in band.highs:
-        stop = np.minimum(stop, values(high.value, env) + 1)
-    start = np.minimum(start, columns)
-    return start, np.maximum(stop, start)

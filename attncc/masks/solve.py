@@ -31,7 +31,7 @@ from attncc.masks.hoisted import above, below
 from attncc.masks.intervals import truth, within
 from attncc.masks.normal import both, either, pushed
 from attncc.masks.residues import residue_of
-from attncc.masks.sums import Sum, canonical, product, quotient, spelled, summed
+from attncc.masks.sums import Sum, canonical, product, quotient, sides, spelled, summed
 
 Bands = tuple[Band, ...]
 
@@ -196,8 +196,7 @@ def _spread(rest: Sum, term: Expr, coefficient: int) -> Expr | None:
 
 def _negative(s: Sum) -> Expr:
     """`s <= 0`, with what is subtracted on the right."""
-    left = Sum(tuple((t, c) for t, c in s.terms if c > 0), max(s.constant, 0))
-    return Apply("<=", (spelled(left), spelled(left - s)))
+    return Apply("<=", sides(s))
 
 
 def _row(s: Sum, e: Expr, plane: Plane) -> Bands:

@@ -40,7 +40,7 @@ from attncc.ir.cascade import (
 from attncc.ir.logic import negated
 from attncc.masks.intervals import NOTHING, Facts, within
 from attncc.masks.normal import both, either, pushed, total
-from attncc.masks.sums import Sum, canonical, spelled, summed
+from attncc.masks.sums import Sum, canonical, sides, spelled, summed
 
 Truth: TypeAlias = tuple[Expr, Expr]
 """(must, may): holds on the whole tile, holds somewhere on it."""
@@ -291,8 +291,7 @@ class _Tile:
         low, high = within(s, self.facts)
         if high <= 0 or low > 0:
             return TRUE if high <= 0 else FALSE
-        left = Sum(tuple((t, c) for t, c in s.terms if c > 0), max(s.constant, 0))
-        return Apply("<=", (spelled(left), spelled(left - s)))
+        return Apply("<=", sides(s))
 
 
 def _plain(e: Expr) -> bool:

@@ -107,6 +107,12 @@ def spelled(s: Sum) -> Expr:
     return result
 
 
+def sides(s: Sum) -> tuple[Expr, Expr]:
+    """Two expressions whose difference is a sum: what is added, and what is subtracted from it."""
+    left = Sum(tuple((t, c) for t, c in s.terms if c > 0), max(s.constant, 0))
+    return spelled(left), spelled(left - s)
+
+
 def product(a: Sum, b: Sum) -> Sum:
     """`a * b`, multiplied out where that stays short."""
     if not a.terms or not b.terms:

@@ -11,13 +11,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from attncc.ir.cascade import TRUE, Apply, Expr, Index, free, rebuild, walk
+from attncc.ir.logic import OPPOSITE
 from attncc.masks.band import Band, Plane
 from attncc.masks.normal import assumed, both, total
 from attncc.masks.residues import Residue
 from attncc.masks.solve import solved
 from attncc.masks.sums import canonical
-
-COMPARISONS = ("<", "<=", ">", ">=", "==", "!=")
 
 
 def undivided(e: Expr, plane: Plane) -> Expr:
@@ -26,7 +25,7 @@ def undivided(e: Expr, plane: Plane) -> Expr:
     match e:
         case Apply(op="and" | "or" | "not", args=args):
             return rebuild(e, tuple(undivided(part, plane) for part in args))
-        case Apply(op=op) if op in COMPARISONS and _divides(e, columns) and total(e) == e:
+        case Apply(op=op) if op in OPPOSITE and _divides(e, columns) and total(e) == e:
             found = solved(e, replace(plane, positive=assumed(e, rows, columns)))
             if len(found) == 1 and not found[0].rest:
                 return _test(found[0])
