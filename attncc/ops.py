@@ -124,6 +124,10 @@ FUNCTIONS: dict[str, Function] = {
     "finite": Function(1, "number", "float", lambda sp, x: x, lambda np, x: np.where(x == -np.inf, 0.0, x)),
     # a factor in place of a divisor: 0 times that of 0 is 0
     "inverse": Function(1, "number", "float", lambda sp, x: 1 / x, _inverse),
+    # what a slope is divided by: nothing passes where that is 0
+    "reciprocal": Function(
+        1, "number", "float", lambda sp, x: 1 / x, lambda np, x: np.where(x == 0, 0.0, 1 / np.where(x == 0, 1.0, x))
+    ),
     # a maximum that is not a number where its first argument is none
     "not_below": Function(
         2, "number", "float", lambda sp, a, b: sp.Max(a, b), lambda np, a, b: np.maximum(a, b)
@@ -149,9 +153,50 @@ NAMED = frozenset(n for n in FUNCTIONS if n.isalpha()) - {
     "exp2",
     "finite",
     "inverse",
+    "reciprocal",
     "not_below",
 }
 """Functions a pattern calls by name: `exp(x)`."""
+
+SLOPES: dict[str, Callable[..., tuple[Any, ...]]] = {
+    "+": lambda o, a, b: (1, 1),
+    "-": lambda o, a, b: (1, -1),
+    "*": lambda o, a, b: (b, a),
+    "/": lambda o, a, b: (o("reciprocal", b), o("neg", o("*", o("/", a, b), o("reciprocal", b)))),
+    "**": lambda o, a, b: (
+        o("*", b, o("**", a, o("-", b, 1))),
+        o("if", o("==", a, 0), 0, o("*", o("**", a, b), o("log", a))),
+    ),
+    "neg": lambda o, x: (-1,),
+    # equal ones have half each
+    "min": lambda o, a, b: (
+        o("if", o("<", a, b), 1, o("if", o("==", a, b), 0.5, 0)),
+        o("if", o("<", b, a), 1, o("if", o("==", a, b), 0.5, 0)),
+    ),
+    "max": lambda o, a, b: (
+        o("if", o(">", a, b), 1, o("if", o("==", a, b), 0.5, 0)),
+        o("if", o(">", b, a), 1, o("if", o("==", a, b), 0.5, 0)),
+    ),
+    "exp": lambda o, x: (o("exp", x),),
+    "log": lambda o, x: (o("reciprocal", x),),
+    "sqrt": lambda o, x: (o("*", 0.5, o("reciprocal", o("sqrt", x))),),
+    "tanh": lambda o, x: (o("-", 1, o("*", o("tanh", x), o("tanh", x))),),
+    "sigmoid": lambda o, x: (o("*", o("sigmoid", x), o("sigmoid", o("neg", x))),),
+    "softplus": lambda o, x: (o("sigmoid", x),),
+    "silu": lambda o, x: (
+        o("*", o("sigmoid", x), o("+", 1, o("*", x, o("sigmoid", o("neg", x))))),
+    ),
+    "relu": lambda o, x: (o("if", o(">", x, 0), 1, 0),),
+    "abs": lambda o, x: (o("sign", x),),
+    "sin": lambda o, x: (o("cos", x),),
+    "cos": lambda o, x: (o("neg", o("sin", x)),),
+    # the gradient of a choice goes to what it was made by
+    "through": lambda o, c, r: (0, 1),
+    "finite": lambda o, x: (1,),
+}
+"""The derivative of a function in each argument, written with `o`: `o("*", a, b)`, `o("if", c, a, b)`. Functions
+without a row are steps, or none of real numbers.
+"""
 
 INF = float("inf")
 

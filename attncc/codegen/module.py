@@ -87,7 +87,7 @@ def _in_words(kernel: Kernel) -> list[str]:
         passes, nth = names.count(names[n]), names[:n].count(names[n])
         said = "One pass" if passes == 1 else f"{ordinals[nth]} pass" if nth < 3 else f"Pass {nth + 1}"
         ranges = "one range" if len(loop.bands) == 1 else f"{len(loop.bands)} ranges"
-        each = f" at every {loop.outer.name}" if loop.outer is not None else ""
+        each = f" at every {', '.join(i.name for i in loop.outers)}" if loop.outers else ""
         lines.append(f"{said} over {names[n]}{each} for every tile of rows {kernel.rows.name},")
         if loop.stored:
             lines.append(f"over all tiles, of which it stores {', '.join(t.name for t in loop.stored)}.")

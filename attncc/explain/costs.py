@@ -81,7 +81,7 @@ def costs(
     known = dict(cascade.defaults) | dict(numbers)
     read = [*(loop.reach for k in plan.kernels for loop in k.loops), *(size for _, size in cascade.lengths)]
     loops = [loop for k in plan.kernels for loop in k.loops]
-    turning = {f"`{loop.outer.name}`" for loop in loops if loop.outer in free(loop.reach)}
+    turning = {f"`{i.name}`" for loop in loops for i in loop.outers if i in free(loop.reach)}
     depends = ", ".join([*unknown(read, known), *sorted(turning)])
     if depends:
         return Costs(gpu, tile, None, depends, None, moved)
@@ -111,7 +111,7 @@ def work(plan: Plan, env: Mapping[str, Any], tile: Tile) -> tuple[TileCounts, in
     total, flops = TileCounts(0, 0, 0, 0, 0), 0
     for kernel in plan.kernels:
         for loop in kernel.loops:
-            places = (*kernel.batch, *([] if loop.outer is None else [loop.outer]))
+            places = (*kernel.batch, *loop.outers)
             apart = [i for i in places if i in free(loop.reach)]
             alike = prod(env[f"|{i.name}|"] for i in places if i not in apart)
             for place in product(*(range(env[f"|{i.name}|"]) for i in apart)):

@@ -43,7 +43,7 @@ class Walked:
     """
 
     index: str
-    outer: str | None
+    outers: tuple[str, ...]
     state: tuple[Tensor, ...]
     stored: tuple[Tensor, ...]
     listed: tuple[Tensor, ...] = ()
@@ -53,7 +53,7 @@ class Walked:
         state = [words.named(t) for t in self.state]
         return {
             "index": self.index,
-            "outer": self.outer,
+            "outers": list(self.outers),
             "state": state,
             "stored": [t.name for t in self.stored],
             "listed": [t.name for t in self.listed],
@@ -240,8 +240,8 @@ def _outline(kernel: Kernel) -> Outline:
 
 
 def _walked(loop: Loop) -> Walked:
-    outer = None if loop.outer is None else loop.outer.name
-    return Walked(loop.index.name, outer, tuple(s.tensor for s in loop.states), loop.stored, loop.listed)
+    outers = tuple(i.name for i in loop.outers)
+    return Walked(loop.index.name, outers, tuple(s.tensor for s in loop.states), loop.stored, loop.listed)
 
 
 def _equations(kernel: Kernel) -> Iterator[Equation]:

@@ -108,7 +108,7 @@ def outline(kernel: Outline) -> Iterator[str]:
 
 def walked(walk: Walked) -> str:
     """`k`, or `k at every j, storing P`, or `k by a list made on the device from doc`"""
-    outer = "" if walk.outer is None else f" at every {walk.outer}"
+    outer = f" at every {', '.join(walk.outers)}" if walk.outers else ""
     stored = f", storing {_listed([t.name for t in walk.stored])}" if walk.stored else ""
     listed = ""
     if walk.listed:

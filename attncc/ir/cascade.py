@@ -119,10 +119,11 @@ class Demand:
 
     name: "causal" (no more), "covers" (value: what excuses from it), "cache" (value: how many keys), "passes"
     (subject: index, bound), "range" (subject: tensor, low, high), "sorted" (subject). A value is made of
-    numbers and extents.
+    numbers and extents; that of "above" is the read of a tensor that the subject is at least, as is known of
+    what an earlier kernel has made.
     """
 
-    name: OneOf["causal", "covers", "cache", "passes", "range", "sorted"]
+    name: OneOf["causal", "covers", "cache", "passes", "range", "sorted", "above"]
     subject: str = ""
     low: float = 0
     high: float = 0

@@ -83,6 +83,8 @@ def _demand(demand: Demand) -> str:
             return f"assume {demand.subject} in [{demand.low:g}, {demand.high:g}]"
         case "sorted":
             return f"assume sorted {demand.subject}"
+        case "above":
+            return f"assume {demand.subject} >= {show_expr(demand.value)}"
         case _:
             assert_never(demand.name)
 

@@ -9,8 +9,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from attncc.ir.cascade import TRUE, Apply, Cascade, Choose, Expr, Literal, Read, Reduce, Tensor, children
-from attncc.ir.logic import conjuncts, minus, terms, total
+from attncc.ir.cascade import (
+    TRUE,
+    Apply,
+    Cascade,
+    Choose,
+    Expr,
+    Literal,
+    Read,
+    Reduce,
+    Tensor,
+    children,
+    substitute,
+)
+from attncc.ir.logic import conjoin, conjuncts, minus, terms, total
 from attncc.passes.online import before, updaters
 
 
@@ -42,7 +54,8 @@ def exponents(cascade: Cascade) -> tuple[Exponent, ...]:
 def at_most_zero(x: Expr, where: Expr, maxima: Mapping[Tensor, Reduce]) -> bool:
     """Whether an exponent is at most 0 where a predicate holds."""
     if isinstance(x, Choose):
-        return at_most_zero(x.then, where, maxima) and at_most_zero(x.other, where, maxima)
+        inside = conjoin((where, x.condition))
+        return at_most_zero(x.then, inside, maxima) and at_most_zero(x.other, where, maxima)
     if isinstance(x, Literal):
         return x.value <= 0
     signed = terms(x)
@@ -51,7 +64,18 @@ def at_most_zero(x: Expr, where: Expr, maxima: Mapping[Tensor, Reduce]) -> bool:
         bare = top.args[0] if isinstance(top, Apply) and top.op == "finite" else top
         if sign < 0 and _at_most(rest, bare, where, maxima):
             return True
+        if sign < 0 and _at_most(total([*signed[:n], *signed[n + 1 :]] * 2), _doubled(top), where, maxima):
+            return True
     return False
+
+
+def _doubled(e: Expr) -> Expr:
+    """What half of a value is half of; the value itself if it is no half."""
+    match e:
+        case Apply("*", (Apply("finite", (a,)), Literal(0.5))):
+            return a
+        case _:
+            return e
 
 
 def _at_most(x: Expr, top: Expr, where: Expr, maxima: Mapping[Tensor, Reduce]) -> bool:
@@ -63,9 +87,10 @@ def _at_most(x: Expr, top: Expr, where: Expr, maxima: Mapping[Tensor, Reduce]) -
         case Read(tensor) if tensor in maxima:
             if x == Read(before(tensor), top.at):
                 return True
+            place = dict(zip(tensor.indices, top.at, strict=True))
             e = maxima[tensor]
-            covered = set(conjuncts(e.where)) <= {*conjuncts(where), TRUE}
-            return covered and top.at == tensor.indices and minus(x, e.body) == total([])
+            below, seen = (substitute(part, place) for part in (e.body, e.where))
+            return set(conjuncts(seen)) <= {*conjuncts(where), TRUE} and minus(x, below) == total([])
     return False
 
 

@@ -14,7 +14,7 @@ An extreme of nothing is infinite, and stands for a sum that is 0. Where it woul
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import inf, log
 
@@ -31,6 +31,7 @@ from attncc.ir.cascade import (
     kind,
     number,
     rebuild,
+    substitute,
 )
 from attncc.ir.logic import finite, is_literal, minus, over, quotient, terms, times, total
 
@@ -52,10 +53,16 @@ class Scaled:
 
 @dataclass(frozen=True)
 class Scales:
-    """Tensors known in scaled form, over their own indices, and those that are maxima or minima."""
+    """Tensors known in scaled form, over their own indices, and those that are maxima or minima.
+
+    Where nothing is `measured`, values that join a sum are left at the scales that they have; so are those
+    whose exponents are `low`, known to be at most 0.
+    """
 
     forms: Mapping[Tensor, Scaled] = field(default_factory=dict)
     extremes: Mapping[Tensor, str] = field(default_factory=dict)
+    measured: bool = True
+    low: Callable[[Expr], bool] = lambda exponent: False
 
 
 def scaled(e: Expr, scales: Scales) -> Scaled:
@@ -71,8 +78,11 @@ def scaled(e: Expr, scales: Scales) -> Scaled:
         case Apply("/", (a, b)):
             return _divided(scaled(a, scales), scaled(b, scales), scales)
         case Apply("+" | "-" | "max" | "min" as op, (a, b)):
-            mantissas, scale = _joined(scaled(a, scales), scaled(b, scales))
-            return Scaled(Apply(op, mantissas), scale)
+            mantissas, scale = _joined(scaled(a, scales), scaled(b, scales), scales)
+            joined = Apply(op, mantissas)
+            if not scales.measured and op in ("+", "-") and kind(e) == "float":
+                return Scaled(raised(joined, ZERO), scale)
+            return Scaled(joined, scale)
         case Apply("log", (a,)):
             form = scaled(a, scales)
             rest = ZERO if is_literal(form.mantissa, 1) else Apply("log", (form.mantissa,))
@@ -90,8 +100,9 @@ def scaled(e: Expr, scales: Scales) -> Scaled:
             return Scaled(Apply(op, (form.mantissa,)), form.exponent)
         case Choose(condition, then, other):
             return _chosen(settled(condition, scales), scaled(then, scales), scaled(other, scales))
-        case Read(tensor, at) if tensor in scales.forms and at == tensor.indices:
-            return scales.forms[tensor]
+        case Read(tensor, at) if tensor in scales.forms:
+            form, place = scales.forms[tensor], dict(zip(tensor.indices, at, strict=True))
+            return Scaled(substitute(form.mantissa, place), substitute(form.exponent, place))
         case _:
             return Scaled(rebuild(e, tuple(settled(part, scales) for part in children(e))))
 
@@ -101,6 +112,8 @@ def settled(e: Expr, scales: Scales) -> Expr:
     match e:
         case Apply("extent"):
             return e
+        case Apply("+" | "-") if not scales.measured and kind(e) == "float":
+            return raised(rebuild(e, tuple(settled(part, scales) for part in children(e))), ZERO)
         case Choose() | Apply("+" | "-" | "max" | "min" | "neg" | "relu" | "abs"):
             return rebuild(e, tuple(settled(part, scales) for part in children(e)))
         case Apply("**", (base, power)) if isinstance(base, Literal) or _number(power) is None:
@@ -114,10 +127,18 @@ def value(form: Scaled) -> Expr:
     if form.plain:
         return form.mantissa
     match form.mantissa:
+        case Choose(condition, then, other) if is_literal(other, 0) and _only(form.exponent, condition):
+            assert isinstance(form.exponent, Choose)
+            return Choose(condition, value(Scaled(then, form.exponent.then)), other)
         case Apply("/", (one, below)) if is_literal(one, 1):
             return over(Apply("exp", (form.exponent,)), below)
         case _:
             return times(form.mantissa, Apply("exp", (form.exponent,)))
+
+
+def _only(exponent: Expr, condition: Expr) -> bool:
+    """Whether an exponent is -inf but where a condition holds."""
+    return isinstance(exponent, Choose) and exponent.condition == condition and exponent.other == NEVER
 
 
 def raised(a: Expr, b: Expr) -> Expr:
@@ -222,14 +243,18 @@ def _chosen(condition: Expr, x: Scaled, y: Scaled) -> Scaled:
     return Scaled(mantissa, Choose(condition, first, second))
 
 
-def _joined(x: Scaled, y: Scaled) -> tuple[tuple[Expr, Expr], Expr]:
-    """Two values over one scale, the larger of theirs: both mantissas, and the scale."""
+def _joined(x: Scaled, y: Scaled, scales: Scales) -> tuple[tuple[Expr, Expr], Expr]:
+    """Two values over one scale, the larger of theirs, or what theirs share: both mantissas, and the scale."""
     if x.exponent == y.exponent or is_literal(y.mantissa, 0):
         return (x.mantissa, y.mantissa), x.exponent
     if is_literal(x.mantissa, 0):
         return (x.mantissa, y.mantissa), y.exponent
     common = total([pair for pair in terms(x.exponent) if pair in terms(y.exponent)])
     first, second = minus(x.exponent, common), minus(y.exponent, common)
+    if scales.low(x.exponent) and scales.low(y.exponent):
+        return (value(x), value(y)), ZERO
+    if not scales.measured:
+        return (value(Scaled(x.mantissa, first)), value(Scaled(y.mantissa, second))), common
     scale = Apply("finite", (Apply("max", (first, second)),))
     return (_under(x.mantissa, first, scale), _under(y.mantissa, second, scale)), raised(common, scale)
 

@@ -18,10 +18,12 @@ Two rewrites, both exact, for every sum over `k`:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from attncc.ir.cascade import (
     ONE,
+    TRUE,
     ZERO,
     Apply,
     Cascade,
@@ -41,11 +43,12 @@ from attncc.ir.cascade import (
     rebuild,
 )
 from attncc.ir.graph import recurrent
-from attncc.ir.logic import bare, conjoin, conjuncts, factors, plus, quotient, terms, times, total
+from attncc.ir.logic import bare, conjoin, conjuncts, factors, is_literal, plus, quotient, terms, times, total
 from attncc.ir.sign import nonnegative
 from attncc.ops import REDUCTIONS
 from attncc.passes.deferred import Apart, Waiting, apart, deferred_factors, deferred_terms
 from attncc.passes.expand import Presence
+from attncc.passes.exponents import at_most_zero
 from attncc.passes.inside import Inside
 from attncc.passes.scaled import Scaled, Scales, bounded, raised, risky, scaled, settled, value
 from attncc.passes.share import fresh, pruned
@@ -59,6 +62,7 @@ class _Made:
 
     taken: set[str]
     inside: Inside
+    tops: Mapping[Tensor, Reduce] | None
     equations: list[Equation] = field(default_factory=list)
     forms: dict[Tensor, Scaled] = field(default_factory=dict)
     extremes: dict[Tensor, str] = field(default_factory=dict)
@@ -66,11 +70,15 @@ class _Made:
     partial: set[Tensor] = field(default_factory=set)
     waits: dict[Tensor, frozenset[Index]] = field(default_factory=dict)
     maxima: dict[Expr, Tensor] = field(default_factory=dict)
+    within: Expr = TRUE
     bodies: dict[Tensor, Expr] = field(default_factory=dict)
 
     @property
     def scales(self) -> Scales:
-        return Scales(self.forms, self.extremes)
+        tops = self.tops
+        if tops is None:
+            return Scales(self.forms, self.extremes, measured=False)
+        return Scales(self.forms, self.extremes, low=lambda x: at_most_zero(x, self.within, tops))
 
     @property
     def presence(self) -> Presence:
@@ -78,10 +86,35 @@ class _Made:
 
 
 def stream(cascade: Cascade) -> Cascade:
-    """Divisions deferred, exponents measured from running maxima."""
+    """Divisions deferred, exponents measured from running maxima but where one is known to be at most 0."""
+    streamed = _streamed(cascade, _tops(cascade))
+    return pruned(replace(streamed, demands=tuple(d for d in streamed.demands if d.name != "above")))
+
+
+def deferred(cascade: Cascade) -> Cascade:
+    """Divisions deferred, exponents as they are: what is differentiated, and never computed."""
+    return _streamed(cascade, None)
+
+
+def _tops(cascade: Cascade) -> dict[Tensor, Reduce]:
+    """What is known to be at least a maximum, and which."""
+    inputs = {t.name: t for t in cascade.inputs}
+    bodies = {e.tensor: e.body for e in cascade.equations}
+    found = {}
+    for demand in cascade.demands:
+        if demand.name == "above":
+            e: Expr = demand.value
+            while isinstance(e, Read) and e.tensor in bodies:
+                e = bodies[e.tensor]
+            if isinstance(e, Reduce):
+                found[inputs[demand.subject]] = e
+    return found
+
+
+def _streamed(cascade: Cascade, tops: Mapping[Tensor, Reduce] | None) -> Cascade:
     groups = {name for group in recurrent(cascade) for name in group}
     taken = {t.name for t in cascade.inputs} | {e.tensor.name for e in cascade.equations}
-    made = _Made(taken, Inside(dict(cascade.lengths)))
+    made = _Made(taken, Inside(dict(cascade.lengths)), tops)
     for equation in cascade.equations:
         made.waits[equation.tensor] = _waits_of(equation.body, made)
         made.lacking[equation.tensor.name] = made.presence.needs(equation.body)
@@ -122,7 +155,7 @@ def _waits_of(e: Expr, made: _Made) -> frozenset[Index]:
 def _reduced(equation: Equation, e: Reduce, made: _Made) -> Scaled:
     """The scaled form of a reduction; equations that it needs are added on the way."""
     match e.op:
-        case "sum":
+        case "sum" if not _is_total(equation, e):
             return _sum(equation, e, made)
         case "max" | "min" if kind(e) == "float":
             return _extremum(equation, e, made)
@@ -130,9 +163,17 @@ def _reduced(equation: Equation, e: Reduce, made: _Made) -> Scaled:
             return Scaled(replace(e, where=settled(e.where, made.scales), body=settled(e.body, made.scales)))
 
 
+def _is_total(equation: Equation, e: Reduce) -> bool:
+    """Whether rows are added up to a number without one: their values are taken as they are."""
+    rows = any(i.role == "sequence" for i in equation.tensor.indices)
+    return not rows and any(i.role == "sequence" for i in e.over)
+
+
 def _sum(equation: Equation, e: Reduce, made: _Made) -> Scaled:
     where = settled(e.where, made.scales)
+    made.within = where
     form = scaled(e.body, made.scales)
+    made.within = TRUE
     waiting = Waiting(e, made.waits)
     split = _split(form.mantissa, waiting, made)
     if split is not None:
@@ -143,7 +184,11 @@ def _sum(equation: Equation, e: Reduce, made: _Made) -> Scaled:
     loose, rest = deferred_terms(form.exponent, waiting)
     exponent = _real(total(rest))
     scale: Expr = ZERO
-    if free(exponent) & set(e.over):
+    if made.tops is None or (is_literal(exponent, 0) and not free(exponent)):
+        kept = times(kept, Apply("exp", (exponent,))) if terms(exponent) else kept
+    elif free(exponent) & set(e.over) and at_most_zero(exponent, where, made.tops):
+        kept = times(kept, Apply("exp", (exponent,)))
+    elif free(exponent) & set(e.over):
         top = Reduce("max", e.over, where, exponent, e.span)
         scale = _read(_maximum(top, equation, made))
         measured = Apply("-", (exponent, Apply("finite", (scale,))))

@@ -70,6 +70,22 @@ def cut(cascade: Cascade, tensors: Iterable[Tensor]) -> tuple[Cascade, Cascade]:
     return first, pruned(rest)
 
 
+def joined(cascade: Cascade, part: Cascade) -> Cascade:
+    """A cascade in which the equations of a part stand as the part has them, and those it has added."""
+    said = {e.tensor: e for e in part.equations}
+    own = {e.tensor for e in cascade.equations}
+    waiting = [e for e in part.equations if e.tensor not in own]
+    waiting += [said.get(e.tensor, e) for e in cascade.equations]
+    unknown = {e.tensor for e in waiting}
+    equations: list[Equation] = []
+    while waiting:
+        e = next(e for e in waiting if not any(r.tensor in unknown for r in reads(e.body)))
+        waiting.remove(e)
+        unknown.remove(e.tensor)
+        equations.append(e)
+    return replace(cascade, equations=tuple(equations))
+
+
 # ---- sums at positions --------------------------------------------------------------------------
 
 
@@ -263,7 +279,9 @@ def _at_other_rows(cascade: Cascade, rows: Index) -> set[Tensor]:
         folds = isinstance(e.body, Reduce) and any(i.role == "sequence" for i in e.body.over)
         if folds or read & reduced:
             reduced.add(e.tensor)
-        if rows in free(e.body) or rows in e.tensor.indices or read & bound:
+        # what is reduced over the rows is there for all of them
+        over = isinstance(e.body, Reduce) and rows in e.body.over and rows not in e.tensor.indices
+        if rows in free(e.body) or rows in e.tensor.indices or (read & bound and not over):
             bound.add(e.tensor)
     places = {t: [i for i in t.indices if i.role == "sequence"] for t in reduced - bound}
     return {t for t, own in places.items() if len(own) == 1}

@@ -123,17 +123,19 @@ def _lower_loop(loop: Loop, block: Block, kernel: Kernel) -> None:
         block.statements.append(Fill(target, number(float(state.identity.value))))
         block.held[state.tensor] = Read(target, target.indices)
     for e in _outside(loop, block):
-        if loop.outer not in free(e):
+        if not free(e) & {*loop.outers}:
             value_of(e, block)
-    if loop.outer is None:
+    if not loop.outers:
         _walk(loop, block, kernel)
         return
     here = Block(block.axes, block)
     for e in _outside(loop, here):
         value_of(e, here)
     _walk(loop, here, kernel)
-    place = loop.outer
-    block.statements.append(Each(place, place, tuple(here.statements), ZERO, extent(place)))
+    body = tuple(here.statements)
+    for place in reversed(loop.outers):
+        body = (Each(place, place, body, ZERO, extent(place)),)
+    block.statements += body
 
 
 def _walk(loop: Loop, block: Block, kernel: Kernel) -> None:
@@ -267,7 +269,7 @@ def _extremum(state: State, loop: Loop, block: Block) -> None:
     block.statements.append(Let(old, held))
     block.held[before(tensor)] = Read(old, old.indices)
     differences = any(r.tensor == tensor for x in block.exponents for r in reads(x))
-    if state.updater is None and loop.outer is None and differences:
+    if state.updater is None and not loop.outers and differences:
         # held without the scale, so that what is measured from the maximum is exactly 0 there
         block.statements.append(
             Let(held.tensor, state.joined(Read(old, old.indices), Read(best, best.indices)))

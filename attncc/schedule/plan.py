@@ -34,11 +34,13 @@ from attncc.masks.grid import Grid, grid
 from attncc.masks.summary import deciding
 from attncc.masks.uneven import told, uneven
 from attncc.ops import REDUCTIONS
+from attncc.passes.companions import accompany
 from attncc.passes.operator import Operator, State
-from attncc.passes.share import replace_reads
+from attncc.passes.share import pruned, replace_reads
 from attncc.schedule.alike import alike
-from attncc.schedule.cuts import cut, of_first_pass, of_other_rows, with_inverses
-from attncc.schedule.stages import Stage, nests, stages
+from attncc.schedule.cuts import cut, joined, of_first_pass, of_other_rows, with_inverses
+from attncc.schedule.totals import by_rows
+from attncc.schedule.stages import Nests, Stage, nests, stages
 from attncc.source import Span
 
 
@@ -57,7 +59,7 @@ class Loop:
 
     `uniform` says that all states run over the same terms, so that there are tiles which none of them has to
     test. Where some of what is computed is `stored`, every tile is visited: the reach is all columns.
-    A walk over two indices is a walk over one of them at every position of the `outer`. On a `grid` tiles are
+    A walk over several indices is a walk over one of them at every position of the `outers`. On a `grid` tiles are
     boxes, bounded along every axis; `bands` are then those that positions in a line have.
     """
 
@@ -69,7 +71,7 @@ class Loop:
     tiles: tuple[Equation, ...]
     stored: tuple[Tensor, ...]
     states: tuple[State, ...]
-    outer: Index | None = None
+    outers: tuple[Index, ...] = ()
     grid: Grid | None = None
 
     @property
@@ -91,7 +93,7 @@ class Loop:
     @property
     def listed(self) -> tuple[Tensor, ...]:
         """Tables along the index that decide, in no order, which tiles are live: then these are listed."""
-        tests = [] if self.outer or self.grid else [test for band in self.bands for test in band.rest]
+        tests = [] if self.outers or self.grid else [test for band in self.bands for test in band.rest]
         return tuple(dict.fromkeys(table for test in tests for table in deciding(test, self.index)))
 
     @property
@@ -133,16 +135,20 @@ class Kernel:
     @property
     def uneven(self) -> bool:
         """Whether tables or its place in the batch, known before all walks, decide a row tile's work."""
-        known = all(loop.outer is None and told(loop.ends) for loop in self.loops)
+        known = all(not loop.outers and told(loop.ends) for loop in self.loops)
         return known and any(loop.listed or uneven(loop.ends) for loop in self.loops)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The kernels of a cascade, in the order they run; `cascade` is what they compute, after all passes."""
+    """The kernels of a cascade, in the order they run; `cascade` is what they compute, after all passes.
+
+    `totals` add up what kernels leave at their rows, for outputs that have no row.
+    """
 
     cascade: Cascade
     kernels: tuple[Kernel, ...]
+    totals: tuple[Equation, ...] = ()
 
     @property
     def kept(self) -> tuple[Tensor, ...]:
@@ -155,35 +161,63 @@ def partition(cascade: Cascade) -> Plan:
     """The kernels of a cascade, or `Refused`."""
     _check_families(cascade)
     _check_inputs(cascade)
-    kernels = _kernels(cascade)
-    equations = tuple(dict.fromkeys(e for kernel in kernels for e in kernel.cascade.equations))
-    return Plan(
-        replace(kernels[0].cascade, name=cascade.name, equations=equations, outputs=cascade.outputs),
-        kernels,
-    )
+    rows, totals = by_rows(cascade)
+    kernels = _kernels(rows)
+    equations = dict.fromkeys(e for kernel in kernels for e in kernel.cascade.equations)
+    return Plan(replace(cascade, equations=(*equations, *totals)), kernels, totals)
 
 
 def _kernels(cascade: Cascade) -> tuple[Kernel, ...]:
-    """The kernels of a cascade, those that have rows of their own first."""
-    if (found := of_other_rows(cascade, _rows(cascade))) is not None:
-        first, rest = cut(*found)
-        return (*_kernels(first), *_kernels(rest))
-    kernels = []
-    rest, positions = with_inverses(cascade, _rows(cascade))
-    for tensors in positions:
-        first, rest = cut(rest, tensors)
-        kernels.append(_kernel(first))
-    while (found := of_first_pass(last := _kernel(rest))) is not None:
-        first, rest = cut(*found)
-        kernels.append(_kernel(first))
-    return (*kernels, last)
+    """The kernels of a cascade: first what other kernels read, then one for the outputs over the same rows,
+    or one for every pass over an index.
+    """
+    kernels: list[Kernel] = []
+    groups = _groups(cascade)
+    for group in groups:
+        while (found := of_other_rows(part := _of(cascade, group), _rows(part))) is not None:
+            first, cascade = cut(joined(cascade, found[0]), found[1])
+            kernels += _kernels(first)
+        part, positions = with_inverses(part, _rows(part))
+        cascade = joined(cascade, part) if positions else cascade
+        for tensors in positions:
+            first, cascade = cut(cascade, tensors)
+            kernels.append(_kernel(first))
+    for group in groups:
+        part = _of(cascade, group)
+        if not part.outputs:
+            continue
+        if len(groups) > 1:
+            part = replace(part, name=f"{cascade.name}_{part.outputs[0].name}")
+        while (found := of_first_pass(last := _kernel(part))) is not None:
+            first, part = cut(*found)
+            kernels.append(_kernel(first))
+        kernels.append(last)
+    return tuple(kernels)
+
+
+def _of(cascade: Cascade, names: frozenset[str]) -> Cascade:
+    """The part of a cascade that gives some outputs, with the sums beside which others move."""
+    outputs = tuple(t for t in cascade.outputs if t.name in names)
+    return cascade if outputs == cascade.outputs else accompany(pruned(replace(cascade, outputs=outputs)))
+
+
+def _groups(cascade: Cascade) -> tuple[frozenset[str], ...]:
+    """The outputs by name, those over the same rows together."""
+    found: dict[tuple[frozenset[Index], frozenset[Index]], list[str]] = {}
+    for t in cascade.outputs:
+        places = (frozenset(i for i in t.indices if i.role == role) for role in ("batch", "sequence"))
+        batch, rows = places
+        # what is written at rows and columns goes with what is written at the rows
+        key = next((k for k in found if k[0] == batch and (k[1] & rows)), (batch, rows))
+        found.setdefault(key, []).append(t.name)
+    return tuple(map(frozenset, found.values()))
 
 
 def _kernel(cascade: Cascade) -> Kernel:
     """One kernel for the whole cascade, or `Refused`."""
     rows = _rows(cascade)
     batch = tuple(dict.fromkeys(i for t in cascade.outputs for i in t.indices if i.role == "batch"))
-    cascade = alike(_at_grid(cascade, batch))
+    cascade = alike(_at_grid(cascade, (*batch, *_turned(cascade))))
     sums = {e.tensor: e.body for e in cascade.equations if isinstance(e.body, Reduce)}
     pairs = nests(cascade)
     walks = {t: _walked(e, pairs) for t, e in sums.items()}
@@ -191,7 +225,7 @@ def _kernel(cascade: Cascade) -> Kernel:
     for equation in cascade.equations:
         _check_equation(equation, rows, batch, states, pairs)
     prologue, walked, epilogue = stages(cascade, states, _stored(cascade, rows), pairs, rows)
-    loops = _on_one_grid(tuple(_loop(stage, rows, cascade, pairs.get(stage.index)) for stage in walked))
+    loops = _on_one_grid(tuple(_loop(stage, rows, cascade, pairs.get(stage.index, ())) for stage in walked))
     return Kernel(cascade, rows, batch, prologue, loops, epilogue)
 
 
@@ -286,6 +320,13 @@ def _at_grid(cascade: Cascade, batch: tuple[Index, ...]) -> Cascade:
     return cascade
 
 
+def _turned(cascade: Cascade) -> tuple[Index, ...]:
+    """The batched indices that a reduction over a sequence is over, too: it turns to one after the other."""
+    over = (e.body.over for e in cascade.equations if isinstance(e.body, Reduce))
+    both = (o for o in over if any(i.role == "sequence" for i in o))
+    return tuple(dict.fromkeys(i for o in both for i in o if i.role == "batch"))
+
+
 def _moved(cascade: Cascade, equation: Equation, moved: Tensor, value: dict[Index, Expr]) -> Cascade:
     old = equation.tensor
 
@@ -303,10 +344,10 @@ def _moved(cascade: Cascade, equation: Equation, moved: Tensor, value: dict[Inde
     return replace(cascade, equations=tuple(equations))
 
 
-def _walked(e: Reduce, pairs: dict[Index, Index]) -> Index | None:
+def _walked(e: Reduce, pairs: Nests) -> Index | None:
     """The sequence index a reduction walks, the inner one of two; None when it folds features."""
     sequence = [i for i in e.over if i.role == "sequence"]
-    inner = next((i for i, outer in pairs.items() if {i, outer} == set(e.over)), None)
+    inner = next((i for i, outers in pairs.items() if {i, *outers} == set(e.over)), None)
     if inner is not None:
         return inner
     if len(sequence) > 1 or (sequence and len(e.over) > 1) or any(i.role == "batch" for i in e.over):
@@ -323,7 +364,7 @@ def _check_equation(
     rows: Index,
     batch: tuple[Index, ...],
     states: dict[Tensor, Index],
-    pairs: dict[Index, Index],
+    pairs: Nests,
 ) -> None:
     tensor = equation.tensor
     sequence = [i for i in tensor.indices if i.role == "sequence"]
@@ -337,8 +378,9 @@ def _check_equation(
             "plan-earlier-kernel", message, equation.span, "needs a kernel before this one", REFERENCE
         )
     walked = {i for i in sequence if i != rows}
-    nested = any(walked == {inner, outer} for inner, outer in pairs.items())
-    if (len(walked) > 1 and not nested) or any(i.role == "batch" and i not in batch for i in tensor.indices):
+    nested = any(walked <= {inner, *outers} for inner, outers in pairs.items())
+    places = {*batch, *(i for outers in pairs.values() for i in outers)}
+    if (len(walked) > 1 and not nested) or any(i.role == "batch" and i not in places for i in tensor.indices):
         message = f"no kernel plan: `{tensor.name}` is over more than a row and a walked index"
         raise _refuse("plan-rank", message, equation.span, "defined here", REFERENCE)
     for read in reads(equation.body):
@@ -351,7 +393,7 @@ def _check_equation(
             )
 
 
-def _loop(stage: Stage, rows: Index, cascade: Cascade, outer: Index | None) -> Loop:
+def _loop(stage: Stage, rows: Index, cascade: Cascade, outers: tuple[Index, ...]) -> Loop:
     predicates = tuple(
         dict.fromkeys([*([TRUE] if stage.stored else []), *(s.reduce.where for s in stage.states)])
     )
@@ -361,10 +403,10 @@ def _loop(stage: Stage, rows: Index, cascade: Cascade, outer: Index | None) -> L
         reach = _either(reach, predicate)
     found = bands(reach, rows, stage.index, cascade.sorted_tables)
     # positions are taken apart where bands in a line leave something to test
-    boxes = any(band.rest for band in found) and not stage.stored and outer is None
+    boxes = any(band.rest for band in found) and not stage.stored and not outers
     axes = grid(reach, rows, stage.index, cascade.sorted_tables) if boxes else None
     return Loop(
-        stage.index, stage.rows, reach, found, uniform, stage.tiles, stage.stored, stage.states, outer, axes
+        stage.index, stage.rows, reach, found, uniform, stage.tiles, stage.stored, stage.states, outers, axes
     )
 
 

@@ -53,8 +53,8 @@ def not_causal(plan: Plan) -> Iterator[Diagnostic]:
             found = (
                 [*loop.bands] if not loop.stored else [b for c in wheres for b in bands(c, rows, loop.index)]
             )
-            if loop.outer is not None:
-                found += bands(loop.reach, rows, loop.outer)
+            for outer in loop.outers:
+                found += bands(loop.reach, rows, outer) if outer.role == "sequence" else ()
             if not all(_behind(band) for band in found):
                 message = f"not causal: a row of `{rows.name}` may see later places of `{loop.index.name}`"
                 seen = f"these are seen: {show_expr(one_place(loop.reach))}"

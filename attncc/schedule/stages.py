@@ -32,23 +32,30 @@ Pass = tuple[Index, int]
 """An index, and which pass over it."""
 
 
-def nests(cascade: Cascade) -> dict[Index, Index]:
-    """The pairs of sequence indices that reductions are over at once: the inner one, and the outer.
+Nests = dict[Index, tuple[Index, ...]]
+"""Sequence indices that are walked at every position of others, and these, outermost first."""
 
-    All that is over one of them is over both, in the same pass, or walks could not be one after the other.
+
+def nests(cascade: Cascade) -> Nests:
+    """What reductions are over besides the sequence that they walk: batched indices, and another sequence.
+
+    All that is over one of them is over all, in the same pass, or walks could not be one after the other.
     """
-    found: dict[Index, Index] = {}
+    found: Nests = {}
     reductions = {e.tensor.name: e.body for e in cascade.equations if isinstance(e.body, Reduce)}
     kept = {i for t in cascade.outputs for i in t.indices}
     for e in reductions.values():
-        if len(e.over) != 2 or any(i.role != "sequence" or i in found for i in e.over):
+        sequences = [i for i in e.over if i.role == "sequence"]
+        if not 1 <= len(sequences) <= 2 or len(e.over) < 2 or any(i.role == "feature" for i in e.over):
             continue
-        outer, inner = e.over
-        one, other = (dict(passes_over(cascade, i)[0].of) for i in e.over)
+        *outers, inner = (*(i for i in e.over if i.role == "batch"), *sequences)
+        if inner in found:
+            continue
+        passes = [dict(passes_over(cascade, i)[0].of) for i in sequences]
         beside = {name: r for name, r in reductions.items() if set(r.over) & set(e.over)}
-        alike = all(set(r.over) == set(e.over) and one[name] == other[name] for name, r in beside.items())
-        if alike and not kept & set(e.over):
-            found[inner] = outer
+        together = all(len({own[name] for own in passes}) == 1 for name in beside)
+        if together and all(set(r.over) == set(e.over) for r in beside.values()) and not kept & set(e.over):
+            found[inner] = tuple(outers)
     return found
 
 
@@ -56,7 +63,7 @@ def stages(
     cascade: Cascade,
     states: dict[Tensor, Index],
     stored: dict[Tensor, Index],
-    pairs: dict[Index, Index],
+    pairs: Nests,
     rows: Index,
 ) -> tuple[tuple[Equation, ...], tuple[Stage, ...], tuple[Equation, ...]]:
     """The rows computed before all walks, the walks, and the rows computed after them.
@@ -83,7 +90,7 @@ def stages(
     wanted: set[Tensor] = set()
     for n, walk in reversed(list(enumerate(order))):
         own = _narrow_first([e for e in cascade.equations if pass_of.get(e.tensor) == walk], cascade)
-        along = {walk[0], pairs.get(walk[0], walk[0])}
+        along = {walk[0], *pairs.get(walk[0], ())}
         kept = tuple(e.tensor for e in own if e.tensor in stored)
         needed = {e.tensor for e in _needed(own, cascade)} | {*kept}
         tiles = tuple(

@@ -154,7 +154,7 @@ def walked(cascade: Cascade, plan: Plan) -> list[tuple[Kernel, Loop]]:
     masks = {read.tensor for _, loop in walks for read in reads(loop.reach)}
     if real := sorted(t.name for t in masks if t.kind == "float" and t.indices):
         raise Unseen(f"the mask depends on the values of {', '.join(f'`{name}`' for name in real)}")
-    if outer := sorted({l.outer.name for _, l in walks if l.outer in free(l.reach)}):
+    if outer := sorted({i.name for _, l in walks for i in l.outers if i in free(l.reach)}):
         raise Unseen(f"the mask is another one at every position of {', '.join(f'`{n}`' for n in outer)}")
     return walks
 

@@ -1,0 +1,136 @@
+"""Expression → what it passes on to each read in it, for a weight that reaches it: one step of reverse mode.
+
+    w reaches a * b      -->   w * b reaches a,  w * a reaches b
+    w reaches x / b      -->   -w * (x / b) / b reaches b
+    w reaches x * exp(u) -->   w * (x * exp(u)) reaches u
+    w reaches T = log(x) -->   w * exp(-T) reaches x
+
+In the last three the value itself stands again, where a plain derivative would take it apart: it is known, as
+an output is, and sums over it are found that would otherwise be another pass (theory §A.6).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from attncc.ir.cascade import Apply, Choose, Equation, Expr, Index, Literal, Read, Reduce, kind, number, reads
+from attncc.ir.logic import conjoin, factors, is_literal, negated, quotient, times
+from attncc.ir.sign import Bodies, positive
+from attncc.ops import SLOPES
+
+
+@dataclass(frozen=True)
+class Part:
+    """`weight` reaches `read`, at every position of `over` where `where` holds; `over` are the equation's own
+    indices and those of the reductions around the read.
+    """
+
+    read: Read
+    weight: Expr
+    where: Expr
+    over: tuple[Index, ...]
+
+
+@dataclass(frozen=True)
+class Slopes:
+    """What is differentiated: the reads that pass a gradient on, and what is known of the others."""
+
+    active: Callable[[Read], bool]
+    bodies: Bodies
+
+    def parts(self, equation: Equation, weight: Expr) -> Iterator[Part]:
+        """What reaches the reads of an equation, of a weight that reaches its tensor."""
+        own = equation.tensor
+        here = Part(Read(own, own.indices), weight, conjoin(()), own.indices)
+        yield from self._through(equation.body, here, here.read)
+
+    def _through(self, e: Expr, at: Part, known: Expr) -> Iterator[Part]:
+        """The parts of an expression; `known` is how its value is written."""
+        if not any(map(self.active, reads(e))) or kind(e) != "float":
+            return
+        match e:
+            case Read():
+                yield replace(at, read=e)
+            case Reduce("sum"):
+                inside = replace(at, where=conjoin((at.where, e.where)), over=(*at.over, *e.over))
+                yield from self._through(e.body, inside, e.body)
+            case Reduce("max" | "min"):
+                # equal ones share it
+                among = Apply("==", (e.body, known))
+                ties = replace(e, op="sum", where=conjoin((e.where, among)), body=number(1.0))
+                inside = replace(at, where=conjoin((at.where, e.where, among)), over=(*at.over, *e.over))
+                inside = replace(inside, weight=Apply("/", (at.weight, ties)))
+                yield from self._through(e.body, inside, e.body)
+            case Choose(condition, then, other):
+                first = replace(at, where=conjoin((at.where, condition)))
+                yield from self._through(then, first, then)
+                second = replace(at, where=conjoin((at.where, negated(condition))))
+                yield from self._through(other, second, other)
+            case Apply("*" | "/"):
+                yield from self._product(e, at, known)
+            case Apply("exp", (x,)):
+                yield from self._through(x, replace(at, weight=times(at.weight, known)), x)
+            case Apply("log", (x,)) if isinstance(known, Read):
+                slope = Apply("exp", (Apply("neg", (Apply("finite", (known,)),)),))
+                yield from self._through(x, replace(at, weight=times(at.weight, slope)), x)
+            case Apply(op, args) if op in SLOPES:
+                for slope, x in zip(SLOPES[op](_apply, *args), args, strict=True):
+                    step = _expression(slope)
+                    if not is_literal(step, 0):
+                        yield from self._through(x, replace(at, weight=_weighed(at.weight, step)), x)
+            case _:
+                return
+
+    def _product(self, e: Expr, at: Part, known: Expr) -> Iterator[Part]:
+        up, down = factors(e)
+        for n, x in enumerate(up):
+            match x:
+                case Apply("exp", (u,)):
+                    yield from self._through(u, replace(at, weight=times(at.weight, known)), u)
+                case _:
+                    rest = quotient(up[:n] + up[n + 1 :], [])
+                    weight = self._over(times(at.weight, rest), down)
+                    yield from self._through(x, replace(at, weight=weight), x)
+        for x in down:
+            weight = self._over(Apply("neg", (times(at.weight, known),)), [x])
+            yield from self._through(x, replace(at, weight=weight), x)
+
+    def _over(self, weight: Expr, divisors: list[Expr]) -> Expr:
+        """A weight divided; nothing passes where a divisor is 0."""
+        sure = [x for x in divisors if positive(x, self.bodies) and not _sums(x, self.bodies)]
+        for x in divisors:
+            if x not in sure:
+                weight = times(weight, Apply("reciprocal", (x,)))
+        return quotient([weight], sure)
+
+
+def _sums(e: Expr, bodies: Bodies) -> bool:
+    """Whether a value may be a sum of nothing."""
+    inside = [bodies[r.tensor] for r in reads(e) if r.tensor in bodies]
+    return any(isinstance(x, Reduce) for x in inside) or any(_sums(x, bodies) for x in inside)
+
+
+def _weighed(weight: Expr, slope: Expr) -> Expr:
+    if is_literal(slope, -1):
+        return Apply("neg", (weight,))
+    return times(weight, slope)
+
+
+def _expression(e: Any) -> Expr:
+    return number(e) if isinstance(e, int | float) else e
+
+
+def _apply(op: str, *args: Any) -> Expr:
+    """An operation as the table of slopes writes it, numbers among its arguments."""
+    said = tuple(map(_expression, args))
+    match op, said:
+        case "if", (condition, then, other):
+            return Choose(condition, then, other)
+        case "-", (Literal(a, "int"), Literal(b, "int")):
+            return number(a - b)
+        case "**", (a, b) if is_literal(b, 1):
+            return a
+        case _:
+            return Apply(op, said)
