@@ -13,11 +13,14 @@ from attncc.ir.check import check
 from attncc.ir.verify import verified
 from attncc.lint.demands import leaking, unmet, witnessed
 from attncc.passes import PASSES
+from attncc.passes.adjoint import adjoint
 from attncc.passes.share import pruned
+from attncc.passes.stream import deferred, stream
 from attncc.schedule.plan import Plan, Refused, partition
 from attncc.schedule.required import not_causal, too_many_passes
 from attncc.schedule.spec import KINDS, Points, Specialisation
 from attncc.schedule.tiles import OLDEST, WIDEST
+from attncc.schedule.training import Training
 from attncc.source import Source
 from attncc.syntax.ast import Equate, Notes
 from attncc.syntax.parser import parse
@@ -79,13 +82,26 @@ def _judged(cascade: Cascade) -> tuple[Plan | Refused, list[Diagnostic]]:
     return plan, [*found, *(witnessed(d, cascade) for d in not_causal(plan)), *masked]
 
 
-def generate(cascade: Cascade, source: Source, spec: Specialisation) -> str:
-    """The module of a cascade, as text."""
+def generate(
+    cascade: Cascade, source: Source, spec: Specialisation, wrt: tuple[str, ...] | None = ()
+) -> str:
+    """The module of a cascade, as text, with the gradients of the inputs named by `wrt`; None: of all."""
     plan = planned(cascade, source)
     try:
-        return BACKENDS[spec.backend](said(source), pruned(cascade), plan, spec)
+        training = None if wrt == () else trained(cascade, wrt)
+        return BACKENDS[spec.backend](said(source), pruned(cascade), plan, spec, training)
     except Refused as refused:
         raise PatternError(source, [refused.diagnostic]) from None
+
+
+def trained(cascade: Cascade, wrt: tuple[str, ...] | None = None) -> Training:
+    """The forward and the backward pass of a cascade, planned. Refused names the rule where there is none."""
+    for rewrite in PASSES[: PASSES.index(stream)]:
+        cascade = verified(rewrite(cascade))
+    made = adjoint(verified(deferred(cascade)), wrt)
+    forward, backward = verified(made.forward), verified(made.backward)
+    plans = (partition(streamed(c)) for c in (forward, backward))
+    return Training(forward, next(plans), backward, next(plans), made.saved, made.given, made.wrt)
 
 
 def said(source: Source) -> Said:

@@ -36,7 +36,7 @@ EXTENTS = '''def extents(*tensors):
 '''
 
 KINDS = '''def check_kinds(floats, integers, booleans, allowed):
-    """Element types: all float tensors share one of `allowed`; gradients are not there yet."""
+    """Element types: all float tensors share one of `allowed`. What this launches has no gradients."""
     for name, tensor in floats:
         if tensor.dtype not in allowed:
             names = ", ".join(str(kind)[6:] for kind in allowed)
@@ -46,8 +46,8 @@ KINDS = '''def check_kinds(floats, integers, booleans, allowed):
             raise TypeError(f"`{name}` is {str(tensor.dtype)[6:]}, but `{first}` is {other}")
         if tensor.requires_grad and torch.is_grad_enabled():
             raise NotImplementedError(
-                f"`{name}` requires grad, and this kernel has no backward pass yet: call it under "
-                'torch.no_grad(), or as the dense reference, backend="reference", which is differentiable'
+                f"`{name}` requires grad, and this function has no backward pass: call it under "
+                "torch.no_grad(), or as the dense `reference`, which is differentiable"
             )
     for name, tensor in integers:
         if tensor.dtype not in (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8):
@@ -102,7 +102,7 @@ def checks(
     periods: Sequence[Expr],
 ) -> Iterator[str]:
     """Lines that check the arguments, divisors too, and name the extents that they and the body read."""
-    tensors = [t for t in cascade.inputs if t.origin in ("input", "table")]
+    tensors = [t for t in cascade.inputs if t.origin in ("input", "table", "kept")]
     rows = [
         f'("{t.name}", "{" ".join(i.name for i in t.indices)}", {words.tensor(t.name)}),' for t in tensors
     ]
@@ -110,7 +110,9 @@ def checks(
     yield from (f"    {row}" for row in rows)
     yield ")"
     floats, integers, booleans = (
-        ", ".join(f'("{t.name}", {words.tensor(t.name)})' for t in tensors if t.kind == kind)
+        ", ".join(
+            f'("{t.name}", {words.tensor(t.name)})' for t in tensors if t.kind == kind and t.origin != "kept"
+        )
         for kind in ("float", "int", "bool")
     )
     yield f"check_kinds([{floats}], [{integers}], [{booleans}], {dtypes})"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from attncc.codegen.ascending import SORTED
+from attncc.codegen.differentiable import differentiable
 from attncc.codegen.host import EXTENTS, KINDS, NUMBERS, signature, spelled, statistic
 from attncc.codegen.lines import folded, hanging
 from attncc.codegen.reference import reference
@@ -17,6 +18,7 @@ from attncc.ir.cascade import Cascade, Index, Reduce, Tensor, walk
 from attncc.schedule.loops import Program
 from attncc.schedule.plan import Kernel, Plan
 from attncc.schedule.spec import Specialisation
+from attncc.schedule.training import Training
 
 INDENT = "    "
 
@@ -56,14 +58,23 @@ def element_types(spec: Specialisation) -> str:
     return f"KINDS = ({', '.join(names)}{',' if len(names) == 1 else ''})\n\n"
 
 
-def docstring(said: Said, plan: Plan) -> str:
-    """The pattern, numbered; then what was made of it."""
+def docstring(said: Said, plan: Plan, training: Training | None) -> str:
+    """The pattern, numbered; then what was made of it, and of its gradients."""
     lines = [said.doc.strip() or said.name, ""]
     for n, equation in enumerate(said.equations, 1):
         first, *rest = equation.split("\n")
         lines += [*hanging(f"({n}) {first}"), *(f"{INDENT}{line}" for line in rest)]
-    lines += ["", "As it runs:", ""]
-    lines += [line for equation in briefly(plan.cascade) for line in hanging(equation, INDENT)]
+    lines += ["", "As it runs:", "", *_planned(plan if training is None else training.forward_plan)]
+    if training is not None:
+        lines += ["", "Its gradients:", "", *_planned(training.backward_plan)]
+    lines += ["", "Edit the pattern, not this file."]
+    text = "\n".join(lines).replace("\\", "\\\\").replace('"""', "'''")
+    return f'"""{text}\n"""\n'
+
+
+def _planned(plan: Plan) -> list[str]:
+    """What kernels compute, and how each of them runs."""
+    lines = [line for equation in briefly(plan.cascade) for line in hanging(equation, INDENT)]
     lines.append("")
     for kernel in plan.kernels:
         if len(plan.kernels) > 1:
@@ -74,9 +85,7 @@ def docstring(said: Said, plan: Plan) -> str:
             f"{t.name}[{','.join(i.name for i in t.indices if i.role != 'batch')}]" for t in state
         )
         lines += hanging(f"State of a row: {held}.") if held else []
-    lines += ["", "Edit the pattern, not this file."]
-    text = "\n".join(lines).replace("\\", "\\\\").replace('"""', "'''")
-    return f'"""{text}\n"""\n'
+    return lines
 
 
 def _in_words(kernel: Kernel) -> list[str]:
@@ -106,12 +115,19 @@ def _shown(tensor: Tensor) -> str:
     return f"{tensor.name}[{','.join(i.name for i in tensor.indices)}]"
 
 
-def host(cascade: Cascade, words: Words, check_lines: Iterable[str], body: Iterable[str], target: str) -> str:
-    """The function a person calls: the pattern's signature, checked."""
+def host(
+    cascade: Cascade,
+    words: Words,
+    check_lines: Iterable[str],
+    body: Iterable[str],
+    target: str,
+    name: str,
+) -> str:
+    """A function that launches kernels: a cascade's signature, checked."""
     returns = ", ".join(map(_shown, cascade.outputs))
-    takes = ", ".join(_shown(t) for t in cascade.inputs if t.origin in ("input", "table"))
+    takes = ", ".join(_shown(t) for t in cascade.inputs if t.origin in ("input", "table", "kept"))
     lines = [
-        f"def {words.function(cascade.name)}({signature(cascade, words)}):",
+        f"def {words.function(name)}({signature(cascade, words)}):",
         f'{INDENT}"""{takes} -> {returns}, on {target}.',
         "",
         f"{INDENT}Tensors may have any strides. ValueError and TypeError name what does not fit.",
@@ -130,6 +146,7 @@ def assemble(
     parts: Iterable[str],
     device: str,
     spec: Specialisation,
+    training: Training | None = None,
 ) -> str:
     """A whole module, two blank lines between its parts."""
     dense = reference(cascade)
@@ -140,19 +157,22 @@ def assemble(
         *([NUMBERS] if numbers else []),
         *([SORTED] if cascade.sorted_tables else []),
         *map(folded, parts),
+        *([] if training is None else [differentiable(cascade, training, words)]),
         *([dense.helpers] if dense.helpers else []),
         dense.function,
-        folded(main(cascade, words, device, spec)),
+        folded(main(cascade, words, device, spec, training)),
     ]
     text = "\n\n\n".join(piece.strip("\n") for piece in pieces if piece.strip()) + "\n"
     unused = [m for m in ("math", "weakref") if not re.search(rf"(?<!\.)\b{m}\.", text)]
     wanted = [line for line in imports if line.removeprefix("import ") not in unused]
     head = "\n".join(wanted).strip("\n")
-    return f"{docstring(said, plan)}\n{head}\n\n\n{text}"
+    return f"{docstring(said, plan, training)}\n{head}\n\n\n{text}"
 
 
-def main(cascade: Cascade, words: Words, device: str, spec: Specialisation) -> str:
-    """`__main__`: the kernel against the reference on random inputs."""
+def main(
+    cascade: Cascade, words: Words, device: str, spec: Specialisation, training: Training | None = None
+) -> str:
+    """`__main__`: the kernels against the reference on random inputs, gradients too where it has them."""
     kind = "float32" if "float32" in spec.dtypes else spec.dtypes[0]
     sizes = _sizes(cascade, dict(spec.extents[0]) if spec.extents else {})
     placed = {i for t in cascade.inputs if t.kind == "float" for i in t.indices}
@@ -164,15 +184,20 @@ def main(cascade: Cascade, words: Words, device: str, spec: Specialisation) -> s
         f"{INDENT}given = {{",
         *(f'{INDENT * 2}"{name}": {value},' for name, value in samples.items()),
         f"{INDENT}}}",
-        f"{INDENT}made = {words.function(cascade.name)}(**given)",
         f"{INDENT}floats = {{",
         f"{INDENT * 2}name: x.double()",
         f"{INDENT * 2}for name, x in given.items()",
         f"{INDENT * 2}if torch.is_tensor(x) and x.is_floating_point()",
         f"{INDENT}}}",
+        *([] if training is None else [f"{INDENT}for x in (*given.values(), *floats.values()):",
+            f"{INDENT * 2}if torch.is_tensor(x) and x.is_floating_point():",
+            f"{INDENT * 3}x.requires_grad_()"]),
+        f"{INDENT}made = {words.function(cascade.name)}(**given)",
         f"{INDENT}meant = reference(**{{**given, **floats}})",
+        *(f"{INDENT}{line}" for line in ([] if training is None else gradients(cascade, training))),
         f"{INDENT}for name, x, y in (",
         *(f"{INDENT * 2}{line}," for line in _compared(cascade)),
+        *([] if training is None else [f"{INDENT * 2}*rows,"]),
         f"{INDENT}):",
         f"{INDENT * 2}row = torch.linalg.vector_norm(torch.where(y.isfinite(), y, 0), dim=-1).mean()",
         f"{INDENT * 2}error = torch.linalg.vector_norm(torch.where(x == y, 0, x - y), dim=-1).max() / row",
@@ -180,6 +205,28 @@ def main(cascade: Cascade, words: Words, device: str, spec: Specialisation) -> s
         f'{INDENT * 2}assert error < {ALLOWED[kind]}, f"{{name}} is wrong"',
     ]
     return "\n".join(lines) + "\n"
+
+
+def gradients(cascade: Cascade, training: Training) -> Iterator[str]:
+    """`rows`: the gradients by both, of outputs that weigh their elements at random."""
+    many = len(cascade.outputs) > 1
+    real = [n for n, t in enumerate(cascade.outputs) if t.kind == "float"]
+    which = [f"[{n}]" if many else "" for n in real]
+    names = ", ".join(f'"{t.name}"' for t in training.wrt)
+    yield f"names = [{names}]"
+    yield f"weights = [torch.randn_like(x) for x in ({', '.join(f'made{w}' for w in which)},)]"
+    for word, outputs, inputs in (("made", "found", "given"), ("meant", "wanted", "floats")):
+        given = ", ".join(f"{word}{w}" for w in which)
+        yield f"{outputs} = torch.autograd.grad("
+        finite = "torch.where(x.isfinite(), w, 0).to(x.dtype)"
+        yield f"    ({given},),"
+        yield f"    [{inputs}[name] for name in names],"
+        yield f"    [{finite} for w, x in zip(weights, ({given},))],"
+        yield ")"
+    yield "rows = ["
+    yield '    (f"d{name}", x.reshape(-1, x.shape[-1] if x.dim() > 1 else 1), y.reshape(-1, x.shape[-1] if x.dim() > 1 else 1))'
+    yield "    for name, x, y in zip(names, found, wanted)"
+    yield "]"
 
 
 ALLOWED = {"float64": "1e-10", "float32": "1e-5", "float16": "5e-3", "bfloat16": "4e-2"}

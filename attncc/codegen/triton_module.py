@@ -9,7 +9,8 @@ from attncc.codegen.descriptors import DESCRIBE, by_descriptor, described
 from attncc.codegen.host import boxes, checks, output_shape, statistic, tables, with_digits
 from attncc.codegen.listed import Lists, lists
 from attncc.codegen.listed_module import list_kernels, list_launches
-from attncc.codegen.module import INDENT, Said, assemble, element_types, host, leading, words_of
+from attncc.codegen.functions import Function, functions
+from attncc.codegen.module import INDENT, Said, assemble, element_types, leading, words_of
 from attncc.codegen.order import CONSTANTS, PLACING, order_lines, work_of
 from attncc.codegen.signature import Signature
 from attncc.codegen.spell import FAST_LOG2
@@ -24,6 +25,7 @@ from attncc.schedule.lower import lower
 from attncc.schedule.plan import REFERENCE, Kernel, Plan, Refused
 from attncc.schedule.spec import WIDTHS, Specialisation
 from attncc.schedule.tiles import padded
+from attncc.schedule.training import Training
 
 DEVICE = 'torch.device("cuda" if torch.cuda.is_available() else "cpu")'
 
@@ -43,49 +45,27 @@ class Part:
     work: Program | None = None
 
 
-def generate(said: Said, cascade: Cascade, plan: Plan, spec: Specialisation) -> str:
-    """The text of a module; `cascade` is the pattern before the passes."""
-    words = words_of(cascade, plan.cascade, *(kernel.cascade for kernel in plan.kernels))
-    last = plan.kernels[-1]
-    names = ["TILES" if kernel is last else words.free(f"TILES_{kernel.name}") for kernel in plan.kernels]
-    parts = [_part(kernel, words, spec, name) for kernel, name in zip(plan.kernels, names, strict=True)]
-    short = spec.target.startswith("cuda") and all(WIDTHS[d] == 2 for d in spec.dtypes)
-    helpers: dict[str, str] = {}
-    texts = []
-    for part in parts:
-        own, text = kernel_text(part.program, words, part.signature, _ragged(part, spec), short)
-        before = [*list_kernels(part.lists, part.kernel.cascade, words)]
-        if part.work is not None:
-            before.append(kernel_text(part.work, words, Signature(part.work, part.kernel.cascade, words)))
-        for helper, more in [*before, (own, text)]:
-            helpers |= helper
-            texts.append(more)
-    follows = leading(cascade, (part.program for part in parts))
-    first = words.tensor(follows.name)
-    launch = [line for part in parts for line in _launch(part, plan.kept, words, first)]
-    launch.append(f"return {', '.join(words.tensor(t.name) for t in cascade.outputs)}")
-    positives = dict.fromkeys(e for part in parts for e in part.signature.positives)
-    periods = dict.fromkeys(e for part in parts for e in part.signature.periods)
-    digits = with_digits(cascade, (part.program for part in parts))
-    lines = [
-        *checks(digits, words, "KINDS", launch, tuple(positives), tuple(periods)),
-        *tables(cascade, words, "to(torch.promote_types({name}.dtype, torch.int32))"),
-        f"if max(sizes.values()) >= 1 << {BITS}:",
-        f'    raise ValueError(f"extents {{sizes}}: those of a kernel stay below 2**{BITS}")',
-        f"if not ({first}.is_cuda or triton.knobs.runtime.interpret):",
-        f'    raise ValueError(f"this kernel runs on a GPU, and `{follows.name}` is on {{{first}.device}}")',
-    ]
+def generate(
+    said: Said, cascade: Cascade, plan: Plan, spec: Specialisation, training: Training | None = None
+) -> str:
+    """The text of a module; `cascade` is the pattern before the passes. With `training`, its forward pass also
+    leaves what gradients need, and the backward pass stands beside it.
+    """
+    passes = functions(cascade, plan, training)
+    words = words_of(cascade, *(c for f in passes for c in f.cascades))
+    made = [_function(f, words, spec) for f in passes]
     table = element_types(spec)
-    if any(part.work is not None for part in parts):
+    if any(part.work is not None for m in made for part in m.parts):
         table += f"{CONSTANTS}\n"
-        helpers["_order_kernel"] = PLACING
     table += "# tiles, warps and pipeline stages by the extents of features and the bytes of an element\n"
-    table += "\n".join(line for part in parts for line in tile_table(part, spec))
+    table += "\n".join(line for m in made for part in m.parts for line in tile_table(part, spec))
+    helpers = {name: text for m in made for name, text in m.helpers.items()}
     own_texts = [helpers[name] for name in sorted(helpers)]
+    texts = [text for m in made for text in m.texts]
     logs = any("fast_log2(" in text for text in (*own_texts, *texts))
-    described = any(part.signature.described for part in parts)
-    common = [*([FAST_LOG2] if logs else []), *([DESCRIBE] if described else []), *own_texts]
-    pieces = [table, "\n\n".join(common), *texts, host(cascade, words, lines, launch, spec.target)]
+    blocks = any(part.signature.described for m in made for part in m.parts)
+    common = [*([FAST_LOG2] if logs else []), *([DESCRIBE] if blocks else []), *own_texts]
+    pieces = [table, "\n\n".join(common), *texts, *(m.host for m in made)]
     imports = [
         "import contextlib",
         "import math",
@@ -95,9 +75,57 @@ def generate(said: Said, cascade: Cascade, plan: Plan, spec: Specialisation) -> 
         "import triton",
         "import triton.language as tl",
         *(["from triton.language.extra.cuda import libdevice"] if logs else []),
-        *(["from triton.tools.tensor_descriptor import TensorDescriptor"] if described else []),
+        *(["from triton.tools.tensor_descriptor import TensorDescriptor"] if blocks else []),
     ]
-    return assemble(said, cascade, plan, words, imports, pieces, DEVICE, spec)
+    return assemble(said, cascade, plan, words, imports, pieces, DEVICE, spec, training)
+
+
+@dataclass(frozen=True)
+class Made:
+    """The text of one host function and of its kernels."""
+
+    parts: tuple[Part, ...]
+    helpers: dict[str, str]
+    texts: tuple[str, ...]
+    host: str
+
+
+def _function(f: Function, words: Words, spec: Specialisation) -> Made:
+    last = f.plan.kernels[-1]
+    own = [f.plain and kernel is last for kernel in f.plan.kernels]
+    names = [
+        "TILES" if first else words.free(f"TILES_{kernel.name}")
+        for kernel, first in zip(f.plan.kernels, own, strict=True)
+    ]
+    parts = [_part(kernel, words, spec, name) for kernel, name in zip(f.plan.kernels, names, strict=True)]
+    short = spec.target.startswith("cuda") and all(WIDTHS[d] == 2 for d in spec.dtypes)
+    helpers: dict[str, str] = {}
+    texts = []
+    for part in parts:
+        found, text = kernel_text(part.program, words, part.signature, _ragged(part, spec), short)
+        before = [*list_kernels(part.lists, part.kernel.cascade, words)]
+        if part.work is not None:
+            before.append(kernel_text(part.work, words, Signature(part.work, part.kernel.cascade, words)))
+            helpers["_order_kernel"] = PLACING
+        for helper, more in [*before, (found, text)]:
+            helpers |= helper
+            texts.append(more)
+    follows = leading(f.cascade, (part.program for part in parts))
+    first = words.tensor(follows.name)
+    launch = [line for part in parts for line in _launch(part, f.plan.kept, words, first)]
+    launch += f.ending(words)
+    positives = dict.fromkeys(e for part in parts for e in part.signature.positives)
+    periods = dict.fromkeys(e for part in parts for e in part.signature.periods)
+    digits = with_digits(f.cascade, (part.program for part in parts))
+    lines = [
+        *checks(digits, words, "KINDS", launch, tuple(positives), tuple(periods)),
+        *tables(f.cascade, words, "to(torch.promote_types({name}.dtype, torch.int32))"),
+        f"if max(sizes.values()) >= 1 << {BITS}:",
+        f'    raise ValueError(f"extents {{sizes}}: those of a kernel stay below 2**{BITS}")',
+        f"if not ({first}.is_cuda or triton.knobs.runtime.interpret):",
+        f'    raise ValueError(f"this kernel runs on a GPU, and `{follows.name}` is on {{{first}.device}}")',
+    ]
+    return Made(tuple(parts), helpers, tuple(texts), f.text(words, lines, launch, spec.target))
 
 
 def _part(kernel: Kernel, words: Words, spec: Specialisation, tiles: str) -> Part:

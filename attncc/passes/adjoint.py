@@ -53,13 +53,14 @@ from attncc.passes.slopes import Part, Slopes
 
 @dataclass(frozen=True)
 class Adjoint:
-    """`forward` gives the outputs and what is `saved`; `backward` takes both, and for each of the outputs what
-    reaches it, and gives the gradients of `wrt`.
+    """`forward` gives the outputs and, after them, what is `saved` besides; `backward` takes what is saved and
+    what reaches the real outputs, `given`, and gives the gradients of `wrt`.
     """
 
     forward: Cascade
     backward: Cascade
     saved: tuple[Tensor, ...]
+    given: tuple[Tensor, ...]
     wrt: tuple[Tensor, ...]
 
 
@@ -252,6 +253,7 @@ class _Reverse:
             equations=(*self.cascade.equations, *self.made),
             inputs=(*self.cascade.inputs, *given),
             lengths=lengths,
+            defaults=(),
             outputs=tuple(gradients),
             demands=tuple(d for d in self.cascade.demands if d.name in ("sorted", "range")),
         )
@@ -299,7 +301,7 @@ class _Reverse:
             self.cascade,
             outputs=(*self.cascade.outputs, *(declared[t.name] for t in own)),
         )
-        return Adjoint(pruned(forward), backward, kept, self.wrt)
+        return Adjoint(pruned(forward), backward, kept, tuple(given), self.wrt)
 
     def _measured(self, e: Expr) -> Expr:
         """An expression in which sums of which there are logarithms are said by these."""
