@@ -56,14 +56,9 @@ def schema(takes: Iterable[Tensor], gives: int) -> str:
     """`(Tensor Q, Tensor K, Tensor V, SymInt window) -> Tensor`"""
     takes = tuple(takes)
     numbers = {"int": "SymInt", "float": "float", "bool": "bool"}
-    kinds = (numbers[t.kind] if is_number(t) else "Tensor" for t in takes)
+    kinds = ("Tensor" if t.loaded else numbers[t.kind] for t in takes)
     said = ", ".join(f"{kind} {name}" for kind, name in zip(kinds, parameters(takes), strict=True))
     return f"({said}) -> {'Tensor' if gives == 1 else '(' + ', '.join(['Tensor'] * gives) + ')'}"
-
-
-def is_number(tensor: Tensor) -> bool:
-    """Whether an input is a number of the call, and no tensor."""
-    return tensor.origin in ("scalar", "static")
 
 
 def parameters(inputs: Iterable[Tensor]) -> list[str]:

@@ -10,9 +10,9 @@ import torch
 from torch.autograd import forward_ad
 
 from attncc.ir.cascade import Cascade
-from attncc.runtime.gradients import Runs, differentiable, needed
+from attncc.runtime.differentiable import BELOW, differentiable, register
+from attncc.runtime.gradients import Runs, needed, passes
 from attncc.runtime.library import CHECKS, LIBRARY, LOCK, define, fake, known, schema
-from attncc.runtime.slices import sliced
 from attncc.source import Source
 
 PLAIN = (torch.Tensor, torch.nn.Parameter)
@@ -68,45 +68,51 @@ def operator(source: Source, cascade: Cascade, backend: str | None, runs: Runs) 
     def imagined(*given: Any) -> Any:
         return fake(cascade, backend, dict(zip(inputs, given, strict=True)))
 
-    def pair(wrt: tuple[str, ...]) -> Any:
-        return differentiable(name_of(source, cascade, backend, wrt), cascade, backend, wrt, runs)
+    def passing(wrt: tuple[str, ...]) -> Any:
+        return passes(name_of(source, cascade, backend, wrt), cascade, backend, wrt, runs)
 
     with LOCK:
         if known(name) is None:
             op = define(name, schema(cascade.inputs, len(cascade.outputs)), real, imagined)
-            LIBRARY.impl(name, _chosen(op, cascade, pair), "Autograd", with_keyset=True)
+            register(op, *_chosen(op, cascade, passing))
             for device in AUTOCAST:
-                LIBRARY.impl(name, _cast(op, device), f"Autocast{device}")
-            sliced(name, op, cascade)
+                LIBRARY.impl(op, _cast(op, device), f"Autocast{device}")
     return known(name)
 
 
-def _chosen(op: Any, cascade: Cascade, pair: Callable[[tuple[str, ...]], Any]) -> Callable[..., Any]:
-    """The operator where torch differentiates: itself, or the passes of the gradients that are asked for."""
-    pairs: dict[tuple[str, ...], Any] = {}
+def _chosen(
+    op: Any, cascade: Cascade, passing: Callable[[tuple[str, ...]], Any]
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """The operator where torch differentiates, and inside torch.func: itself, or the forward pass for exactly
+    the gradients that are asked for.
+    """
+    forwards: dict[tuple[str, ...], Any] = {}
     count = len(cascade.outputs)
-    internal: Any = torch._C
 
-    def choose(keys: Any, *given: Any) -> Any:
-        if forward_ad._current_level >= 0 and any(_dual(x) for x in given):
-            raise NotImplementedError(
-                f"`{cascade.name}` has no forward-mode derivative: only torch.func.grad, vjp and jacrev. The "
-                'dense definition has: attncc.load(..., backend="reference")'
-            )
+    def keep(ctx: Any, inputs: tuple[Any, ...], made: tuple[torch.Tensor, ...]) -> None:
+        """Nothing."""
+
+    def never(ctx: Any, *cotangents: Any) -> tuple[Any, ...]:
+        raise AssertionError(f"{op} is differentiated, and no input of it requires grad")
+
+    itself = differentiable(op, cascade, keep, never)
+
+    def inside(*given: Any) -> Any:
         wrt = needed(cascade, given)
         if not wrt:
-            with internal._AutoDispatchBelowAutograd():
-                return op.redispatch(keys & internal._after_autograd_keyset, *given)
-        if wrt not in pairs:
-            pairs[wrt] = pair(wrt)
-        made = pairs[wrt](*given)
+            return itself(*given)
+        if wrt not in forwards:
+            forwards[wrt] = passing(wrt)
+        made = forwards[wrt](*given)
         return made[:count] if count > 1 else made[0] if isinstance(made, tuple) else made
 
-    return choose
+    def choose(*given: Any) -> Any:
+        if forward_ad._current_level >= 0 or needed(cascade, given):
+            return inside(*given)
+        with BELOW():
+            return op(*given)
 
-
-def _dual(x: Any) -> bool:
-    return isinstance(x, torch.Tensor) and forward_ad.unpack_dual(x).tangent is not None
+    return choose, inside
 
 
 def _cast(op: Any, device: str) -> Callable[..., Any]:

@@ -1,30 +1,33 @@
-"""torch.vmap: an operator over one more axis, folded into one that every program has of its own, or one slice
-after the other.
+"""torch.vmap: a cascade over one more axis, folded into one at whose every position the same is computed, or one
+slice after the other.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import torch
 
 from attncc.ir.cascade import Cascade, Expr, Index, Read, Reduce, Tensor, children
-from attncc.runtime.library import LIBRARY, is_number
+
+Rule: TypeAlias = Callable[[Any, int, tuple[int | None, ...], tuple[Any, ...]], tuple[Any, Any]]
+"""What is called, how many slices, their axes in the arguments, the arguments → outputs and their axes."""
 
 
-def sliced(name: str, op: Any, cascade: Cascade) -> None:
-    """Registers how an operator from a cascade's inputs to its outputs is mapped over one more axis."""
+def rule(cascade: Cascade) -> Rule:
+    """How what goes from a cascade's inputs to its outputs is mapped over one more axis."""
     index = folding(cascade)
 
-    def rule(info: Any, axes: tuple[int | None, ...], *given: Any) -> tuple[Any, Any]:
-        alike = index is not None and all(
-            axis is None or index in t.indices for t, axis in zip(cascade.inputs, axes, strict=True)
-        )
-        make = _folded if alike else _each
-        made = make(op, cascade, index, info.batch_size, axes, given)
+    def mapped(call: Any, size: int, axes: tuple[int | None, ...], given: tuple[Any, ...]) -> tuple[Any, Any]:
+        pairs = zip(cascade.inputs, axes, strict=True)
+        if index is not None and all(axis is None or index in t.indices for t, axis in pairs):
+            made = _folded(call, cascade, index, size, axes, given)
+        else:
+            made = _each(call, size, axes, given)
         return (made[0], 0) if len(made) == 1 else (tuple(made), (0,) * len(made))
 
-    torch.library.register_vmap(f"attncc::{name}", rule, lib=LIBRARY)
+    return mapped
 
 
 def folding(cascade: Cascade) -> Index | None:
@@ -50,25 +53,23 @@ def _apart(e: Expr, index: Index) -> bool:
             return all(_apart(x, index) for x in children(e))
 
 
-def _each(
-    op: Any, cascade: Cascade, index: Index | None, size: int, axes: tuple[int | None, ...], given: Any
-) -> list[torch.Tensor]:
+def _each(call: Any, size: int, axes: tuple[int | None, ...], given: tuple[Any, ...]) -> list[torch.Tensor]:
     """One slice after the other."""
     made = []
     for n in range(size):
         slices = (x if axis is None else x.select(axis, n) for x, axis in zip(given, axes, strict=True))
-        found = op(*slices)
+        found = call(*slices)
         made.append(found if isinstance(found, tuple) else (found,))
     return [torch.stack(found) for found in zip(*made, strict=True)]
 
 
 def _folded(
-    op: Any, cascade: Cascade, index: Index, size: int, axes: tuple[int | None, ...], given: Any
+    call: Any, cascade: Cascade, index: Index, size: int, axes: tuple[int | None, ...], given: tuple[Any, ...]
 ) -> list[torch.Tensor]:
     """The new axis and that of the index as one."""
 
     def fold(tensor: Tensor, x: Any, axis: int | None) -> Any:
-        if is_number(tensor) or index not in tensor.indices:
+        if not tensor.loaded or index not in tensor.indices:
             return x
         whole = x.expand(size, *x.shape) if axis is None else x.movedim(axis, 0)
         at = tensor.indices.index(index)
@@ -78,6 +79,6 @@ def _folded(
         at = tensor.indices.index(index)
         return x.unflatten(at, (size, x.shape[at] // size)).movedim(at, 0)
 
-    made = op(*(fold(*each) for each in zip(cascade.inputs, given, axes, strict=True)))
+    made = call(*(fold(*each) for each in zip(cascade.inputs, given, axes, strict=True)))
     found = made if isinstance(made, tuple) else (made,)
     return [unfold(t, x) for t, x in zip(cascade.outputs, found, strict=True)]
