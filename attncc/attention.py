@@ -7,15 +7,15 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from keyword import iskeyword
 from pathlib import Path
 from threading import RLock
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from attncc.codegen.words import Words
-from attncc.diagnostics import Diagnostic, Label, PatternError
+from attncc.diagnostics import Diagnostic, PatternError
 from attncc.ir.cascade import Cascade
+from attncc.parameters import python_name, refuse_reserved, signature_of, wanted
 from attncc.pipeline import generate, meaning, planned, trained
 from attncc.runtime.cache import cached
 from attncc.schedule.plan import Refused
@@ -23,7 +23,6 @@ from attncc.schedule.spec import KINDS, WIDTHS, Specialisation
 from attncc.schedule.tiles import WIDEST, Tile
 from attncc.schedule.training import Training
 from attncc.source import Source
-from attncc.syntax.parser import parse
 
 if TYPE_CHECKING:
     from attncc.runtime.gradients import Runs
@@ -86,13 +85,13 @@ class Attention:
         self._cascades: dict[tuple[str, ...], Cascade] = {(): meaning(source)}
         self._trainings: dict[tuple[tuple[str, ...], tuple[str, ...]], Training] = {}
         self._prepared: dict[tuple[str, ...], str] = {}
-        _refuse_reserved(self.cascade, source)
+        refuse_reserved(self.cascade, source)
         self._lock = RLock()
         self._traced = SimpleNamespace()
         self.__name__ = self.cascade.name
         self.__doc__ = self.cascade.doc
-        self.__signature__ = _signature(self.cascade, signature)
-        names = {_argument(t.name): t.name for t in self.cascade.inputs}
+        self.__signature__ = signature_of(self.cascade, signature)
+        names = {python_name(t.name): t.name for t in self.cascade.inputs}
         self._inputs = {name: names[name] for name in self.__signature__.parameters}
         parameters = self.__signature__.parameters.values()
         self._defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
@@ -137,7 +136,6 @@ class Attention:
         shows it, `.save("mask.png")` writes it, `.svg` and `.png` are the picture itself. ValueError says
         what cannot be drawn, PatternError what has no kernel.
         """
-        from attncc.pipeline import planned
         from attncc.viz import draw
         from attncc.viz.notebook import in_python
 
@@ -164,7 +162,7 @@ class Attention:
         from attncc.runtime import ops
 
         arguments = self._bound(args, kwargs)
-        names = _names(outputs)
+        names = wanted(outputs)
         plain = self.backend == "reference" or not ops.transformed(arguments.values())
         if plain and not ops.traced(arguments.values()):
             return self._run(names, arguments)
@@ -206,7 +204,7 @@ class Attention:
 
         if self.backend == "reference":
             raise ValueError("the reference is plain PyTorch, and no operator")
-        names = _names(outputs)
+        names = wanted(outputs)
         cascade = self._cascade(names)
         return ops.operator(self.source, cascade, self.backend, self._runs(names))
 
@@ -296,7 +294,7 @@ class Attention:
         from attncc.runtime.tune import tune
         from attncc.runtime.tuned import occasion_of
 
-        names, arguments = _names(outputs), self._bound(args, kwargs)
+        names, arguments = wanted(outputs), self._bound(args, kwargs)
         cascade = self._cascade(names)
         backend, target, extents = self._place(cascade, arguments)
         occasion = occasion_of(cascade, arguments, names, backend, target, extents)
@@ -342,51 +340,9 @@ class Attention:
 
 def _undifferentiated(why: Diagnostic, wrt: tuple[str, ...]) -> Diagnostic:
     """Why there are no kernels for gradients, and what to do."""
-    names = ", ".join(f"`{name}`" for name in wrt)
-    help = 'differentiate the dense definition, `backend="reference"`, or call it under torch.no_grad()'
-    message = f"no gradients in {names}: {why.message}"
-    return replace(why, message=message, help=f"{why.help}; {help}" if why.help else help)
-
-
-def _signature(cascade: Cascade, written: inspect.Signature | None) -> inspect.Signature:
-    """The parameters as they are written, or else in the pattern's order, with the pattern's defaults. By
-    name only from where a parameter without a default follows one that has it.
-    """
-    place, name_only = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
-    defaults = {_argument(name): value for name, value in cascade.defaults}
-    every = (
-        list(written.parameters.values())
-        if written
-        else [inspect.Parameter(_argument(t.name), place) for t in cascade.inputs]
-    )
-    parameters: list[inspect.Parameter] = []
-    late = False
-    for n, p in enumerate(every):
-        late |= p.name in defaults and any(x.name not in defaults for x in every[n:] if x.kind is place)
-        default = defaults.get(p.name, inspect.Parameter.empty)
-        parameters.append(p.replace(kind=name_only if late else p.kind, default=default))
-    return inspect.Signature(parameters)
-
-
-def _refuse_reserved(cascade: Cascade, source: Source) -> None:
-    """PatternError where a parameter has the name by which a call asks for equations."""
-    pattern = parse(source).pattern if any(t.name == "outputs" for t in cascade.inputs) else None
-    for span in [p.span for p in pattern.params if p.name == "outputs"] if pattern else []:
-        message = "a parameter called `outputs` cannot be given by name: `outputs=` asks for equations"
-        label = Label(span, "declared here")
-        raise PatternError(source, [Diagnostic("reserved-name", message, (label,), "give it another name")])
-
-
-def _argument(name: str) -> str:
-    """What a parameter is called in Python."""
-    return f"{name}_" if iskeyword(name) else name
-
-
-def _names(outputs: Sequence[str] | str | None) -> tuple[str, ...]:
-    names = (outputs,) if isinstance(outputs, str) else () if outputs is None else outputs
-    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
-        raise TypeError(f"`outputs` is a name, or a list or tuple of names, not {outputs!r}")
-    return tuple(names)
+    message = f"no gradients in {', '.join(f'`{name}`' for name in wrt)}: {why.message}"
+    help = 'differentiate the dense reference, `attncc.load(path, backend="reference")`'
+    return replace(why, message=message, help=f"{help}, or call this under torch.no_grad()")
 
 
 def _kinds(backend: str, cascade: Cascade, arguments: dict[str, Any]) -> tuple[str, ...]:

@@ -21,8 +21,8 @@ TWICE = (
 
 @dataclass(frozen=True)
 class Runs:
-    """What stands behind the operators of a pattern. Arguments are by what they are called in the pattern, and
-    so are the inputs in which it is differentiated.
+    """What stands behind the operators of a pattern. Arguments, and the inputs whose gradients are asked for,
+    are by what they are called in the pattern.
 
     `plain` gives the outputs, `forward` also what is saved, and `backward`, which takes what it needs after
     the arguments, the gradients. `training` plans the two, PatternError where they have no kernels.

@@ -1,6 +1,4 @@
-"""torch.vmap: a cascade over one more axis, folded into one at whose every position the same is computed, or one
-slice after the other.
-"""
+"""Cascade → how it is mapped over one more axis: folded into one of its own, or one slice after the other."""
 
 from __future__ import annotations
 
