@@ -312,7 +312,8 @@ class Attention:
                 text = self.modules[key]
                 if key not in self._functions:
                     del self.modules[key]
-            return text, functools.partial(function.on, arguments)
+            given = {function.parameters[name]: value for name, value in arguments.items()}
+            return text, functools.partial(function.call, **given)
 
         return tune(self.source, cascade, occasion, make)
 
@@ -323,13 +324,14 @@ class Attention:
         if key.backend == "reference":
             from attncc.codegen.reference_module import module_text
 
-            text, names = module_text(cascade), ("reference",)
+            text, names = module_text(cascade), ["reference"]
         else:
             spec = Specialisation(key.backend, key.target, key.kinds, (key.extents,), key.tile)
-            make = functools.partial(generate, cascade, self.source, spec, key.wrt)
-            text = cached(self.source, key.outputs, spec, make, key.wrt)
+            text = cached(
+                self.source, key.outputs, spec, lambda: generate(cascade, self.source, spec, key.wrt), key.wrt
+            )
             tails = ("_forward", "_backward") if key.wrt else ("",)
-            names = tuple(Words(frozenset()).function(f"{cascade.name}{tail}") for tail in tails)
+            names = [Words(frozenset()).function(f"{cascade.name}{tail}") for tail in tails]
         module = load(text, cascade.name)
         call, *backward = (getattr(module, name) for name in names)
         parameters = inspect.signature(call).parameters

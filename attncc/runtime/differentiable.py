@@ -17,7 +17,7 @@ Keep: TypeAlias = Callable[[Any, tuple[Any, ...], tuple[torch.Tensor, ...]], Non
 Formula: TypeAlias = Callable[..., tuple[Any, ...]]
 """Torch's context and what reaches the outputs, None where nothing does → a gradient for every input."""
 
-BELOW: Any = torch._C._AutoDispatchBelowAutograd  # type: ignore[attr-defined]
+BELOW: Any = torch._C._AutoDispatchBelowAutograd
 """Inside it operators are only what they compute."""
 
 FORWARD_MODE = (

@@ -44,7 +44,7 @@ def needed(cascade: Cascade, given: tuple[Any, ...]) -> tuple[str, ...]:
 
 def _requires_grad(x: torch.Tensor) -> bool:
     """Also where torch.func has wrapped it."""
-    wrapped: Any = torch._C._functorch  # type: ignore[attr-defined]
+    wrapped: Any = torch._C._functorch
     while not x.requires_grad:
         if not wrapped.is_functorch_wrapped_tensor(x):
             return False

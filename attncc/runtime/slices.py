@@ -73,7 +73,7 @@ def _folded(
         at = tensor.indices.index(index)
         return whole.movedim(0, at).flatten(at, at + 1)
 
-    def unfold(tensor: Tensor, x: torch.Tensor) -> torch.Tensor:
+    def unfold(tensor: Tensor, x: Any) -> Any:
         at = tensor.indices.index(index)
         return x.unflatten(at, (size, x.shape[at] // size)).movedim(at, 0)
 
