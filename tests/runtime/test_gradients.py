@@ -181,9 +181,15 @@ def test_opcheck(name: str, device: str) -> None:
     forward, backward = (getattr(torch.ops.attncc, n).default for n in (forward, backward))
     assert all_successful(forward, given)
     with torch.no_grad():
-        made = dict(zip((r for r in ("O", *["lse"] * (name != "window"), "P_log")), forward(*given), strict=True))
-    rest = [made.get(a.name, torch.ones_like(made.get(a.name[1:], floats[0]))) for a in backward._schema.arguments]
-    assert all_successful(backward, (*(x.detach() if torch.is_tensor(x) else x for x in given), *rest[len(given) :]))
+        made = dict(
+            zip((r for r in ("O", *["lse"] * (name != "window"), "P_log")), forward(*given), strict=True)
+        )
+    rest = [
+        made.get(a.name, torch.ones_like(made.get(a.name[1:], floats[0]))) for a in backward._schema.arguments
+    ]
+    assert all_successful(
+        backward, (*(x.detach() if torch.is_tensor(x) else x for x in given), *rest[len(given) :])
+    )
 
 
 def all_successful(op: Any, given: tuple[Any, ...]) -> bool:
@@ -195,7 +201,9 @@ def test_checkpoints(reentrant: bool) -> None:
     attend = pattern("streaming")
     call, floats = tracked(attend, 33, "cpu")
     meant = grad(loss(attend(**call)), floats)
-    made = checkpoint(lambda *qkv: attend(*qkv, call["window"], call["sinks"]), *floats, use_reentrant=reentrant)
+    made = checkpoint(
+        lambda *qkv: attend(*qkv, call["window"], call["sinks"]), *floats, use_reentrant=reentrant
+    )
     loss(made).backward()
     assert all(torch.equal(x.grad, y) for x, y in zip(floats, meant, strict=True))
 
@@ -232,7 +240,10 @@ def test_automatic_precision(device: str) -> None:
     meant = grad(loss((o.float(), lse)), floats)
     assert {x.dtype for x in found} == {torch.float32}
     assert all(map(torch.equal, found, meant))
-    with torch.autocast(device, torch.bfloat16), pytest.raises(TypeError, match="`K` is bfloat16, but `Q` is"):
+    with (
+        torch.autocast(device, torch.bfloat16),
+        pytest.raises(TypeError, match="`K` is bfloat16, but `Q` is"),
+    ):
         attend(**{**call, "Q": call["Q"].double()})
 
 
