@@ -79,11 +79,15 @@ def _totals(plan: Plan) -> Cascade:
     made = _late(plan)
     cascade = plan.cascade
     rows = {r.tensor.name: r.tensor for e in plan.totals for r in reads(e.body) if r.tensor.name not in made}
-    given = {name: replace(t, origin="input" if t.origin == "equation" else t.origin) for name, t in rows.items()}
+    given = {
+        name: replace(t, origin="input" if t.origin == "equation" else t.origin) for name, t in rows.items()
+    }
     seen = {x for e in plan.totals for x in walk(e.body) if isinstance(x, Index)}
     lengths = []
     for index, length in reversed(cascade.lengths):
-        if index in seen | {i for e in plan.totals for x in walk(e.body) if isinstance(x, Reduce) for i in x.over}:
+        if index in seen | {
+            i for e in plan.totals for x in walk(e.body) if isinstance(x, Reduce) for i in x.over
+        }:
             lengths.append((index, length))
             seen |= {x for x in walk(length) if isinstance(x, Index)}
     # tensors besides, that show an extent
