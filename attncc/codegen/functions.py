@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from attncc.codegen.module import INDENT, host
 from attncc.codegen.reference import reference
 from attncc.codegen.words import Words
-from attncc.ir.cascade import Cascade, Read, Tensor, reads
+from attncc.ir.cascade import Cascade, Read, Reduce, Tensor, reads, walk
 from attncc.passes.share import replace_reads
 from attncc.schedule.plan import Plan
 from attncc.schedule.training import Training
@@ -85,6 +85,15 @@ def _totals(plan: Plan) -> Cascade:
         for e in plan.totals
     )
     outputs = tuple(t for t in plan.cascade.outputs if t.name in made)
+    shown = {i for t in inputs for i in t.indices}
+    summed = {i for e in equations for x in walk(e.body) if isinstance(x, Reduce) for i in x.over} - shown
+    lengths = tuple((i, size) for i, size in plan.cascade.lengths if i in summed)
     return replace(
-        plan.cascade, inputs=inputs, equations=equations, outputs=outputs, demands=(), defaults=()
+        plan.cascade,
+        inputs=inputs,
+        equations=equations,
+        outputs=outputs,
+        demands=(),
+        defaults=(),
+        lengths=lengths,
     )
