@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -25,6 +26,10 @@ from attncc.schedule.training import Training
 from attncc.source import Source
 from attncc.verify.compared import Compared, Function, Given, doubled
 from attncc.verify.sizes import terms
+
+
+MOST = 1 << 23
+"""Pairs of a query and a key in all heads for which terms are added up once more."""
 
 
 class Trained:
@@ -137,10 +142,12 @@ def slopes(
     reach = weights(exact, kind, seed)
     inputs = {t.name: t for t in trained.cascade.inputs}
     defaults = dict(trained.cascade.defaults)
+    sizes = {i: n for t in inputs.values() for i, n in zip(t.indices, getattr(given.get(t.name), "shape", ()), strict=False)}
+    cells = math.prod(n for i, n in sizes.items() if i.role != "feature")
     return Compared(
         tuple(replace(inputs[n], name=f"d{n}") for n in trained.wrt),
         lambda given: gradients(trained, given, trained.wrt, reach),
         lambda given: gradients(reference, given, trained.wrt, reach),
         kind,
-        lambda: magnitudes(trained.training, {**defaults, **doubled(given)}, reach),
+        None if cells > MOST else lambda: magnitudes(trained.training, {**defaults, **doubled(given)}, reach),
     )
