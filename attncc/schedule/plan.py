@@ -41,6 +41,7 @@ from attncc.schedule.alike import alike
 from attncc.schedule.cuts import cut, joined, of_first_pass, of_other_rows, with_inverses
 from attncc.schedule.totals import by_rows
 from attncc.schedule.stages import Nests, Stage, nests, stages
+from attncc.schedule.turned import of_turned, turned, turns
 from attncc.source import Span
 
 
@@ -174,6 +175,9 @@ def _kernels(cascade: Cascade) -> tuple[Kernel, ...]:
     kernels: list[Kernel] = []
     groups = _groups(cascade)
     for group in groups:
+        while kept := of_turned(_of(cascade, group)):
+            first, cascade = cut(cascade, kept)
+            kernels += _kernels(first)
         while (found := of_other_rows(part := _of(cascade, group), _rows(part))) is not None:
             first, cascade = cut(joined(cascade, found[0]), found[1])
             kernels += _kernels(first)
@@ -217,13 +221,14 @@ def _kernel(cascade: Cascade) -> Kernel:
     """One kernel for the whole cascade, or `Refused`."""
     rows = _rows(cascade)
     batch = tuple(dict.fromkeys(i for t in cascade.outputs for i in t.indices if i.role == "batch"))
-    cascade = alike(_at_grid(cascade, (*batch, *_turned(cascade))))
+    around = turned(cascade)
+    cascade = alike(_at_grid(cascade, (*batch, *_turned(cascade), *around)))
     sums = {e.tensor: e.body for e in cascade.equations if isinstance(e.body, Reduce)}
     pairs = nests(cascade)
     walks = {t: _walked(e, pairs) for t, e in sums.items()}
     states = {t: i for t, i in walks.items() if i is not None}
     for equation in cascade.equations:
-        _check_equation(equation, rows, batch, states, pairs)
+        _check_equation(equation, rows, (*batch, *around), states, pairs)
     prologue, walked, epilogue = stages(cascade, states, _stored(cascade, rows), pairs, rows)
     loops = _on_one_grid(tuple(_loop(stage, rows, cascade, pairs.get(stage.index, ())) for stage in walked))
     return Kernel(cascade, rows, batch, prologue, loops, epilogue)
@@ -350,7 +355,8 @@ def _walked(e: Reduce, pairs: Nests) -> Index | None:
     inner = next((i for i, outers in pairs.items() if {i, *outers} == set(e.over)), None)
     if inner is not None:
         return inner
-    if len(sequence) > 1 or (sequence and len(e.over) > 1) or any(i.role == "batch" for i in e.over):
+    batch = any(i.role == "batch" for i in e.over)
+    if len(sequence) > 1 or (sequence and len(e.over) > 1) or (batch and not turns(e)):
         names = ", ".join(i.name for i in e.over)
         message = f"no kernel plan for a reduction over `{names}` at once: a loop walks one sequence index"
         if len(sequence) == len(e.over) == 2:
