@@ -39,6 +39,7 @@ from attncc.passes.operator import Operator, State
 from attncc.passes.share import pruned, replace_reads
 from attncc.schedule.alike import alike
 from attncc.schedule.cuts import cut, joined, of_first_pass, of_other_rows, with_inverses
+from attncc.schedule.scattered import by_features
 from attncc.schedule.totals import by_rows
 from attncc.schedule.stages import Nests, Stage, nests, stages
 from attncc.schedule.turned import of_turned, turned, turns
@@ -222,7 +223,7 @@ def _kernel(cascade: Cascade) -> Kernel:
     rows = _rows(cascade)
     batch = tuple(dict.fromkeys(i for t in cascade.outputs for i in t.indices if i.role == "batch"))
     around = turned(cascade)
-    cascade = alike(_at_grid(cascade, (*batch, *_turned(cascade), *around)))
+    cascade = alike(_at_grid(by_features(cascade), (*batch, *_turned(cascade), *around)))
     sums = {e.tensor: e.body for e in cascade.equations if isinstance(e.body, Reduce)}
     pairs = nests(cascade)
     walks = {t: _walked(e, pairs) for t, e in sums.items()}
