@@ -79,6 +79,7 @@ def _totals(plan: Plan) -> Cascade:
     made = _late(plan)
     given = {r.tensor.name: r.tensor for e in plan.totals for r in reads(e.body) if r.tensor.name not in made}
     inputs = tuple(replace(t, origin="input" if t.origin == "equation" else t.origin) for t in given.values())
+    inputs += _showing(plan, made, inputs)
     names = {t.name: t for t in inputs}
     equations = tuple(
         replace(e, body=replace_reads(e.body, lambda r: Read(names[r.tensor.name], r.at) if r.tensor.name in names else None))
@@ -88,3 +89,15 @@ def _totals(plan: Plan) -> Cascade:
     return replace(
         plan.cascade, inputs=inputs, equations=equations, outputs=outputs, demands=(), defaults=()
     )
+
+
+def _showing(plan: Plan, made: set[str], inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Inputs that show the extents of what sums have and none of their own inputs does."""
+    shown = {i for t in inputs for i in t.indices} | {i for i, _ in plan.cascade.lengths}
+    more: dict[Tensor, None] = {}
+    for index in (i for t in plan.cascade.outputs if t.name in made for i in t.indices):
+        if index not in shown:
+            found = next(t for t in plan.cascade.inputs if t.loaded and index in t.indices)
+            more[found] = None
+            shown |= set(found.indices)
+    return tuple(more)

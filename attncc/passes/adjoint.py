@@ -216,7 +216,7 @@ class _Reverse:
         if sequences and not any(i.role == "sequence" for i in part.read.tensor.indices):
             found_place = place_of(part.read)
             if found_place is not None:
-                where = found_place.where(part.where)
+                where = conjoin((part.where, found_place.here))
                 part = Part(found_place.read, part.weight, where, (*part.over, found_place.axis))
             rows = (*(i for i in part.over if i.role == "batch"), _row_of(part, sequences))
             features = tuple(i for i in part.over if i.role == "feature" and i in free(part.read))

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from attncc.ir.cascade import TRUE, ZERO, Apply, Cascade, Expr, Index, Read, Reduce, children, extent, free, rebuild, walk
-from attncc.ir.logic import conjoin, conjuncts, factors, quotient, terms, times, total
+from attncc.ir.cascade import TRUE, Apply, Cascade, Expr, Index, Read, Reduce, children, free, rebuild, walk
+from attncc.ir.logic import conjoin, factors, quotient, terms, times, total
 
 
 @dataclass(frozen=True)
@@ -22,12 +22,10 @@ class Place:
     axis: Index
     subscript: Expr
 
-    def where(self, predicate: Expr) -> Expr:
-        """What a predicate says of terms at one place: that it is on the axis need not be said."""
-        s = self.subscript
-        inside = (Apply(">=", (s, ZERO)), Apply("<", (s, extent(self.axis))))
-        here = Apply("==", (s, self.axis))
-        return conjoin([*(c for c in conjuncts(predicate) if c not in inside), here])
+    @property
+    def here(self) -> Expr:
+        """That a row and a column are read at a place."""
+        return Apply("==", (self.subscript, self.axis))
 
 
 def place_of(read: Read) -> Place | None:
@@ -64,7 +62,7 @@ def _placed(e: Expr) -> Expr:
         place = _wide(f, e)
         if place is None or any(_features(x) & _features(place.read) for x in (*rest, *down)):
             continue
-        inside = replace(e, where=place.where(e.where), body=quotient(rest, down))
+        inside = replace(e, where=conjoin((e.where, place.here)), body=quotient(rest, down))
         return Reduce("sum", (place.axis,), TRUE, times(inside, place.read), e.span)
     return e
 
