@@ -217,7 +217,7 @@ class _Reverse:
             found_place = place_of(part.read)
             if found_place is not None:
                 where = conjoin((part.where, found_place.here))
-                part = Part(found_place.read, part.weight, where, (*part.over, found_place.axis))
+                part = Part(found_place.read, part.weight, where, (*part.over, *found_place.axes))
             rows = (*(i for i in part.over if i.role == "batch"), _row_of(part, sequences))
             features = tuple(i for i in part.over if i.role == "feature" and i in free(part.read))
             others = tuple(i for i in part.over if i not in (*rows, *features))

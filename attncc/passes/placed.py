@@ -3,29 +3,48 @@
     sum(k where c) w[q,k] * E[p[q,k],d]   -->   sum(r) x[q,r] * E[r,d],
                                                 x[q,r] = sum(k where c and p[q,k] == r) w[q,k]
 
-A factor over row, column and feature at once is in no matrix product; what is added up at each place is.
+A factor over row, column and feature at once is in no matrix product; what is added up at each place is. So
+is what is left of a sum without a factor of rows and features, which is the same for all its terms:
+
+    sum(k) w[q,k] * V[k,e] * G[q,e]   -->   G[q,e] * sum(k) w[q,k] * V[k,e]
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from attncc.ir.cascade import TRUE, Apply, Cascade, Expr, Index, Read, Reduce, children, free, rebuild, walk
-from attncc.ir.logic import conjoin, factors, quotient, terms, times, total
+from attncc.ir.cascade import (
+    TRUE,
+    Apply,
+    Cascade,
+    Expr,
+    Index,
+    Read,
+    Reduce,
+    children,
+    free,
+    reads,
+    rebuild,
+    walk,
+)
+from attncc.ir.logic import conjoin, factors, product, quotient, terms, times, total
 
 
 @dataclass(frozen=True)
 class Place:
-    """A read of a table at a subscript that depends on two sequences: `read` is of all of the axis."""
+    """A read of a table at subscripts that depend on two sequences: `read` is of all of these axes."""
 
     read: Read
-    axis: Index
-    subscript: Expr
+    subscripts: tuple[tuple[Index, Expr], ...]
+
+    @property
+    def axes(self) -> tuple[Index, ...]:
+        return tuple(axis for axis, _ in self.subscripts)
 
     @property
     def here(self) -> Expr:
         """That a row and a column are read at a place."""
-        return Apply("==", (self.subscript, self.axis))
+        return conjoin(Apply("==", (subscript, axis)) for axis, subscript in self.subscripts)
 
 
 def place_of(read: Read) -> Place | None:
@@ -33,12 +52,11 @@ def place_of(read: Read) -> Place | None:
     tensor = read.tensor
     if not tensor.loaded or any(i.role == "sequence" for i in tensor.indices):
         return None
-    pairs = zip(tensor.indices, read.at, strict=True)
-    found = [(i, s) for i, s in pairs if sum(x.role == "sequence" for x in free(s)) > 1]
-    if len(found) != 1 or found[0][0] in free(read):
+    pairs = tuple(zip(tensor.indices, read.at, strict=True))
+    found = tuple((i, s) for i, s in pairs if _sequences(s))
+    if len({x for _, s in found for x in _sequences(s)}) < 2 or any(i in free(read) for i, _ in found):
         return None
-    ((axis, subscript),) = found
-    return Place(Read(tensor, tuple(axis if s == subscript else s for s in read.at)), axis, subscript)
+    return Place(Read(tensor, tuple(i if _sequences(s) else s for i, s in pairs)), found)
 
 
 def placed(cascade: Cascade) -> Cascade:
@@ -51,6 +69,10 @@ def _placed(e: Expr) -> Expr:
     if not isinstance(e, Reduce) or e.op != "sum" or not any(i.role == "sequence" for i in e.over):
         return e
     up, down = factors(e.body)
+    fixed = [f for f in up if _fixed(f, e)]
+    if fixed:
+        rest = replace(e, body=quotient([f for f in up if f not in fixed], down))
+        return product([*fixed, _placed(rest)])
     for n, f in enumerate(up):
         rest = up[:n] + up[n + 1 :]
         signed = terms(f)
@@ -63,19 +85,29 @@ def _placed(e: Expr) -> Expr:
         if place is None or any(_features(x) & _features(place.read) for x in (*rest, *down)):
             continue
         inside = replace(e, where=conjoin((e.where, place.here)), body=quotient(rest, down))
-        return Reduce("sum", (place.axis,), TRUE, times(inside, place.read), e.span)
+        return Reduce("sum", place.axes, TRUE, times(inside, place.read), e.span)
     return e
+
+
+def _fixed(f: Expr, e: Reduce) -> bool:
+    """Whether a factor has a row and a feature, and is the same for all terms, with a value also without any."""
+    plain = all(r.tensor.loaded and all(isinstance(s, Index) for s in r.at) for r in reads(f))
+    return plain and bool(_features(f)) and bool(_sequences(f)) and not free(f) & set(e.over)
 
 
 def _wide(f: Expr, e: Reduce) -> Place | None:
     """A factor of a sum over columns that depends on row, column and feature at once, as a table at a place."""
     place = place_of(f) if isinstance(f, Read) else None
     bound = {i for x in walk(e) if isinstance(x, Reduce) for i in x.over}
-    if place is None or place.axis in bound | free(e):
+    if place is None or set(place.axes) & (bound | free(e)):
         return None
     apart = not free(place.read) & set(e.over)
-    return place if apart and _features(place.read) - {place.axis} else None
+    return place if apart and _features(place.read) - set(place.axes) else None
 
 
 def _features(e: Expr) -> set[Index]:
     return {i for i in free(e) if i.role == "feature"}
+
+
+def _sequences(e: Expr) -> set[Index]:
+    return {i for i in free(e) if i.role == "sequence"}

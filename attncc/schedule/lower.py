@@ -42,7 +42,7 @@ from attncc.schedule.block import Block, let, name_of, positive, positive_scale,
 from attncc.schedule.contract import at_cells, note, operand, operands, reduced
 from attncc.schedule.loops import Dot, Each, Edge, Fill, Fold, Let, Note, Program, Statement, Store, Walk
 from attncc.schedule.plan import REFERENCE, Kernel, Loop, Refused
-from attncc.schedule.scattered import place_in, scattered
+from attncc.schedule.scattered import places_in, scattered
 from attncc.schedule.turned import inside, turned, turns
 
 
@@ -363,10 +363,9 @@ def _accumulate(state: State, loop: Loop, block: Block) -> None:
             block.statements.append(Fold(part, "sum", loop.index, term))
         block.statements.append(Let(held.tensor, plus(start, times(Read(part, part.indices), scale))))
         return
-    if (found := place_in(e.body)) is not None and len(features) == 1:
-        place, _, term = found
-        weight = _masked(value_of(term, block), e.where, loop, block)
-        scattered(held.tensor, start, place, weight, loop.index, block)
+    if (found := places_in(e.body)) is not None and set(found[0]) == set(features):
+        weight = _masked(value_of(found[1], block), e.where, loop, block)
+        scattered(held.tensor, start, found[0], weight, loop.index, block)
         return
     values = [f for f in up if free(f) & set(features)]
     if len(features) > 1 or any(free(f) & set(features) for f in down) or not values:

@@ -208,12 +208,13 @@ def _of(cascade: Cascade, names: frozenset[str]) -> Cascade:
 
 def _groups(cascade: Cascade) -> tuple[frozenset[str], ...]:
     """The outputs by name, those over the same rows together."""
-    found: dict[tuple[frozenset[Index], frozenset[Index]], list[str]] = {}
+    found: dict[tuple[frozenset[Index], frozenset[Index], bool], list[str]] = {}
     for t in cascade.outputs:
         places = (frozenset(i for i in t.indices if i.role == role) for role in ("batch", "sequence"))
         batch, rows = places
         # what is written at rows and columns goes with what is written at the rows
-        key = next((k for k in found if k[0] == batch and (k[1] & rows)), (batch, rows))
+        own = turns(cascade.equation(t.name).body)
+        key = next((k for k in found if k[0] == batch and (k[1] & rows) and k[2] == own), (batch, rows, own))
         found.setdefault(key, []).append(t.name)
     return tuple(map(frozenset, found.values()))
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from attncc.ir.cascade import (
+    TRUE,
     ZERO,
     Apply,
     Cascade,
@@ -47,33 +48,45 @@ def _of_terms(equation: Equation) -> Expr:
     return replace(e, where=rest, body=Choose(conjoin(said), e.body, number(0.0)))
 
 
-def place_in(e: Expr) -> tuple[Expr, Index, Expr] | None:
-    """A place, the feature whose place it is, and the term that is counted there."""
+def places_in(e: Expr) -> tuple[dict[Index, Expr], Expr] | None:
+    """The features whose places a row and a column have, each with the place, and the term that is added there."""
     match e:
-        case Choose(Apply("==", (place, Index(role="feature") as at)), term, other) if is_literal(other, 0):
-            return None if _features(place) or _features(term) else (place, at, term)
+        case Choose(test, term, other) if is_literal(other, 0):
+            found: dict[Index, Expr] = {}
+            for c in conjuncts(test):
+                match c:
+                    case Apply("==", (place, Index(role="feature") as at)) if not _features(place):
+                        found[at] = place
+            told = len(found) == len(conjuncts(test)) and not _features(term)
+            return (found, term) if told else None
         case _:
             return None
 
 
-def scattered(target: Tensor, start: Expr, place: Expr, term: Expr, along: Index, block: Block) -> None:
+def scattered(
+    target: Tensor, start: Expr, places: dict[Index, Expr], term: Expr, along: Index, block: Block
+) -> None:
     """The state after a tile of columns, given its value before."""
-    (feature,) = (i for i in target.indices if i.role == "feature")
-    at = replace(feature, name=f"{feature.name}_at")
-    spot = block.local(f"{target.name}_at", place)
-    block.statements.append(Let(spot, value_of(place, block)))
-    here = Apply("==", (Read(spot, spot.indices), at))
-    part = block.local(f"{target.name}_part", term, tuple(i for i in target.indices if i != feature))
-    part = replace(part, kind="float")
-    if start != Read(target, target.indices):
-        block.statements.append(Let(target, start))
     held = Read(target, target.indices)
+    if start != held:
+        block.statements.append(Let(target, start))
+    here, own = TRUE, TRUE
+    at = {feature: replace(feature, name=f"{feature.name}_at") for feature in places}
+    for feature, place in places.items():
+        spot = block.local(f"{target.name}_{feature.name}", place)
+        block.statements.append(Let(spot, value_of(place, block)))
+        here = conjoin((here, Apply("==", (Read(spot, spot.indices), at[feature]))))
+        own = conjoin((own, Apply("==", (feature, at[feature]))))
+    row = tuple(i for i in target.indices if i not in places)
+    part = replace(block.local(f"{target.name}_part", term, row), kind="float")
     more = Apply("+", (held, Read(part, part.indices)))
     body: tuple[Statement, ...] = (
         Fold(part, "sum", along, Choose(here, term, number(0.0))),
-        Let(target, Choose(Apply("==", (feature, at)), more, held)),
+        Let(target, Choose(own, more, held)),
     )
-    block.statements.append(Each(at, feature, body, ZERO, extent(feature)))
+    for feature in reversed(places):
+        body = (Each(at[feature], feature, body, ZERO, extent(feature)),)
+    block.statements += body
 
 
 def _features(e: Expr) -> set[Index]:
