@@ -69,10 +69,14 @@ def _placed(e: Expr) -> Expr:
     if not isinstance(e, Reduce) or e.op != "sum" or not any(i.role == "sequence" for i in e.over):
         return e
     up, down = factors(e.body)
-    fixed = [f for f in up if _fixed(f, e)]
+    batch = tuple(i for i in e.over if i.role == "batch")
+    fixed = [f for f in up if _fixed(f, set(e.over) - set(batch))]
     if fixed:
-        rest = replace(e, body=quotient([f for f in up if f not in fixed], down))
-        return product([*fixed, _placed(rest)])
+        turned = tuple(i for i in batch if any(i in free(f) for f in fixed))
+        over = tuple(i for i in e.over if i not in turned)
+        rest = _placed(replace(e, over=over, body=quotient([f for f in up if f not in fixed], down)))
+        whole = product([*fixed, rest])
+        return Reduce("sum", turned, TRUE, whole, e.span) if turned else whole
     for n, f in enumerate(up):
         rest = up[:n] + up[n + 1 :]
         signed = terms(f)
@@ -89,10 +93,10 @@ def _placed(e: Expr) -> Expr:
     return e
 
 
-def _fixed(f: Expr, e: Reduce) -> bool:
+def _fixed(f: Expr, over: set[Index]) -> bool:
     """Whether a factor has a row and a feature, and is the same for all terms, with a value also without any."""
-    plain = all(r.tensor.loaded and all(isinstance(s, Index) for s in r.at) for r in reads(f))
-    return plain and bool(_features(f)) and bool(_sequences(f)) and not free(f) & set(e.over)
+    plain = all(r.tensor.loaded and not any(_sequences(s) for s in r.at if not isinstance(s, Index)) for r in reads(f))
+    return plain and bool(_features(f)) and bool(_sequences(f)) and not free(f) & over
 
 
 def _wide(f: Expr, e: Reduce) -> Place | None:
