@@ -78,7 +78,10 @@ class _Made:
         tops = self.tops
         if tops is None:
             return Scales(self.forms, self.extremes, measured=False)
-        return Scales(self.forms, self.extremes, low=lambda x: at_most_zero(x, self.within, tops))
+        lengths = self.inside.lengths
+        return Scales(
+            self.forms, self.extremes, low=lambda x: at_most_zero(x, self.within, tops, lengths)
+        )
 
     @property
     def presence(self) -> Presence:
@@ -186,7 +189,7 @@ def _sum(equation: Equation, e: Reduce, made: _Made) -> Scaled:
     scale: Expr = ZERO
     if made.tops is None or (is_literal(exponent, 0) and not free(exponent)):
         kept = times(kept, Apply("exp", (exponent,))) if terms(exponent) else kept
-    elif free(exponent) & set(e.over) and at_most_zero(exponent, where, made.tops):
+    elif free(exponent) & set(e.over) and at_most_zero(exponent, where, made.tops, made.inside.lengths):
         kept = times(kept, Apply("exp", (exponent,)))
     elif free(exponent) & set(e.over):
         top = Reduce("max", e.over, where, exponent, e.span)
