@@ -236,7 +236,8 @@ class _Reverse:
                 found = readers(read, place, self.names)
                 apart = [x for e in parts for x in _parts_apart(e)]
                 if not all(_whole(x, place) for x in apart):
-                    wholes = (_over(found.others, conjoin(found.where), found.said(x)) for x in apart)
+                    named = (found.said(self._with_sums(x, tensor, place)) for x in apart)
+                    wholes = [_over(found.others, conjoin(found.where), x) for x in named]
                     self.reached.setdefault(tensor, []).extend(wholes)
                     continue
                 name = fresh(f"d{tensor.name}_rows", self.names.taken)
@@ -245,6 +246,20 @@ class _Reverse:
                 self.made.append(Equation(rows, _real(_summed(parts))))
                 body = found.said(Read(rows, place))
                 self.reached.setdefault(tensor, []).append(_over(found.others, conjoin(found.where), body))
+
+    def _with_sums(self, e: Expr, tensor: Tensor, place: tuple[Index, ...]) -> Expr:
+        """A product whose factors that are sums have a name."""
+        sign, e = _unsigned(e)
+        up, down = factors(e)
+        for n, f in enumerate(up):
+            if isinstance(f, Reduce):
+                name = fresh(f"d{tensor.name}_rows", self.names.taken)
+                self.names.taken.add(name)
+                rows = Tensor(name, tuple(i for i in place if i in free(f)), "float", "equation")
+                self.made.append(Equation(rows, _real(f)))
+                up[n] = Read(rows, rows.indices)
+        whole = quotient(up, down)
+        return whole if sign > 0 else Apply("neg", (whole,))
 
     def _finished(self, given: list[Tensor], gradients: list[Tensor]) -> Adjoint:
         """The two cascades: what of the first is settled and read by the second is saved."""

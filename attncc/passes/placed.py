@@ -27,7 +27,7 @@ from attncc.ir.cascade import (
     rebuild,
     walk,
 )
-from attncc.ir.logic import conjoin, factors, product, quotient, terms, times, total
+from attncc.ir.logic import conjoin, conjuncts, factors, product, quotient, terms, times, total
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,8 @@ def _placed(e: Expr) -> Expr:
     e = rebuild(e, tuple(_placed(part) for part in children(e)))
     if not isinstance(e, Reduce) or e.op != "sum" or not any(i.role == "sequence" for i in e.over):
         return e
+    said = sorted(conjuncts(e.where), key=lambda c: bool(_features(c)))
+    e = replace(e, where=conjoin(said))
     up, down = factors(e.body)
     batch = tuple(i for i in e.over if i.role == "batch")
     fixed = [f for f in up if _fixed(f, set(e.over) - set(batch))]

@@ -192,7 +192,7 @@ def _sum(equation: Equation, e: Reduce, made: _Made) -> Scaled:
     elif free(exponent) & set(e.over) and at_most_zero(exponent, where, made.tops, made.inside.lengths):
         kept = times(kept, Apply("exp", (exponent,)))
     elif free(exponent) & set(e.over):
-        top = Reduce("max", e.over, where, exponent, e.span)
+        top = Reduce("max", e.over, _of_rows(where, exponent), exponent, e.span)
         scale = _read(_maximum(top, equation, made))
         measured = Apply("-", (exponent, Apply("finite", (scale,))))
         kept = times(_in_terms_of(measured, kept), Apply("exp", (measured,)))
@@ -205,6 +205,12 @@ def _sum(equation: Equation, e: Reduce, made: _Made) -> Scaled:
     loose = [(sign, _present(x, ZERO, inner, made)) for sign, x in loose]
     held = _read(_named(f"{equation.tensor.name.removesuffix('_sum')}_total", inner, equation, made))
     return Scaled(_outside(held, up, down, made), bounded(raised(total(loose), scale), made.scales))
+
+
+def _of_rows(where: Expr, exponent: Expr) -> Expr:
+    """A predicate without what it says of a feature that the exponent lacks: one maximum measures all places."""
+    loose = free(exponent)
+    return conjoin(c for c in conjuncts(where) if all(i.role != "feature" or i in loose for i in free(c)))
 
 
 def _split(mantissa: Expr, waiting: Waiting, made: _Made) -> tuple[Expr, Expr] | None:
