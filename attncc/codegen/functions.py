@@ -83,6 +83,7 @@ def _totals(plan: Plan) -> Cascade:
         name: replace(t, origin="input" if t.origin == "equation" else t.origin) for name, t in rows.items()
     }
     seen = {x for e in plan.totals for x in walk(e.body) if isinstance(x, Index)}
+    seen |= {i for e in plan.totals for i in e.tensor.indices}
     lengths = []
     for index, length in reversed(cascade.lengths):
         if index in seen | {
