@@ -30,6 +30,7 @@ TRITON = {
     "whole_power": "whole_power({0}, {1})",
     "divide": "divide({0}, {1})",
     "inverse": "inverse({0})",
+    "reciprocal": "reciprocal({0})",
     "not_below": "tl.maximum({0}, {1}, propagate_nan=tl.PropagateNan.ALL)",
     "live_before": "live_before({0}, {1}, {2})",
     "floor_divide": "floor_divide({0}, {1})",
@@ -149,6 +150,11 @@ def inverse(x):
     """1 / x, and of 0 the largest number: 0 times it is 0, the mean of nothing, a softmax over nothing."""
     return tl.where(tl.abs(x) < 2.938736e-39, 3.4028235e38, 1.0 / x)
 ''',
+    "reciprocal": '''@triton.jit
+def reciprocal(x):
+    """1 / x, and of 0 nothing: no gradient passes a division by 0."""
+    return tl.where(x == 0, 0.0, 1.0 / tl.where(x == 0, 1.0, x))
+''',
     "held": '''@triton.jit
 def held(x):
     """x, for a loop that multiplies by it: as a sum over one place it stays in shared memory. In registers,
@@ -215,6 +221,7 @@ TORCH = {
     "**": "power({0}, {1})",
     "divide": "divide({0}, {1})",
     "inverse": "inverse({0})",
+    "reciprocal": "reciprocal({0})",
     "not_below": "torch.clamp({0}, min={1})",
     "live_before": "live_before({0}, {1}, {2})",
 }
@@ -252,6 +259,12 @@ TORCH_HELPERS = {
     """1 / x, and of 0 the largest number: 0 times it is 0, the mean of nothing, a softmax over nothing."""
     largest = torch.finfo(x.dtype).max
     return torch.where(torch.abs(x) * largest < 1, largest, 1 / x)
+''',
+    "reciprocal": '''def reciprocal(x):
+    """1 / x, and of 0 nothing: no gradient passes a division by 0."""
+    if not torch.is_tensor(x):
+        return 1 / x if x else 0.0
+    return torch.where(x == 0, 0.0, 1 / torch.where(x == 0, 1.0, x))
 ''',
     "power": '''def power(x, y):
     """x ** y, real"""

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from attncc.ir.cascade import Cascade
+from attncc.passes.collect import collect
 from attncc.passes.companions import accompany
 from attncc.passes.counting import counting
 from attncc.passes.distribute import distribute
 from attncc.passes.expand import expand
+from attncc.passes.placed import placed
 from attncc.passes.share import inline, share
 from attncc.passes.simplify import simplify
 from attncc.passes.stream import stream
@@ -25,10 +27,13 @@ PASSES: tuple[Pass, ...] = (
     unsplit,
     share,
     distribute,
+    placed,
     share,
     stream,
     share,
     inline,
+    collect,
+    share,
     accompany,
     counting,
 )

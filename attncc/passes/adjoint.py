@@ -29,7 +29,6 @@ from attncc.ir.cascade import (
     Equation,
     Expr,
     Index,
-    Literal,
     Read,
     Reduce,
     Tensor,
@@ -39,13 +38,12 @@ from attncc.ir.cascade import (
     number,
     reads,
     rebuild,
-    substitute,
     walk,
 )
-from attncc.ir.logic import conjoin, conjuncts, disjoin, factors, is_literal, plus, quotient, terms, times
-from attncc.ir.sign import nonnegative
+from attncc.ir.logic import conjoin, conjuncts, disjoin, factors, is_literal, plus, quotient, terms
 from attncc.passes.inverted import Names, readers
 from attncc.passes.logarithms import at_rows, ordered, with_logarithms
+from attncc.passes.placed import place_of
 from attncc.passes.share import fresh, pruned, replace_reads, share
 from attncc.passes.simplify import tidy
 from attncc.passes.slopes import Part, Slopes
@@ -95,7 +93,9 @@ def apart(cascade: Cascade) -> Cascade:
         match e:
             case Apply("*" | "/"):
                 up, down = factors(e)
-                first, second = ([x for x in side if _settled(x, whole) and at_rows(x)] for side in (up, down))
+                first, second = (
+                    [x for x in side if _settled(x, whole) and at_rows(x)] for side in (up, down)
+                )
                 if len(first) + len(second) > 1:
                     up = [x for x in up if x not in first]
                     down = [x for x in down if x not in second]
@@ -131,13 +131,18 @@ def _all_settled(e: Expr, whole: set[Tensor]) -> bool:
 
 def _settled(e: Expr, whole: set[Tensor]) -> bool:
     """Whether a value waits for a reduction over a sequence, but for a count in a table."""
-    folds = any(isinstance(x, Reduce) and any(i.role == "sequence" for i in x.over) and not _counts(x) for x in walk(e))
+    folds = any(
+        isinstance(x, Reduce) and any(i.role == "sequence" for i in x.over) and not _counts(x)
+        for x in walk(e)
+    )
     return folds or any(r.tensor in whole for r in reads(e))
 
 
 def _counts(e: Reduce) -> bool:
     """Whether a reduction counts in a table: it is searched there, not walked."""
-    return kind(e) == "int" and any(r.tensor.origin == "table" and set(e.over) & free(r) for r in reads(e.where))
+    return kind(e) == "int" and any(
+        r.tensor.origin == "table" and set(e.over) & free(r) for r in reads(e.where)
+    )
 
 
 def _taken(cascade: Cascade) -> set[str]:
@@ -158,8 +163,16 @@ class _Reverse:
     made: list[Equation] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.names = Names(_taken(self.cascade) | {i.name for e in self.cascade.equations for x in walk(e.body)
-                                                  if isinstance(x, Index) for i in [x]})
+        self.names = Names(
+            _taken(self.cascade)
+            | {
+                i.name
+                for e in self.cascade.equations
+                for x in walk(e.body)
+                if isinstance(x, Index)
+                for i in [x]
+            }
+        )
         self.bodies = {e.tensor: e.body for e in self.cascade.equations}
         self.live = set(self.wrt)
         for e in self.cascade.equations:
@@ -213,13 +226,15 @@ class _Reverse:
         """What reaches a read reaches the element it reads; of an element without a position, row by row."""
         sequences = [i for i in part.over if i.role == "sequence"]
         if sequences and not any(i.role == "sequence" for i in part.read.tensor.indices):
-            rows = (*(i for i in part.over if i.role == "batch"), sequences[0])
+            found_place = place_of(part.read)
+            if found_place is not None:
+                where = conjoin((part.where, found_place.here))
+                part = Part(found_place.read, part.weight, where, (*part.over, *found_place.axes))
+            rows = (*(i for i in part.over if i.role == "batch"), _row_of(part, sequences))
             features = tuple(i for i in part.over if i.role == "feature" and i in free(part.read))
             others = tuple(i for i in part.over if i not in (*rows, *features))
-            place = (*rows, *features)
-            self.rows.setdefault(part.read, {}).setdefault(place, []).append(
-                _folded(part.weight, part.where, others)
-            )
+            weight = _folded(part.weight, part.where, others)
+            self.rows.setdefault(part.read, {}).setdefault((*rows, *features), []).append(weight)
             return
         found = readers(part.read, part.over, self.names)
         where = conjoin((*found.where, found.said(part.where)))
@@ -230,15 +245,33 @@ class _Reverse:
         """What reaches a tensor row by row, as sums over the rows."""
         for read in [r for r in self.rows if r.tensor == tensor]:
             for place, parts in self.rows.pop(read).items():
+                found = readers(read, place, self.names)
+                apart = [x for e in parts for x in _parts_apart(e)]
+                if not all(_whole(x, place) for x in apart):
+                    named = (found.said(self._with_sums(x, tensor, place)) for x in apart)
+                    wholes = [_over(found.others, conjoin(found.where), x) for x in named]
+                    self.reached.setdefault(tensor, []).extend(wholes)
+                    continue
                 name = fresh(f"d{tensor.name}_rows", self.names.taken)
                 self.names.taken.add(name)
                 rows = Tensor(name, place, "float", "equation")
                 self.made.append(Equation(rows, _real(_summed(parts))))
-                found = readers(read, place, self.names)
                 body = found.said(Read(rows, place))
-                over = found.others
-                whole = Reduce("sum", over, conjoin(found.where), body) if over else body
-                self.reached.setdefault(tensor, []).append(whole)
+                self.reached.setdefault(tensor, []).append(_over(found.others, conjoin(found.where), body))
+
+    def _with_sums(self, e: Expr, tensor: Tensor, place: tuple[Index, ...]) -> Expr:
+        """A product whose factors that are sums have a name."""
+        sign, e = _unsigned(e)
+        up, down = factors(e)
+        for n, f in enumerate(up):
+            if isinstance(f, Reduce):
+                name = fresh(f"d{tensor.name}_rows", self.names.taken)
+                self.names.taken.add(name)
+                rows = Tensor(name, tuple(i for i in place if i in free(f)), "float", "equation")
+                self.made.append(Equation(rows, _real(f)))
+                up[n] = Read(rows, rows.indices)
+        whole = quotient(up, down)
+        return whole if sign > 0 else Apply("neg", (whole,))
 
     def _finished(self, given: list[Tensor], gradients: list[Tensor]) -> Adjoint:
         """The two cascades: what of the first is settled and read by the second is saved."""
@@ -260,7 +293,9 @@ class _Reverse:
         # what was found to be one of the cascade's own sums is read, and not summed again
         backward = share(backward)
         own = {e.tensor for e in self.cascade.equations}
-        self.made = [replace(e, body=self._measured(e.body)) for e in backward.equations if e.tensor not in own]
+        self.made = [
+            replace(e, body=self._measured(e.body)) for e in backward.equations if e.tensor not in own
+        ]
         backward = replace(
             backward, equations=(*(e for e in backward.equations if e.tensor in own), *self.made)
         )
@@ -324,16 +359,16 @@ class _Reverse:
                 found |= dict.fromkeys(r.tensor for r in reads(e.body) if r.tensor in whole)
         return list(found)
 
-    def _facts(
-        self, saved: list[Tensor], given: dict[Tensor, Tensor]
-    ) -> tuple[list[Equation], list[Demand]]:
+    def _facts(self, saved: list[Tensor], given: dict[Tensor, Tensor]) -> tuple[list[Equation], list[Demand]]:
         """That a logarithm is at least every exponent whose exponential is in it."""
         facts, above = [], []
         for tensor in saved:
             match self.bodies[tensor]:
                 case Apply("log", (inside,)):
                     signed = terms(inside)
-                    sums = [self.bodies.get(x.tensor) for sign, x in signed if sign > 0 and isinstance(x, Read)]
+                    sums = [
+                        self.bodies.get(x.tensor) for sign, x in signed if sign > 0 and isinstance(x, Read)
+                    ]
                     for e in sums:
                         match e:
                             case Reduce("sum", body=Apply("exp", (exponent,))):
@@ -346,11 +381,44 @@ class _Reverse:
         return facts, above
 
 
+def _row_of(part: Part, sequences: list[Index]) -> Index:
+    """The sequence along which an element without a position is reached: that of the place it is read at, and
+    of all that has features of the element.
+    """
+    features = {i for i in free(part.read) if i.role == "feature"}
+    for row in sequences:
+        away = set(sequences) - {row}
+        own = [f for f in factors(part.weight)[0] if free(f) & features]
+        if not any(free(f) & away for f in (part.read, *own)):
+            return row
+    return sequences[0]
+
+
+def _parts_apart(e: Expr) -> list[Expr]:
+    """The terms of a sum, each with its sign."""
+    return [x if sign > 0 else Apply("neg", (x,)) for sign, x in terms(e)]
+
+
+def _whole(e: Expr, place: tuple[Index, ...]) -> bool:
+    """Whether a factor of a product has all the features of a place, or one of them is there alone."""
+    features = {i for i in place if i.role == "feature"}
+    up, down = factors(_unsigned(e)[1])
+    return len(features) < 2 or any(features <= free(f) for f in (*up, *down))
+
+
+def _over(over: tuple[Index, ...], where: Expr, body: Expr) -> Expr:
+    return Reduce("sum", over, where, body) if over else body
+
+
 def _used(cascade: Cascade) -> tuple[tuple[Index, Expr], ...]:
     """The extents of a cascade that it still needs."""
     seen = {x for e in cascade.equations for x in walk(e.body) if isinstance(x, Index)}
     seen |= {i for e in cascade.equations for x in walk(e.body) if isinstance(x, Reduce) for i in x.over}
-    seen |= {i for t in (*cascade.inputs, *cascade.outputs, *(e.tensor for e in cascade.equations)) for i in t.indices}
+    seen |= {
+        i
+        for t in (*cascade.inputs, *cascade.outputs, *(e.tensor for e in cascade.equations))
+        for i in t.indices
+    }
     kept = []
     for index, length in reversed(cascade.lengths):
         if index in seen:
