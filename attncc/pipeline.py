@@ -112,7 +112,7 @@ def trained(cascade: Cascade, wrt: tuple[str, ...] | None = None) -> Training:
 
 
 def differentiated(cascade: Cascade, source: Source, wrt: tuple[str, ...]) -> Training:
-    """The same; PatternError names the rule by which there are no kernels, for the outputs or the gradients."""
+    """The same; PatternError names the rule by which there are none, for the outputs or the gradients."""
     try:
         return trained(cascade, wrt)
     except Refused as refused:
