@@ -173,7 +173,7 @@ def test_the_same_every_time() -> None:
 def test_opcheck(name: str, device: str) -> None:
     """The operator that is called, the one that it becomes, and the one of its gradients."""
     attend = pattern(name)
-    call, floats = tracked(attend, 20, device)
+    call, _ = tracked(attend, 20, device)
     given = tuple(call.values())
     assert all_successful(attend.op(), given)
     forward, backward = passes_of(attend, "QKV")
