@@ -413,7 +413,8 @@ def _loop(stage: Stage, rows: Index, cascade: Cascade, outers: tuple[Index, ...]
     predicates = tuple(
         dict.fromkeys([*([TRUE] if stage.stored else []), *(s.reduce.where for s in stage.states)])
     )
-    uniform = len(predicates) == 1
+    # a test of what the walk itself computes leaves no tile whole
+    uniform = len(predicates) == 1 and not any(r.tensor.origin == "equation" for r in reads(predicates[0]))
     reach = predicates[0]
     for predicate in predicates[1:]:
         reach = _either(reach, predicate)
