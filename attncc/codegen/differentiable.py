@@ -23,7 +23,9 @@ def differentiable(cascade: Cascade, training: Training, words: Words) -> str:
     real = [t for t in cascade.outputs if t.kind == "float"]
     returned = gives[: len(cascade.outputs)]
     kept = list(dict.fromkeys((*tensors, *saved)))
-    grads = {t.name: words.tensor(o.name) for t, o in zip(training.wrt, training.backward.outputs, strict=True)}
+    grads = {
+        t.name: words.tensor(o.name) for t, o in zip(training.wrt, training.backward.outputs, strict=True)
+    }
     reached = dict(zip((t.name for t in real), given, strict=True))
     arguments = ", ".join(reached.get(t.name, "_") for t in cascade.outputs)
     back = ", ".join([*takes, *saved, *given])

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from attncc.codegen.module import INDENT, host
 from attncc.codegen.reference import reference
 from attncc.codegen.words import Words
-from attncc.ir.cascade import Cascade, Read, Reduce, Tensor, reads, walk
+from attncc.ir.cascade import Cascade, Index, Read, Reduce, Tensor, reads, walk
 from attncc.passes.share import replace_reads
 from attncc.schedule.plan import Plan
 from attncc.schedule.training import Training
@@ -77,23 +77,37 @@ def _late(plan: Plan) -> set[str]:
 def _totals(plan: Plan) -> Cascade:
     """The sums that follow the kernels, as a cascade of its own."""
     made = _late(plan)
-    given = {r.tensor.name: r.tensor for e in plan.totals for r in reads(e.body) if r.tensor.name not in made}
-    inputs = tuple(replace(t, origin="input" if t.origin == "equation" else t.origin) for t in given.values())
-    names = {t.name: t for t in inputs}
-    equations = tuple(
-        replace(e, body=replace_reads(e.body, lambda r: Read(names[r.tensor.name], r.at) if r.tensor.name in names else None))
-        for e in plan.totals
-    )
-    outputs = tuple(t for t in plan.cascade.outputs if t.name in made)
-    shown = {i for t in inputs for i in t.indices}
-    summed = {i for e in equations for x in walk(e.body) if isinstance(x, Reduce) for i in x.over} - shown
-    lengths = tuple((i, size) for i, size in plan.cascade.lengths if i in summed)
+    cascade = plan.cascade
+    rows = {r.tensor.name: r.tensor for e in plan.totals for r in reads(e.body) if r.tensor.name not in made}
+    given = {
+        name: replace(t, origin="input" if t.origin == "equation" else t.origin) for name, t in rows.items()
+    }
+    seen = {x for e in plan.totals for x in walk(e.body) if isinstance(x, Index)}
+    lengths = []
+    for index, length in reversed(cascade.lengths):
+        if index in seen | {
+            i for e in plan.totals for x in walk(e.body) if isinstance(x, Reduce) for i in x.over
+        }:
+            lengths.append((index, length))
+            seen |= {x for x in walk(length) if isinstance(x, Index)}
+    # tensors besides, that show an extent
+    shown = {i for t in given.values() for i in t.indices} | {i for i, _ in lengths}
+    for t in cascade.inputs:
+        if t.name not in given and t.indices and (seen & set(t.indices)) - shown:
+            given[t.name] = t
+            shown |= set(t.indices)
+
+    def read(r: Read) -> Read | None:
+        return Read(given[r.tensor.name], r.at) if r.tensor.name in given else None
+
+    equations = tuple(replace(e, body=replace_reads(e.body, read)) for e in plan.totals)
+    outputs = tuple(t for t in cascade.outputs if t.name in made)
     return replace(
-        plan.cascade,
-        inputs=inputs,
+        cascade,
+        inputs=tuple(given.values()),
         equations=equations,
         outputs=outputs,
+        lengths=tuple(reversed(lengths)),
         demands=(),
         defaults=(),
-        lengths=lengths,
     )

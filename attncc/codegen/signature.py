@@ -8,6 +8,7 @@ from functools import cached_property
 
 from attncc.codegen.words import Words
 from attncc.ir.cascade import Apply, Cascade, Expr, Index, Read, Reduce, Tensor, walk
+from attncc.masks.counted import count_of
 from attncc.schedule.loops import Listing, Program, Walk, expressions, statements
 
 
@@ -70,6 +71,9 @@ class Signature:
                 match x:
                     case Apply("extent", (Index() as index,)):
                         found.append(index)
+                    case Reduce() if count := count_of(x):
+                        places = zip(count.row.tensor.indices, count.row.at, strict=True)
+                        found += (i for i, at in places if at == count.axis)
                     case Reduce(over=over):
                         found += over
         return tuple(dict.fromkeys(found))

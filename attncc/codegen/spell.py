@@ -152,8 +152,8 @@ def inverse(x):
 ''',
     "reciprocal": '''@triton.jit
 def reciprocal(x):
-    """1 / x, and 0 of 0: nothing passes where a slope is divided by 0."""
-    return tl.where(x == 0, 0.0, 1.0 / x)
+    """1 / x, and of 0 nothing: no gradient passes a division by 0."""
+    return tl.where(x == 0, 0.0, 1.0 / tl.where(x == 0, 1.0, x))
 ''',
     "held": '''@triton.jit
 def held(x):
@@ -261,8 +261,10 @@ TORCH_HELPERS = {
     return torch.where(torch.abs(x) * largest < 1, largest, 1 / x)
 ''',
     "reciprocal": '''def reciprocal(x):
-    """1 / x, and 0 of 0: nothing passes where a slope is divided by 0."""
-    return torch.where(x == 0, 0.0, 1 / x)
+    """1 / x, and of 0 nothing: no gradient passes a division by 0."""
+    if not torch.is_tensor(x):
+        return 1 / x if x else 0.0
+    return torch.where(x == 0, 0.0, 1 / torch.where(x == 0, 1.0, x))
 ''',
     "power": '''def power(x, y):
     """x ** y, real"""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from attncc.codegen.host import boxes, checks, output_shape, statistic, tables, with_digits
 from attncc.codegen.functions import Function, functions
+from attncc.codegen.host import boxes, checks, output_shape, statistic, tables, with_digits
 from attncc.codegen.module import Said, assemble, element_types, leading, words_of
 from attncc.codegen.signature import Signature
 from attncc.codegen.torch import ACCUMULATOR, body_lines, numbers

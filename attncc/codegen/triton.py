@@ -105,7 +105,8 @@ def _opening(k: Body) -> Iterator[str]:
     an order says what does.
     """
     w, rows, ordered = k.words, k.program.rows, k.program.ordered
-    first = "late rows see most, and come first" if ordered is None else "most work comes first"
+    most = "early rows see most, and come first" if k.program.early else "late rows see most, and come first"
+    first = most if ordered is None else "most work comes first"
     yield f"# one program: a tile of rows at one place of the batch; {first}"
     yield "pid = tl.program_id(0)"
     grid = k.program.grids.get(rows)
@@ -118,7 +119,8 @@ def _opening(k: Body) -> Iterator[str]:
     if grid is not None:
         yield from opening(grid, k)
     else:
-        yield f"{w.start(rows)} = (tiles - 1 - pid % tiles) * {w.block(rows)}"
+        turn = "pid % tiles" if k.program.early else "tiles - 1 - pid % tiles"
+        yield f"{w.start(rows)} = ({turn}) * {w.block(rows)}"
     yield from places(k.program.batch if ordered is None else ordered, "pid // tiles", k)
 
 

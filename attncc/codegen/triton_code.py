@@ -233,8 +233,9 @@ def pointer(
             tests += [f"({spot} >= 0)", f"({spot} < {w.extent(index)})"]
         elif isinstance(at, Literal):
             base.append(f"{code.text} * {stride}")
-        elif free(at) and free(at) <= set(k.program.batch) and _given(at, k):
-            base.append(f"{code.within(ATOM)}.to(tl.int64) * {stride}")
+        elif free(at) and free(at) <= {*k.program.batch, *k.program.turned} and _given(at, k):
+            turned = free(at) & k.program.turned
+            (far if turned else base).append(f"{code.within(ATOM)}.to(tl.int64) * {stride}")
             tests += [f"({code_of(end, k).text})" for end in unproved(at, index)]
         else:
             far.append(f"{code.within(ATOM)}.to(tl.int64) * {stride}")

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from attncc.codegen.descriptors import DESCRIBE, by_descriptor, described
+from attncc.codegen.functions import Function, functions
 from attncc.codegen.host import boxes, checks, output_shape, statistic, tables, with_digits
 from attncc.codegen.listed import Lists, lists
 from attncc.codegen.listed_module import list_kernels, list_launches
-from attncc.codegen.functions import Function, functions
 from attncc.codegen.module import INDENT, Said, assemble, element_types, leading, words_of
 from attncc.codegen.order import CONSTANTS, PLACING, order_lines, work_of
 from attncc.codegen.signature import Signature

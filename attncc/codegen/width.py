@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from attncc.ir.cascade import Apply, Choose, Expr, Index, Literal, Read, Reduce, kind
+from attncc.ir.cascade import Apply, Choose, Expr, Index, Literal, Read, Reduce, extent, kind
 from attncc.masks.counted import count_of
 from attncc.masks.folded import folded_of
 from attncc.masks.intervals import POSITION, WHOLE, Interval, interval
@@ -30,6 +30,8 @@ class Widths:
             case _ if e in self.positive:
                 return 1, LARGEST - 1
             case Index() | Apply(op="extent"):
+                return POSITION
+            case Apply("*", (Index() as group, Apply("//", (_, many)))) if many == extent(group):
                 return POSITION
             case Reduce() if count_of(e):
                 return POSITION

@@ -55,7 +55,9 @@ def live(cascade: Cascade) -> tuple[str, ...]:
 
     graph = dataflow(cascade)
     needed = {t.name for t in cascade.outputs}
-    needed |= {r.tensor.name for d in cascade.demands for r in reads(d.value) if r.tensor.origin == "equation"}
+    needed |= {
+        r.tensor.name for d in cascade.demands for r in reads(d.value) if r.tensor.origin == "equation"
+    }
     needed = needed.union(*(nx.ancestors(graph, name) for name in needed))
     return tuple(name for name in order(cascade) if name in needed)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from attncc.ir.cascade import Cascade
+from attncc.passes.collect import collect
 from attncc.passes.companions import accompany
 from attncc.passes.counting import counting
 from attncc.passes.distribute import distribute
@@ -29,6 +30,8 @@ PASSES: tuple[Pass, ...] = (
     stream,
     share,
     inline,
+    collect,
+    share,
     accompany,
     counting,
 )

@@ -29,7 +29,6 @@ from attncc.ir.cascade import (
     Equation,
     Expr,
     Index,
-    Literal,
     Read,
     Reduce,
     Tensor,
@@ -39,11 +38,9 @@ from attncc.ir.cascade import (
     number,
     reads,
     rebuild,
-    substitute,
     walk,
 )
-from attncc.ir.logic import conjoin, conjuncts, disjoin, factors, is_literal, plus, quotient, terms, times
-from attncc.ir.sign import nonnegative
+from attncc.ir.logic import conjoin, conjuncts, disjoin, factors, is_literal, plus, quotient, terms
 from attncc.passes.inverted import Names, readers
 from attncc.passes.logarithms import at_rows, ordered, with_logarithms
 from attncc.passes.share import fresh, pruned, replace_reads, share
@@ -95,7 +92,9 @@ def apart(cascade: Cascade) -> Cascade:
         match e:
             case Apply("*" | "/"):
                 up, down = factors(e)
-                first, second = ([x for x in side if _settled(x, whole) and at_rows(x)] for side in (up, down))
+                first, second = (
+                    [x for x in side if _settled(x, whole) and at_rows(x)] for side in (up, down)
+                )
                 if len(first) + len(second) > 1:
                     up = [x for x in up if x not in first]
                     down = [x for x in down if x not in second]
@@ -131,13 +130,18 @@ def _all_settled(e: Expr, whole: set[Tensor]) -> bool:
 
 def _settled(e: Expr, whole: set[Tensor]) -> bool:
     """Whether a value waits for a reduction over a sequence, but for a count in a table."""
-    folds = any(isinstance(x, Reduce) and any(i.role == "sequence" for i in x.over) and not _counts(x) for x in walk(e))
+    folds = any(
+        isinstance(x, Reduce) and any(i.role == "sequence" for i in x.over) and not _counts(x)
+        for x in walk(e)
+    )
     return folds or any(r.tensor in whole for r in reads(e))
 
 
 def _counts(e: Reduce) -> bool:
     """Whether a reduction counts in a table: it is searched there, not walked."""
-    return kind(e) == "int" and any(r.tensor.origin == "table" and set(e.over) & free(r) for r in reads(e.where))
+    return kind(e) == "int" and any(
+        r.tensor.origin == "table" and set(e.over) & free(r) for r in reads(e.where)
+    )
 
 
 def _taken(cascade: Cascade) -> set[str]:
@@ -158,8 +162,16 @@ class _Reverse:
     made: list[Equation] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.names = Names(_taken(self.cascade) | {i.name for e in self.cascade.equations for x in walk(e.body)
-                                                  if isinstance(x, Index) for i in [x]})
+        self.names = Names(
+            _taken(self.cascade)
+            | {
+                i.name
+                for e in self.cascade.equations
+                for x in walk(e.body)
+                if isinstance(x, Index)
+                for i in [x]
+            }
+        )
         self.bodies = {e.tensor: e.body for e in self.cascade.equations}
         self.live = set(self.wrt)
         for e in self.cascade.equations:
@@ -260,7 +272,9 @@ class _Reverse:
         # what was found to be one of the cascade's own sums is read, and not summed again
         backward = share(backward)
         own = {e.tensor for e in self.cascade.equations}
-        self.made = [replace(e, body=self._measured(e.body)) for e in backward.equations if e.tensor not in own]
+        self.made = [
+            replace(e, body=self._measured(e.body)) for e in backward.equations if e.tensor not in own
+        ]
         backward = replace(
             backward, equations=(*(e for e in backward.equations if e.tensor in own), *self.made)
         )
@@ -324,16 +338,16 @@ class _Reverse:
                 found |= dict.fromkeys(r.tensor for r in reads(e.body) if r.tensor in whole)
         return list(found)
 
-    def _facts(
-        self, saved: list[Tensor], given: dict[Tensor, Tensor]
-    ) -> tuple[list[Equation], list[Demand]]:
+    def _facts(self, saved: list[Tensor], given: dict[Tensor, Tensor]) -> tuple[list[Equation], list[Demand]]:
         """That a logarithm is at least every exponent whose exponential is in it."""
         facts, above = [], []
         for tensor in saved:
             match self.bodies[tensor]:
                 case Apply("log", (inside,)):
                     signed = terms(inside)
-                    sums = [self.bodies.get(x.tensor) for sign, x in signed if sign > 0 and isinstance(x, Read)]
+                    sums = [
+                        self.bodies.get(x.tensor) for sign, x in signed if sign > 0 and isinstance(x, Read)
+                    ]
                     for e in sums:
                         match e:
                             case Reduce("sum", body=Apply("exp", (exponent,))):
@@ -350,7 +364,11 @@ def _used(cascade: Cascade) -> tuple[tuple[Index, Expr], ...]:
     """The extents of a cascade that it still needs."""
     seen = {x for e in cascade.equations for x in walk(e.body) if isinstance(x, Index)}
     seen |= {i for e in cascade.equations for x in walk(e.body) if isinstance(x, Reduce) for i in x.over}
-    seen |= {i for t in (*cascade.inputs, *cascade.outputs, *(e.tensor for e in cascade.equations)) for i in t.indices}
+    seen |= {
+        i
+        for t in (*cascade.inputs, *cascade.outputs, *(e.tensor for e in cascade.equations))
+        for i in t.indices
+    }
     kept = []
     for index, length in reversed(cascade.lengths):
         if index in seen:

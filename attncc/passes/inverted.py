@@ -1,13 +1,14 @@
 """A read at subscripts → the positions that read an element: subscripts solved for the indices in them.
 
-    K[h // n, k, d]    -->   read at h = g * n + r, for every r < n
-    V[(d + n) % |d|]   -->   read at d = (i - n) % |d|
-    E[k - q + c, d]    -->   read at k = r + q - c, where that is a position
-    T[f(k)]            -->   read at every k where f(k) == t
+K[h // n, k, d]    -->   read at h = g * n + r, for every r < n
+V[(d + n) % |d|]   -->   read at d = (i - n) % |d|
+E[k - q + c, d]    -->   read at k = r + q - c, where that is a position
+T[f(k)]            -->   read at every k where f(k) == t
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from attncc.ir.cascade import ZERO, Apply, Expr, Index, Read, children, extent, free, rebuild, substitute
@@ -93,6 +94,16 @@ def readers(read: Read, over: tuple[Index, ...], names: Names) -> Readers:
     values = {i: substitute(v, back) for i, v in values.items()} | {**again}
     known = tuple((s, axis) for axis, s in late if isinstance(s, Apply) and s.op == "//")
     return Readers(values, tuple(others), tuple(substitute(c, back) for c in where), known)
+
+
+def whole(e: Expr, lengths: Mapping[Index, Expr]) -> Expr:
+    """An expression without the group of a member of it: `(g * n + r) // n` is `g` where r < n."""
+    e = rebuild(e, tuple(whole(part, lengths) for part in children(e)))
+    match e:
+        case Apply("//", (Apply("+", (Apply("*", (g, n)), Index() as r)), by)) if by == n == lengths.get(r):
+            return g
+        case _:
+            return e
 
 
 def _solved(

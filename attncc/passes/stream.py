@@ -18,6 +18,7 @@ Two rewrites, both exact, for every sum over `k`:
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -71,6 +72,7 @@ class _Made:
     waits: dict[Tensor, frozenset[Index]] = field(default_factory=dict)
     maxima: dict[Expr, Tensor] = field(default_factory=dict)
     within: Expr = TRUE
+    exponents: dict[frozenset[tuple[tuple[int, Expr], int]], Expr] = field(default_factory=dict)
     bodies: dict[Tensor, Expr] = field(default_factory=dict)
 
     @property
@@ -187,6 +189,8 @@ def _sum(equation: Equation, e: Reduce, made: _Made) -> Scaled:
     if made.tops is None or (is_literal(exponent, 0) and not free(exponent)):
         kept = times(kept, Apply("exp", (exponent,))) if terms(exponent) else kept
     elif free(exponent) & set(e.over) and at_most_zero(exponent, where, made.tops):
+        # the same terms in the same order, so that the exponential is the same text
+        exponent = made.exponents.setdefault(frozenset(Counter(terms(exponent)).items()), exponent)
         kept = times(kept, Apply("exp", (exponent,)))
     elif free(exponent) & set(e.over):
         top = Reduce("max", e.over, where, exponent, e.span)

@@ -7,6 +7,7 @@ that scale. Whatever costs more than arithmetic is computed once per tile, and n
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from math import e as EULER
 from math import log2
@@ -49,7 +50,8 @@ class Block:
 
     `where` is the predicate of the state being written. Under it, `absent` gives for a tile what is -inf
     where the predicate fails, and `zero` for an exponential what is 0 there. `exponents` are read
-    outside of an exponential too, and then `bounded`: a product with what is 0 is 0.
+    outside of an exponential too, and then `bounded`: a product with what is 0 is 0. Where nothing is absent,
+    `mask` makes an exponent -inf where the predicate fails.
     """
 
     axes: tuple[Index, ...]
@@ -62,6 +64,7 @@ class Block:
     zero: dict[tuple[Expr, Expr], Expr] = field(default_factory=dict)
     exponents: frozenset[Expr] = frozenset()
     bounded: set[Expr] = field(default_factory=set)
+    mask: Callable[[Expr, Block], Expr] | None = None
 
     def find(self, key: Expr | Tensor) -> Expr | None:
         found = self.held.get(key)
@@ -124,6 +127,8 @@ def value_of(e: Expr, block: Block) -> Expr:
                 exponent = let(bounded, bounded, block, f"exponent_{_subject(exponent)}")
                 block.bounded.add(exponent)
                 block.held[x] = times(exponent, number(1 / LOG2E))
+            elif block.mask and not vanishes and len(free(exponent) & set(block.axes)) > 1:
+                exponent, vanishes = block.mask(exponent, block), True
             value = _named(e, Apply("exp2", (exponent,)), block)
             if vanishes:
                 block.held.pop(e, None)  # another predicate leaves other terms
@@ -150,11 +155,29 @@ def value_of(e: Expr, block: Block) -> Expr:
 
 
 def vanishes(value: Expr, where: Expr, block: Block) -> bool:
-    """Whether a value is 0 where a predicate fails: an exponential that is, or its product with exponents."""
+    """Whether a value is 0 where a predicate fails: an exponential that is, or its product with exponents, or
+    with what is finite where tensors are.
+    """
     up, down = factors(value)
     zero = {z for (_, w), z in block.zero.items() if w == where}
     rest = [f for f in up if f not in zero]
-    return not down and len(rest) < len(up) and block.bounded.issuperset(rest)
+    finite = block.mask is not None and all(map(_finite, rest)) and all(map(positive, down))
+    return len(rest) < len(up) and (finite or (not down and block.bounded.issuperset(rest)))
+
+
+def _finite(e: Expr) -> bool:
+    """Whether a value is finite if the tensors that it is made of are."""
+    match e:
+        case Index() | Read() | Apply("extent" | "tanh" | "sigmoid" | "sin" | "cos"):
+            return True
+        case Literal(value):
+            return abs(value) != float("inf")
+        case Apply("+" | "-" | "*" | "neg" | "abs" | "relu" | "max" | "min" | "finite", args):
+            return all(map(_finite, args))
+        case Apply("/", (a, b)):
+            return _finite(a) and positive(b)
+        case _:
+            return False
 
 
 def _divided(a: Expr, b: Expr, block: Block) -> Expr:

@@ -150,7 +150,8 @@ class Program:
     """One kernel: row tiles of `rows` for every position of `batch`.
 
     Where the batched indices that its work follows are `ordered`, it runs most work first, by an order that
-    is made before; the other places of the batch have the same work.
+    is made before; the other places of the batch have the same work. Otherwise the last rows come first, or
+    those that are `early`, where they see most.
     """
 
     name: str
@@ -160,6 +161,7 @@ class Program:
     outputs: tuple[Tensor, ...]
     body: tuple[Statement, ...]
     ordered: tuple[Index, ...] | None = None
+    early: bool = False
 
     @property
     def leading(self) -> Tensor:
@@ -192,6 +194,11 @@ class Program:
     def each(self) -> dict[Index, Index]:
         """Positions that are numbers, and the index that each of them runs along."""
         return {s.at: s.index for s in statements(self.body) if isinstance(s, Each)}
+
+    @cached_property
+    def turned(self) -> frozenset[Index]:
+        """Batched indices whose places are worked on one after the other."""
+        return frozenset(i for i in self.each if i.role == "batch")
 
     @cached_property
     def features(self) -> tuple[Index, ...]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from math import inf
 from typing import TypeGuard
 
 from attncc.diagnostics import Diagnostic, Label
@@ -29,7 +30,7 @@ from attncc.ir.cascade import (
     reads,
     walk,
 )
-from attncc.ir.logic import conjoin, factors, is_literal, plus, product, quotient, times
+from attncc.ir.logic import conjoin, factors, is_literal, plus, product, quotient, terms, times
 from attncc.ir.show import show_expr
 from attncc.masks.counted import parts
 from attncc.masks.hoisted import hoisted
@@ -62,7 +63,9 @@ def lower(kernel: Kernel) -> Program:
     _store([cascade.equation(t.name).tensor for t in kernel.writes if t.name not in stored], kernel, block)
     used = {r.tensor.name for e in cascade.equations for r in reads(e.body)}
     inputs = tuple(t for t in cascade.inputs if t.name in used and t.loaded)
-    return Program(kernel.name, kernel.rows, kernel.batch, inputs, kernel.writes, tuple(block.statements))
+    early = bool(kernel.loops) and all(loop.early for loop in kernel.loops)
+    body = tuple(block.statements)
+    return Program(kernel.name, kernel.rows, kernel.batch, inputs, kernel.writes, body, early=early)
 
 
 def _hoisted(state: State, index: Index, sorted_tables: frozenset[str]) -> State:
@@ -173,15 +176,21 @@ def _before(equation: Equation, e: Reduce, loop: Loop, block: Block) -> None:
 def _tile(loop: Loop, outer: Block, kernel: Kernel) -> tuple[Statement, ...]:
     """What is done on one tile of the walked index."""
     block = Block(outer.axes, outer, exponents=_exponents(loop) if loop.uniform else frozenset())
+    if loop.uniform and all(s.reduce.op == "sum" for s in loop.states):
+        # one test of a tile, of what all its states are taken of, instead of one for each
+        block.mask = lambda exponent, here: _masked(exponent, here.where, loop, here, -inf)
     for tensor in _kept(loop):
         held = block.find(tensor)
         assert isinstance(held, Read)
         old = block.beside(held.tensor, "_old")
         block.statements.append(Let(old, held))
         block.held[before(tensor)] = Read(old, old.indices)
+    rising = _rising(loop) if block.mask else frozenset[Tensor]()
     for equation in loop.tiles:
         if loop.index in equation.tensor.indices:
             _define(equation, block, kernel)
+            if equation.tensor in rising:
+                _absent(equation.tensor, loop, block)
     _store(loop.stored, kernel, block)
     for state in loop.states:
         block.statements.append(Note(note(state.equation)))
@@ -191,6 +200,27 @@ def _tile(loop: Loop, outer: Block, kernel: Kernel) -> tuple[Statement, ...]:
         else:
             _extremum(state, loop, block)
     return tuple(block.statements)
+
+
+def _rising(loop: Loop) -> frozenset[Tensor]:
+    """The tiles with which exponents rise: where they are -inf, the exponentials are 0."""
+    found: set[Tensor] = set()
+    for e in (x for s in loop.states for x in walk(s.reduce.body) if _is_exp(x)):
+        for sign, term in terms(e.args[0]):
+            up, down = factors(term)
+            tiles = [f for f in up if isinstance(f, Read) and f.tensor.origin == "equation"]
+            if sign > 0 and len(tiles) == 1 and all(positive(f) for f in (*up, *down) if f not in tiles):
+                found.add(tiles[0].tensor)
+    return frozenset(found)
+
+
+def _absent(tensor: Tensor, loop: Loop, block: Block) -> None:
+    """A tile, tested as soon as it is there: what waits for nothing else is done while others are made."""
+    where = loop.states[0].reduce.where
+    up, _ = factors(value_of(Read(tensor, tensor.indices), block))
+    for tile in up:
+        if isinstance(tile, Read) and len(free(tile) & set(block.axes)) > 1:
+            block.absent[tile, where] = _masked(tile, where, loop, block, -inf)
 
 
 def _kept(loop: Loop) -> tuple[Tensor, ...]:

@@ -35,12 +35,13 @@ from attncc.masks.summary import deciding
 from attncc.masks.uneven import told, uneven
 from attncc.ops import REDUCTIONS
 from attncc.passes.companions import accompany
+from attncc.passes.inverted import whole
 from attncc.passes.operator import Operator, State
 from attncc.passes.share import pruned, replace_reads
 from attncc.schedule.alike import alike
 from attncc.schedule.cuts import cut, joined, of_first_pass, of_other_rows, with_inverses
-from attncc.schedule.totals import by_rows
 from attncc.schedule.stages import Nests, Stage, nests, stages
+from attncc.schedule.totals import by_rows
 from attncc.source import Span
 
 
@@ -95,6 +96,13 @@ class Loop:
         """Tables along the index that decide, in no order, which tiles are live: then these are listed."""
         tests = [] if self.outers or self.grid else [test for band in self.bands for test in band.rest]
         return tuple(dict.fromkeys(table for test in tests for table in deciding(test, self.index)))
+
+    @property
+    def early(self) -> bool:
+        """Whether early rows see most: ranges begin where the row is, and end at a fixed column."""
+        begins = [any(b.direction == "up" for b in band.lows) for band in self.ends]
+        moves = [any(b.direction == "up" for b in band.highs) for band in self.ends]
+        return any(begins) and not any(moves)
 
     @property
     def ends(self) -> tuple[Band, ...]:
@@ -336,7 +344,7 @@ def _moved(cascade: Cascade, equation: Equation, moved: Tensor, value: dict[Inde
         at = dict(zip(old.indices, read.at, strict=True))
         return Read(moved, tuple(at.get(i, i) for i in moved.indices))
 
-    body = substitute(equation.body, value)
+    body = whole(substitute(equation.body, value), dict(cascade.lengths))
     equations = [
         replace(e, tensor=moved, body=body) if e is equation else replace(e, body=replace_reads(e.body, new))
         for e in cascade.equations

@@ -1,6 +1,6 @@
 """Cascade → what its kernels leave at rows, and the sums over rows for outputs that have none.
 
-    dslope[h] = sum(b, q) x[b,h,q]   -->   x[b,h,q] is an output, and is added up at the end
+dslope[h] = sum(b, q) x[b,h,q]   -->   x[b,h,q] is an output, and is added up at the end
 """
 
 from __future__ import annotations
