@@ -33,6 +33,11 @@ HELPERS = {
     """log(1 + exp(x)) without a threshold."""
     return -torch.nn.functional.logsigmoid(-x)
 ''',
+    "_reciprocal": '''def _reciprocal(x):
+    """1 / x; of 0 it is 0."""
+    none = x == 0
+    return torch.where(none, 0, 1 / torch.where(none, 1, x))
+''',
     "_through": '''def _through(c, r):
     """The value of c, whose gradient goes to r instead."""
     return c.detach() + torch.where(torch.isfinite(r), r - r.detach(), 0)

@@ -26,6 +26,7 @@ TENSOR = {
     "abs": "torch.abs",
     "sign": "torch.sign",
     "through": "_through",
+    "reciprocal": "_reciprocal",
 }
 """What takes tensors and gives one; a name with `_` in front is a function that the module carries."""
 

@@ -63,7 +63,7 @@ def _function(f: Function, words: Words, tile: Tile) -> tuple[dict[str, str], di
     positives = tuple(dict.fromkeys(e for s in signatures for e in s.positives))
     periods = tuple(dict.fromkeys(e for s in signatures for e in s.periods))
     known = with_digits(f.cascade, programs)
-    before = [*checks(known, words, "KINDS", body, positives, periods), *tables(f.cascade, words, "long()")]
+    before = [*checks(known, words, "KINDS", body, positives, periods, f.sums), *tables(f.cascade, words, "long()")]
     return helpers, rows | columns | sides, f.text(words, before, body, "any device")
 
 

@@ -118,7 +118,7 @@ def _function(f: Function, words: Words, spec: Specialisation) -> Made:
     periods = dict.fromkeys(e for part in parts for e in part.signature.periods)
     digits = with_digits(f.cascade, (part.program for part in parts))
     lines = [
-        *checks(digits, words, "KINDS", launch, tuple(positives), tuple(periods)),
+        *checks(digits, words, "KINDS", launch, tuple(positives), tuple(periods), f.sums),
         *tables(f.cascade, words, "to(torch.promote_types({name}.dtype, torch.int32))"),
         f"if max(sizes.values()) >= 1 << {BITS}:",
         f'    raise ValueError(f"extents {{sizes}}: those of a kernel stay below 2**{BITS}")',

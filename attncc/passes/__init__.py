@@ -10,6 +10,7 @@ from attncc.passes.companions import accompany
 from attncc.passes.counting import counting
 from attncc.passes.distribute import distribute
 from attncc.passes.expand import expand
+from attncc.passes.placed import placed
 from attncc.passes.share import inline, share
 from attncc.passes.simplify import simplify
 from attncc.passes.stream import stream
@@ -26,6 +27,7 @@ PASSES: tuple[Pass, ...] = (
     unsplit,
     share,
     distribute,
+    placed,
     share,
     stream,
     share,

@@ -43,6 +43,7 @@ from attncc.ir.cascade import (
 from attncc.ir.logic import conjoin, conjuncts, disjoin, factors, is_literal, plus, quotient, terms
 from attncc.passes.inverted import Names, readers
 from attncc.passes.logarithms import at_rows, ordered, with_logarithms
+from attncc.passes.placed import place_of
 from attncc.passes.share import fresh, pruned, replace_reads, share
 from attncc.passes.simplify import tidy
 from attncc.passes.slopes import Part, Slopes
@@ -225,13 +226,15 @@ class _Reverse:
         """What reaches a read reaches the element it reads; of an element without a position, row by row."""
         sequences = [i for i in part.over if i.role == "sequence"]
         if sequences and not any(i.role == "sequence" for i in part.read.tensor.indices):
-            rows = (*(i for i in part.over if i.role == "batch"), sequences[0])
+            found_place = place_of(part.read)
+            if found_place is not None:
+                where = conjoin((part.where, found_place.here))
+                part = Part(found_place.read, part.weight, where, (*part.over, *found_place.axes))
+            rows = (*(i for i in part.over if i.role == "batch"), _row_of(part, sequences))
             features = tuple(i for i in part.over if i.role == "feature" and i in free(part.read))
             others = tuple(i for i in part.over if i not in (*rows, *features))
-            place = (*rows, *features)
-            self.rows.setdefault(part.read, {}).setdefault(place, []).append(
-                _folded(part.weight, part.where, others)
-            )
+            weight = _folded(part.weight, part.where, others)
+            self.rows.setdefault(part.read, {}).setdefault((*rows, *features), []).append(weight)
             return
         found = readers(part.read, part.over, self.names)
         where = conjoin((*found.where, found.said(part.where)))
@@ -242,15 +245,33 @@ class _Reverse:
         """What reaches a tensor row by row, as sums over the rows."""
         for read in [r for r in self.rows if r.tensor == tensor]:
             for place, parts in self.rows.pop(read).items():
+                found = readers(read, place, self.names)
+                apart = [x for e in parts for x in _parts_apart(e)]
+                if not all(_whole(x, place) for x in apart):
+                    named = (found.said(self._with_sums(x, tensor, place)) for x in apart)
+                    wholes = [_over(found.others, conjoin(found.where), x) for x in named]
+                    self.reached.setdefault(tensor, []).extend(wholes)
+                    continue
                 name = fresh(f"d{tensor.name}_rows", self.names.taken)
                 self.names.taken.add(name)
                 rows = Tensor(name, place, "float", "equation")
                 self.made.append(Equation(rows, _real(_summed(parts))))
-                found = readers(read, place, self.names)
                 body = found.said(Read(rows, place))
-                over = found.others
-                whole = Reduce("sum", over, conjoin(found.where), body) if over else body
-                self.reached.setdefault(tensor, []).append(whole)
+                self.reached.setdefault(tensor, []).append(_over(found.others, conjoin(found.where), body))
+
+    def _with_sums(self, e: Expr, tensor: Tensor, place: tuple[Index, ...]) -> Expr:
+        """A product whose factors that are sums have a name."""
+        sign, e = _unsigned(e)
+        up, down = factors(e)
+        for n, f in enumerate(up):
+            if isinstance(f, Reduce):
+                name = fresh(f"d{tensor.name}_rows", self.names.taken)
+                self.names.taken.add(name)
+                rows = Tensor(name, tuple(i for i in place if i in free(f)), "float", "equation")
+                self.made.append(Equation(rows, _real(f)))
+                up[n] = Read(rows, rows.indices)
+        whole = quotient(up, down)
+        return whole if sign > 0 else Apply("neg", (whole,))
 
     def _finished(self, given: list[Tensor], gradients: list[Tensor]) -> Adjoint:
         """The two cascades: what of the first is settled and read by the second is saved."""
@@ -358,6 +379,35 @@ class _Reverse:
                                 value = Read(least, least.indices)
                                 above.append(Demand("above", subject=given[tensor].name, value=value))
         return facts, above
+
+
+def _row_of(part: Part, sequences: list[Index]) -> Index:
+    """The sequence along which an element without a position is reached: that of the place it is read at, and
+    of all that has features of the element.
+    """
+    features = {i for i in free(part.read) if i.role == "feature"}
+    for row in sequences:
+        away = set(sequences) - {row}
+        own = [f for f in factors(part.weight)[0] if free(f) & features]
+        if not any(free(f) & away for f in (part.read, *own)):
+            return row
+    return sequences[0]
+
+
+def _parts_apart(e: Expr) -> list[Expr]:
+    """The terms of a sum, each with its sign."""
+    return [x if sign > 0 else Apply("neg", (x,)) for sign, x in terms(e)]
+
+
+def _whole(e: Expr, place: tuple[Index, ...]) -> bool:
+    """Whether a factor of a product has all the features of a place, or one of them is there alone."""
+    features = {i for i in place if i.role == "feature"}
+    up, down = factors(_unsigned(e)[1])
+    return len(features) < 2 or any(features <= free(f) for f in (*up, *down))
+
+
+def _over(over: tuple[Index, ...], where: Expr, body: Expr) -> Expr:
+    return Reduce("sum", over, where, body) if over else body
 
 
 def _used(cascade: Cascade) -> tuple[tuple[Index, Expr], ...]:

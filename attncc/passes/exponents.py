@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from attncc.ir.cascade import (
     TRUE,
@@ -15,6 +16,7 @@ from attncc.ir.cascade import (
     Cascade,
     Choose,
     Expr,
+    Index,
     Literal,
     Read,
     Reduce,
@@ -23,6 +25,7 @@ from attncc.ir.cascade import (
     substitute,
 )
 from attncc.ir.logic import conjoin, conjuncts, minus, terms, total
+from attncc.passes.inverted import whole
 from attncc.passes.online import before, updaters
 
 
@@ -51,20 +54,23 @@ def exponents(cascade: Cascade) -> tuple[Exponent, ...]:
     return tuple(found)
 
 
-def at_most_zero(x: Expr, where: Expr, maxima: Mapping[Tensor, Reduce]) -> bool:
-    """Whether an exponent is at most 0 where a predicate holds."""
+def at_most_zero(
+    x: Expr, where: Expr, maxima: Mapping[Tensor, Reduce], lengths: Mapping[Index, Expr] = MappingProxyType({})
+) -> bool:
+    """Whether an exponent is at most 0 where a predicate holds; `lengths` are extents of members of groups."""
     if isinstance(x, Choose):
         inside = conjoin((where, x.condition))
-        return at_most_zero(x.then, inside, maxima) and at_most_zero(x.other, where, maxima)
+        then, other = ((x.then, inside), (x.other, where))
+        return all(at_most_zero(part, here, maxima, lengths) for part, here in (then, other))
     if isinstance(x, Literal):
         return x.value <= 0
     signed = terms(x)
     for n, (sign, top) in enumerate(signed):
         rest = total([*signed[:n], *signed[n + 1 :]])
         bare = top.args[0] if isinstance(top, Apply) and top.op == "finite" else top
-        if sign < 0 and _at_most(rest, bare, where, maxima):
+        if sign < 0 and _at_most(rest, bare, where, maxima, lengths):
             return True
-        if sign < 0 and _at_most(total([*signed[:n], *signed[n + 1 :]] * 2), _doubled(top), where, maxima):
+        if sign < 0 and _at_most(total(terms(rest) * 2), _doubled(top), where, maxima, lengths):
             return True
     return False
 
@@ -78,18 +84,20 @@ def _doubled(e: Expr) -> Expr:
             return e
 
 
-def _at_most(x: Expr, top: Expr, where: Expr, maxima: Mapping[Tensor, Reduce]) -> bool:
+def _at_most(
+    x: Expr, top: Expr, where: Expr, maxima: Mapping[Tensor, Reduce], lengths: Mapping[Index, Expr]
+) -> bool:
     if minus(x, top) == total([]) or (isinstance(x, Literal) and x.value == float("-inf")):
         return True
     match top:
         case Apply("max", (a, b)):
-            return any(_at_most(x, side, where, maxima) for side in (a, b))
+            return any(_at_most(x, side, where, maxima, lengths) for side in (a, b))
         case Read(tensor) if tensor in maxima:
             if x == Read(before(tensor), top.at):
                 return True
             place = dict(zip(tensor.indices, top.at, strict=True))
             e = maxima[tensor]
-            below, seen = (substitute(part, place) for part in (e.body, e.where))
+            below, seen = (whole(substitute(part, place), lengths) for part in (e.body, e.where))
             return set(conjuncts(seen)) <= {*conjuncts(where), TRUE} and minus(x, below) == total([])
     return False
 

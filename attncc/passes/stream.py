@@ -80,7 +80,10 @@ class _Made:
         tops = self.tops
         if tops is None:
             return Scales(self.forms, self.extremes, measured=False)
-        return Scales(self.forms, self.extremes, low=lambda x: at_most_zero(x, self.within, tops))
+        lengths = self.inside.lengths
+        return Scales(
+            self.forms, self.extremes, low=lambda x: at_most_zero(x, self.within, tops, lengths)
+        )
 
     @property
     def presence(self) -> Presence:
@@ -188,12 +191,12 @@ def _sum(equation: Equation, e: Reduce, made: _Made) -> Scaled:
     scale: Expr = ZERO
     if made.tops is None or (is_literal(exponent, 0) and not free(exponent)):
         kept = times(kept, Apply("exp", (exponent,))) if terms(exponent) else kept
-    elif free(exponent) & set(e.over) and at_most_zero(exponent, where, made.tops):
+    elif free(exponent) & set(e.over) and at_most_zero(exponent, where, made.tops, made.inside.lengths):
         # the same terms in the same order, so that the exponential is the same text
         exponent = made.exponents.setdefault(frozenset(Counter(terms(exponent)).items()), exponent)
         kept = times(kept, Apply("exp", (exponent,)))
     elif free(exponent) & set(e.over):
-        top = Reduce("max", e.over, where, exponent, e.span)
+        top = Reduce("max", e.over, _of_rows(where, exponent), exponent, e.span)
         scale = _read(_maximum(top, equation, made))
         measured = Apply("-", (exponent, Apply("finite", (scale,))))
         kept = times(_in_terms_of(measured, kept), Apply("exp", (measured,)))
@@ -206,6 +209,12 @@ def _sum(equation: Equation, e: Reduce, made: _Made) -> Scaled:
     loose = [(sign, _present(x, ZERO, inner, made)) for sign, x in loose]
     held = _read(_named(f"{equation.tensor.name.removesuffix('_sum')}_total", inner, equation, made))
     return Scaled(_outside(held, up, down, made), bounded(raised(total(loose), scale), made.scales))
+
+
+def _of_rows(where: Expr, exponent: Expr) -> Expr:
+    """A predicate without what it says of a feature that the exponent lacks: one maximum measures all places."""
+    loose = free(exponent)
+    return conjoin(c for c in conjuncts(where) if all(i.role != "feature" or i in loose for i in free(c)))
 
 
 def _split(mantissa: Expr, waiting: Waiting, made: _Made) -> tuple[Expr, Expr] | None:

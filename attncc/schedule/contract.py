@@ -78,12 +78,19 @@ def _pair(equation: Equation, block: Block) -> tuple[Index, ...]:
     return tuple(sorted(own, key=block.axes.index))
 
 
+def _sides_of(equation: Equation, block: Block) -> tuple[Index, ...]:
+    """What a matrix product has a value at: a row and a column, or a row and a feature."""
+    pair = _pair(equation, block)
+    features = tuple(i for i in equation.tensor.indices if i.role == "feature")
+    return pair if len(pair) == 2 or len(features) != 1 else (*pair, *features)
+
+
 # ---- matrix products ---------------------------------------------------------------------------
 
 
 def operands(equation: Equation, e: Reduce, block: Block) -> Operands | None:
     """The operands of a sum that is a matrix product at the cells of a tile; None if it is not."""
-    pair = _pair(equation, block)
+    pair = _sides_of(equation, block)
     if e.op != "sum" or len(pair) != 2 or len(e.over) != 1:
         return None
     terms, _ = _conditions(e)
@@ -94,8 +101,15 @@ def operands(equation: Equation, e: Reduce, block: Block) -> Operands | None:
     if above is None or below is None:
         return None
     left, right, rest = (quotient(a, b) for a, b in zip(above, below, strict=True))
+    if len(_pair(equation, block)) < 2 and not (_both(left, pair[0], e) and _both(right, pair[1], e)):
+        return None
     where = conjoin(terms)
     return (left if where == TRUE else Choose(where, left, number(0.0))), right, rest
+
+
+def _both(operand: Expr, side: Index, e: Reduce) -> bool:
+    """Whether an operand has its own side, and what is added up."""
+    return {side, *e.over} <= free(operand)
 
 
 def _conditions(e: Reduce) -> tuple[list[Expr], list[Expr]]:
@@ -134,7 +148,7 @@ def _contract(equation: Equation, e: Reduce, found: Operands, block: Block) -> E
     if (a, b) != (left, right):
         said = replace(equation, body=replace(e, where=conjoin(shared), body=quotient([a, b, *up], down)))
     block.statements.append(Note(note(said)))
-    target = replace(block.local(name, e.body, _pair(equation, block)), kind="float")
+    target = replace(block.local(name, e.body, _sides_of(equation, block)), kind="float")
     block.statements.append(Dot(target, value_of(a, block), value_of(b, block), e.over[0], None))
     scale = quotient([value_of(f, block) for f in up], [value_of(f, block) for f in down])
     return _where(shared, times(Read(target, target.indices), scale), 0.0, block)
@@ -200,6 +214,7 @@ def _fold_cells(equation: Equation, e: Reduce, block: Block) -> Expr:
     at = {i: replace(i, name=f"{i.name}_at") for i in e.over}
     places: dict[Index, Expr] = dict(at)
     inner = Block(block.axes, block)
+    _picked(e, at, inner)
     value = value_of(substitute(e.body, places), inner)
     if terms:
         value = Choose(value_of(substitute(conjoin(terms), places), inner), value, number(identity))
@@ -220,6 +235,24 @@ def _fold_cells(equation: Equation, e: Reduce, block: Block) -> Expr:
     held = Read(target, target.indices)
     scale = quotient([value_of(f, block) for f in up], [value_of(f, block) for f in down])
     return _where(shared, times(held, scale), identity, block)
+
+
+def _picked(e: Reduce, at: dict[Index, Index], inner: Block) -> None:
+    """What a fold reads of a tile that is computed, at one position of the features: all but it is left out."""
+    places: dict[Index, Expr] = dict(at)
+    for read in reads(e.body):
+        over = [i for i in read.tensor.indices if i in at]
+        if read.tensor.origin != "equation" or not over or read.at != read.tensor.indices:
+            continue
+        tile = inner.find(read.tensor)
+        assert tile is not None, f"{read.tensor.name} is read before it is computed"
+        for index in over:
+            rest = tuple(i for i in inner.axes if i in free(tile) and i != index)
+            picked = replace(inner.local(f"{read.tensor.name}_at", tile, rest), kind="float")
+            chosen = Choose(Apply("==", (index, at[index])), tile, number(0.0))
+            inner.statements.append(Fold(picked, "sum", index, chosen))
+            tile = Read(picked, picked.indices)
+        inner.held[substitute(read, places)] = tile
 
 
 def _joined(op: str, target: Tensor, value: Expr) -> Let:

@@ -14,6 +14,7 @@ from attncc.diagnostics import Diagnostic, Label
 from attncc.ir.brief import one_place
 from attncc.ir.cascade import (
     ONE,
+    TRUE,
     ZERO,
     Apply,
     Choose,
@@ -35,12 +36,15 @@ from attncc.ir.show import show_expr
 from attncc.masks.counted import parts
 from attncc.masks.hoisted import hoisted
 from attncc.masks.undivided import undivided
+from attncc.ops import REDUCTIONS
 from attncc.passes.online import before
 from attncc.passes.operator import State
 from attncc.schedule.block import Block, let, name_of, positive, positive_scale, value_of, vanishes
 from attncc.schedule.contract import at_cells, note, operand, operands, reduced
 from attncc.schedule.loops import Dot, Each, Edge, Fill, Fold, Let, Note, Program, Statement, Store, Walk
 from attncc.schedule.plan import REFERENCE, Kernel, Loop, Refused
+from attncc.schedule.scattered import places_in, scattered
+from attncc.schedule.turned import inside, turned, turns
 
 
 def lower(kernel: Kernel) -> Program:
@@ -50,15 +54,13 @@ def lower(kernel: Kernel) -> Program:
     features = {i for e in cascade.equations for i in _indices(e) if i.role == "feature"}
     axes = (kernel.rows, *walked, *sorted(features, key=lambda i: i.name))
     block = Block(axes)
-    for equation in kernel.prologue:
-        _define(equation, block, kernel)
+    _define_here(kernel.prologue, block, kernel)
     for loop in kernel.loops:
-        for equation in loop.rows:
-            _define(equation, block, kernel)
+        _define_here(loop.rows, block, kernel)
         states = tuple(_hoisted(state, loop.index, cascade.sorted_tables) for state in loop.states)
-        _lower_loop(replace(loop, states=states), block, kernel)
-    for equation in kernel.epilogue:
-        _define(equation, block, kernel)
+        tiles = tuple(e for e in loop.tiles if not _turned_through(e, kernel))
+        _lower_loop(replace(loop, states=states, tiles=tiles), block, kernel)
+    _define_here(kernel.epilogue, block, kernel)
     stored = {t.name for loop in kernel.loops for t in loop.stored}
     _store([cascade.equation(t.name).tensor for t in kernel.writes if t.name not in stored], kernel, block)
     used = {r.tensor.name for e in cascade.equations for r in reads(e.body)}
@@ -91,9 +93,47 @@ def _indices(equation: Equation) -> set[Index]:
 # ---- equations ---------------------------------------------------------------------------------
 
 
-def _define(equation: Equation, block: Block, kernel: Kernel) -> None:
+def _define_here(equations: Iterable[Equation], block: Block, kernel: Kernel) -> None:
+    """Equations at the rows, but for what is computed where it is turned through."""
+    for equation in equations:
+        if not _turned_through(equation, kernel):
+            _define(equation, block, kernel)
+
+
+def _turned_through(equation: Equation, kernel: Kernel) -> bool:
+    """Whether an equation is over a batched index that reductions turn through."""
+    return bool(set(equation.tensor.indices) & set(turned(kernel.cascade)))
+
+
+def _turn(equation: Equation, e: Reduce, block: Block, kernel: Kernel, places: frozenset[Index]) -> Expr:
+    """A reduction over batched indices: what is over them is computed at one position after the other."""
+    indices = tuple(i for i in block.axes if i in equation.tensor.indices)
+    target = replace(block.local(equation.tensor.name, ZERO, indices), kind="float")
+    identity = number(float(REDUCTIONS[e.op].identity))
+    inner = Block(block.axes, block)
+    for part in inside(equation, kernel.cascade.equations, places):
+        _define(part, inner, kernel, places | set(e.over))
+    inner.statements.append(Note(note(equation)))
+    value = value_of(e.body, inner)
+    if e.where != TRUE:
+        value = Choose(value_of(e.where, inner), value, identity)
+    old = Read(target, target.indices)
+    joined = plus(old, value) if e.op == "sum" else Apply(e.op, (old, value))
+    body: tuple[Statement, ...] = (*inner.statements, Let(target, joined))
+    for index in reversed(e.over):
+        body = (Each(index, index, body, ZERO, extent(index)),)
+    block.names |= inner.names
+    block.statements += (Fill(target, identity), *body)
+    return old
+
+
+def _define(
+    equation: Equation, block: Block, kernel: Kernel, places: frozenset[Index] = frozenset()
+) -> None:
     """An equation outside the running states: its value is held, as a formula where that costs nothing."""
     match equation.body:
+        case Reduce() as e if turns(e):
+            block.held[equation.tensor] = _turn(equation, e, block, kernel, places or frozenset(kernel.batch))
         case Reduce() as e:
             block.held[equation.tensor] = reduced(equation, e, block)
         case body:
@@ -125,14 +165,14 @@ def _lower_loop(loop: Loop, block: Block, kernel: Kernel) -> None:
         block.statements.append(Note(f"state of {note(state.equation)}"))
         block.statements.append(Fill(target, number(float(state.identity.value))))
         block.held[state.tensor] = Read(target, target.indices)
-    for e in _outside(loop, block):
+    for e in _outside(loop, block, kernel):
         if not free(e) & {*loop.outers}:
             value_of(e, block)
     if not loop.outers:
         _walk(loop, block, kernel)
         return
     here = Block(block.axes, block)
-    for e in _outside(loop, here):
+    for e in _outside(loop, here, kernel):
         value_of(e, here)
     _walk(loop, here, kernel)
     body = tuple(here.statements)
@@ -156,14 +196,14 @@ def _walk(loop: Loop, block: Block, kernel: Kernel) -> None:
     block.statements.append(Walk(loop.index, bands, loop.uniform, body, listed, loop.grid))
 
 
-def _outside(loop: Loop, block: Block) -> tuple[Expr, ...]:
+def _outside(loop: Loop, block: Block, kernel: Kernel) -> tuple[Expr, ...]:
     """Inputs that the loop does not read along its index, and counts: found once, before it."""
     tiles = [e for e in loop.tiles if not (isinstance(e.body, Reduce) and at_cells(e, e.body, block))]
     bodies = [e.body for e in (*tiles, *(s.equation for s in loop.states))]
     inside = (x for body in bodies for x in (children(body) if isinstance(body, Reduce) else (body,)))
     found = dict.fromkeys(e for x in inside for e in parts(x) if isinstance(e, Read | Reduce))
     loaded = (e for e in found if isinstance(e, Reduce) or e.tensor.loaded)
-    return tuple(e for e in loaded if loop.index not in free(e))
+    return tuple(e for e in loaded if not free(e) & {loop.index, *turned(kernel.cascade)})
 
 
 def _before(equation: Equation, e: Reduce, loop: Loop, block: Block) -> None:
@@ -352,6 +392,10 @@ def _accumulate(state: State, loop: Loop, block: Block) -> None:
             term = _masked(every, e.where, loop, block)
             block.statements.append(Fold(part, "sum", loop.index, term))
         block.statements.append(Let(held.tensor, plus(start, times(Read(part, part.indices), scale))))
+        return
+    if (found := places_in(e.body)) is not None and set(found[0]) == set(features):
+        weight = _masked(value_of(found[1], block), e.where, loop, block)
+        scattered(held.tensor, start, found[0], weight, loop.index, block)
         return
     values = [f for f in up if free(f) & set(features)]
     if len(features) > 1 or any(free(f) & set(features) for f in down) or not values:

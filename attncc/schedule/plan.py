@@ -40,8 +40,10 @@ from attncc.passes.operator import Operator, State
 from attncc.passes.share import pruned, replace_reads
 from attncc.schedule.alike import alike
 from attncc.schedule.cuts import cut, joined, of_first_pass, of_other_rows, with_inverses
+from attncc.schedule.scattered import by_features
 from attncc.schedule.stages import Nests, Stage, nests, stages
 from attncc.schedule.totals import by_rows
+from attncc.schedule.turned import of_turned, turned, turns
 from attncc.source import Span
 
 
@@ -182,6 +184,9 @@ def _kernels(cascade: Cascade) -> tuple[Kernel, ...]:
     kernels: list[Kernel] = []
     groups = _groups(cascade)
     for group in groups:
+        while kept := of_turned(_of(cascade, group)):
+            first, cascade = cut(cascade, kept)
+            kernels += _kernels(first)
         while (found := of_other_rows(part := _of(cascade, group), _rows(part))) is not None:
             first, cascade = cut(joined(cascade, found[0]), found[1])
             kernels += _kernels(first)
@@ -211,12 +216,13 @@ def _of(cascade: Cascade, names: frozenset[str]) -> Cascade:
 
 def _groups(cascade: Cascade) -> tuple[frozenset[str], ...]:
     """The outputs by name, those over the same rows together."""
-    found: dict[tuple[frozenset[Index], frozenset[Index]], list[str]] = {}
+    found: dict[tuple[frozenset[Index], frozenset[Index], bool], list[str]] = {}
     for t in cascade.outputs:
         places = (frozenset(i for i in t.indices if i.role == role) for role in ("batch", "sequence"))
         batch, rows = places
         # what is written at rows and columns goes with what is written at the rows
-        key = next((k for k in found if k[0] == batch and (k[1] & rows)), (batch, rows))
+        own = turns(cascade.equation(t.name).body)
+        key = next((k for k in found if k[0] == batch and (k[1] & rows) and k[2] == own), (batch, rows, own))
         found.setdefault(key, []).append(t.name)
     return tuple(map(frozenset, found.values()))
 
@@ -225,13 +231,14 @@ def _kernel(cascade: Cascade) -> Kernel:
     """One kernel for the whole cascade, or `Refused`."""
     rows = _rows(cascade)
     batch = tuple(dict.fromkeys(i for t in cascade.outputs for i in t.indices if i.role == "batch"))
-    cascade = alike(_at_grid(cascade, (*batch, *_turned(cascade))))
+    around = turned(cascade)
+    cascade = alike(_at_grid(by_features(cascade), (*batch, *_turned(cascade), *around)))
     sums = {e.tensor: e.body for e in cascade.equations if isinstance(e.body, Reduce)}
     pairs = nests(cascade)
     walks = {t: _walked(e, pairs) for t, e in sums.items()}
     states = {t: i for t, i in walks.items() if i is not None}
     for equation in cascade.equations:
-        _check_equation(equation, rows, batch, states, pairs)
+        _check_equation(equation, rows, (*batch, *around), states, pairs)
     prologue, walked, epilogue = stages(cascade, states, _stored(cascade, rows), pairs, rows)
     loops = _on_one_grid(tuple(_loop(stage, rows, cascade, pairs.get(stage.index, ())) for stage in walked))
     return Kernel(cascade, rows, batch, prologue, loops, epilogue)
@@ -358,7 +365,8 @@ def _walked(e: Reduce, pairs: Nests) -> Index | None:
     inner = next((i for i, outers in pairs.items() if {i, *outers} == set(e.over)), None)
     if inner is not None:
         return inner
-    if len(sequence) > 1 or (sequence and len(e.over) > 1) or any(i.role == "batch" for i in e.over):
+    batch = any(i.role == "batch" for i in e.over)
+    if len(sequence) > 1 or (sequence and len(e.over) > 1) or (batch and not turns(e)):
         names = ", ".join(i.name for i in e.over)
         message = f"no kernel plan for a reduction over `{names}` at once: a loop walks one sequence index"
         if len(sequence) == len(e.over) == 2:

@@ -53,7 +53,7 @@ def nests(cascade: Cascade) -> Nests:
             continue
         passes = [dict(passes_over(cascade, i)[0].of) for i in sequences]
         beside = {name: r for name, r in reductions.items() if set(r.over) & set(e.over)}
-        together = all(len({own[name] for own in passes}) == 1 for name in beside)
+        together = all(len({own.get(name) for own in passes}) == 1 for name in beside)
         if together and all(set(r.over) == set(e.over) for r in beside.values()) and not kept & set(e.over):
             found[inner] = tuple(outers)
     return found

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from attncc.ir.cascade import Cascade, Equation, Read, Reduce, Tensor, reads
+from attncc.ir.cascade import Apply, Cascade, Equation, Expr, Read, Reduce, Tensor, free, reads
+from attncc.ir.logic import factors
 from attncc.passes.logarithms import first_name, ordered
 from attncc.passes.share import fresh, pruned
 
@@ -27,18 +28,29 @@ def by_rows(cascade: Cascade) -> tuple[Cascade, tuple[Equation, ...]]:
             continue
         match equation.body:
             case Reduce("sum", over, where, body) if any(i.role == "sequence" for i in over):
-                if not isinstance(body, Read) or body.tensor.origin != "equation":
+                if not (_outer(body) or (isinstance(body, Read) and body.tensor.origin == "equation")):
                     name = fresh(f"{first_name(body)}_rows", taken)
                     taken.add(name)
                     rows = Tensor(name, ordered(body), "float", "equation")
                     equations.append(Equation(rows, body, equation.span))
                     body = Read(rows, rows.indices)
-                wanted[body.tensor] = None
+                wanted |= dict.fromkeys(r.tensor for r in reads(body) if r.tensor.origin == "equation")
                 totals.append(replace(equation, body=replace(equation.body, body=body)))
             case _:
                 totals.append(equation)
     outputs = (*(t for t in cascade.outputs if t.name not in {t.name for t in late}), *wanted)
     return pruned(replace(cascade, equations=tuple(equations), outputs=outputs)), tuple(totals)
+
+
+def _outer(e: Expr) -> bool:
+    """Whether a product has more features than any of its factors: it is nowhere in memory."""
+    up, down = factors(_unsigned(e))
+    features = {i for i in free(e) if i.role == "feature"}
+    return len(features) > 1 and not any(features <= free(f) for f in (*up, *down))
+
+
+def _unsigned(e: Expr) -> Expr:
+    return e.args[0] if isinstance(e, Apply) and e.op == "neg" else e
 
 
 def _late(cascade: Cascade) -> set[Tensor]:

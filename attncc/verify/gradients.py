@@ -27,7 +27,6 @@ from attncc.source import Source
 from attncc.verify.compared import Compared, Function, Given, doubled
 from attncc.verify.sizes import terms
 
-
 MOST = 1 << 23
 """Pairs of a query and a key in all heads for which terms are added up once more."""
 

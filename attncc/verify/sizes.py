@@ -14,7 +14,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attncc.ir.cascade import Apply, Cascade, Choose, Equation, Expr, Read, Reduce, Tensor, free, kind, number, reads
+from attncc.ir.cascade import (
+    Apply,
+    Cascade,
+    Choose,
+    Equation,
+    Expr,
+    Read,
+    Reduce,
+    Tensor,
+    free,
+    kind,
+    number,
+    reads,
+)
 from attncc.ir.evaluate import evaluate, outputs
 from attncc.passes.expand import expand
 from attncc.passes.exponents import exponents
