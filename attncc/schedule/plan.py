@@ -62,8 +62,8 @@ class Loop:
 
     `uniform` says that all states run over the same terms, so that there are tiles which none of them has to
     test. Where some of what is computed is `stored`, every tile is visited: the reach is all columns.
-    A walk over several indices is a walk over one of them at every position of the `outers`. On a `grid` tiles are
-    boxes, bounded along every axis; `bands` are then those that positions in a line have.
+    A walk over several indices is a walk over one of them at every position of the `outers`. On a `grid`
+    tiles are boxes, bounded along every axis; `bands` are then those that positions in a line have.
     """
 
     index: Index
