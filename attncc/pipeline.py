@@ -27,8 +27,8 @@ from attncc.syntax.parser import parse
 from attncc.syntax.printer import show_statement
 
 UNTRAINED = (
-    "without gradients it has kernels: call it under torch.no_grad(), or compile it with --no-gradients; the dense "
-    'reference has gradients: `attncc.load(path, backend="reference")`'
+    "without gradients it has kernels: call it under torch.no_grad(), or compile it with --no-gradients; the "
+    'dense reference has gradients: `attncc.load(path, backend="reference")`'
 )
 
 

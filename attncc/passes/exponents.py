@@ -55,7 +55,10 @@ def exponents(cascade: Cascade) -> tuple[Exponent, ...]:
 
 
 def at_most_zero(
-    x: Expr, where: Expr, maxima: Mapping[Tensor, Reduce], lengths: Mapping[Index, Expr] = MappingProxyType({})
+    x: Expr,
+    where: Expr,
+    maxima: Mapping[Tensor, Reduce],
+    lengths: Mapping[Index, Expr] = MappingProxyType({}),
 ) -> bool:
     """Whether an exponent is at most 0 where a predicate holds; `lengths` are extents of members of groups."""
     if isinstance(x, Choose):

@@ -97,7 +97,9 @@ def _placed(e: Expr) -> Expr:
 
 def _fixed(f: Expr, over: set[Index]) -> bool:
     """Whether a factor has a row and a feature, and is the same for all terms, with a value also without any."""
-    plain = all(r.tensor.loaded and not any(_sequences(s) for s in r.at if not isinstance(s, Index)) for r in reads(f))
+    plain = all(
+        r.tensor.loaded and not any(_sequences(s) for s in r.at if not isinstance(s, Index)) for r in reads(f)
+    )
     return plain and bool(_features(f)) and bool(_sequences(f)) and not free(f) & over
 
 

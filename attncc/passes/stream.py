@@ -81,9 +81,7 @@ class _Made:
         if tops is None:
             return Scales(self.forms, self.extremes, measured=False)
         lengths = self.inside.lengths
-        return Scales(
-            self.forms, self.extremes, low=lambda x: at_most_zero(x, self.within, tops, lengths)
-        )
+        return Scales(self.forms, self.extremes, low=lambda x: at_most_zero(x, self.within, tops, lengths))
 
     @property
     def presence(self) -> Presence:

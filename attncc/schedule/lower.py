@@ -127,9 +127,7 @@ def _turn(equation: Equation, e: Reduce, block: Block, kernel: Kernel, places: f
     return old
 
 
-def _define(
-    equation: Equation, block: Block, kernel: Kernel, places: frozenset[Index] = frozenset()
-) -> None:
+def _define(equation: Equation, block: Block, kernel: Kernel, places: frozenset[Index] = frozenset()) -> None:
     """An equation outside the running states: its value is held, as a formula where that costs nothing."""
     match equation.body:
         case Reduce() as e if turns(e):

@@ -23,7 +23,9 @@ def turned(cascade: Cascade) -> tuple[Index, ...]:
     return tuple(dict.fromkeys(i for e in bodies if isinstance(e, Reduce) and turns(e) for i in e.over))
 
 
-def inside(equation: Equation, equations: Iterable[Equation], places: frozenset[Index]) -> tuple[Equation, ...]:
+def inside(
+    equation: Equation, equations: Iterable[Equation], places: frozenset[Index]
+) -> tuple[Equation, ...]:
     """The equations over the indices that an equation turns through which it reads, directly or through
     others, at `places` of the batch; what turns through more indices has its own inside.
     """

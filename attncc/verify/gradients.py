@@ -141,7 +141,11 @@ def slopes(
     reach = weights(exact, kind, seed)
     inputs = {t.name: t for t in trained.cascade.inputs}
     defaults = dict(trained.cascade.defaults)
-    sizes = {i: n for t in inputs.values() for i, n in zip(t.indices, getattr(given.get(t.name), "shape", ()), strict=False)}
+    sizes = {
+        i: n
+        for t in inputs.values()
+        for i, n in zip(t.indices, getattr(given.get(t.name), "shape", ()), strict=False)
+    }
     cells = math.prod(n for i, n in sizes.items() if i.role != "feature")
     return Compared(
         tuple(replace(inputs[n], name=f"d{n}") for n in trained.wrt),

@@ -20,8 +20,6 @@ REFUSED = {
     "agent": "plan-walk",
     "evoformer": "plan-walk",
     "positional": "plan-walk",
-    "differential": "plan-contraction",
-    "nap": "plan-contraction",
     "pointer": "plan-contraction",
     "music": "",
     "halonet": "",
