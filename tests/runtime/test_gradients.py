@@ -141,6 +141,16 @@ def test_a_module_has_the_gradients_that_are_needed() -> None:
     assert wrts(attend) == ["", "V", "Q", "QK", "QKV"]
 
 
+def test_what_no_output_depends_on_has_no_gradient() -> None:
+    attend = pattern("causal")
+    _, (q, k, v) = tracked(attend, 9, "cpu")
+    lse = attend(q, k, v, outputs="lse")
+    assert wrts(attend) == ["QK"]
+    with pytest.raises(RuntimeError, match="appears to not have been used in the graph"):
+        grad(lse[lse.isfinite()].sum(), v)
+    assert not attend(q.detach(), k.detach(), v, outputs="lse").requires_grad
+
+
 def test_threads() -> None:
     attend = pattern("window")
 
