@@ -214,7 +214,7 @@ def _before(equation: Equation, e: Reduce, loop: Loop, block: Block) -> None:
 def _tile(loop: Loop, outer: Block, kernel: Kernel) -> tuple[Statement, ...]:
     """What is done on one tile of the walked index."""
     block = Block(outer.axes, outer, exponents=_exponents(loop) if loop.uniform else frozenset())
-    if loop.uniform and all(s.reduce.op == "sum" for s in loop.states):
+    if loop.uniform and loop.states and all(s.reduce.op == "sum" for s in loop.states):
         # one test of a tile, of what all its states are taken of, instead of one for each
         block.mask = lambda exponent, here: _masked(exponent, here.where, loop, here, -inf)
     for tensor in _kept(loop):
