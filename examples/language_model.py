@@ -6,7 +6,7 @@ import ast
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,15 +16,24 @@ import attncc
 
 PATTERNS = Path(__file__).parents[1] / "patterns"
 
-Layer = tuple[str, dict[str, Any]]
-"""A pattern by its name in `patterns/` or by the path of its file, and the numbers that it is called with."""
+
+class Layer(NamedTuple):
+    """A pattern by its name in `patterns/` or by the path of its file, and the numbers it is called with."""
+
+    name: str
+    numbers: dict[str, Any]
+
+    def __str__(self) -> str:
+        numbers = ", ".join(f"{name}={value}" for name, value in self.numbers.items())
+        return f"{self.name}({numbers})" if numbers else self.name
 
 
 def layers(text: str) -> list[Layer]:
-    """`streaming(window=64, sinks=4), alibi` -> the layers; a number left out is the pattern's own default."""
+    """`streaming(window=64, sinks=4), alibi` -> the layers; numbers left out are the pattern's defaults."""
     calls = re.findall(r"([\w./-]+)(?:\((.*?)\))?", text)
+    number = r"(\w+) *= *([^,\s]+)"
     return [
-        (name, {key: ast.literal_eval(value) for key, value in re.findall(r"(\w+) *= *([^,\s]+)", numbers)})
+        Layer(name, {key: ast.literal_eval(value) for key, value in re.findall(number, numbers)})
         for name, numbers in calls
     ]
 
@@ -35,7 +44,7 @@ class Attention(nn.Module):
     def __init__(self, layer: Layer, width: int, heads: int, groups: int, backend: str | None):
         super().__init__()
         name, self.numbers = layer
-        self.attend = attncc.load(Path(name) if "." in name else PATTERNS / f"{name}.attn", backend)
+        self.attend = attncc.load(name if name.endswith(".attn") else PATTERNS / f"{name}.attn", backend)
         shapes = {t.name: [index.name for index in t.indices] for t in self.attend.cascade.inputs}
         if strange := [x for x in shapes if x not in ("Q", "K", "V", "doc", "slope") and shapes[x]]:
             raise SystemExit(f"{name} takes {', '.join(strange)}, which this model does not have")
@@ -63,7 +72,7 @@ class Attention(nn.Module):
 
 
 class LanguageModel(nn.Module):
-    """A token's embedding, `x + attention(norm(x))` and `x + mlp(norm(x))` by layer, and the embedding again."""
+    """Embedding; by layer, `x + attention(norm(x))` and `x + mlp(norm(x))`; and the embedding again."""
 
     def __init__(
         self,
