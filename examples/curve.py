@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import cycle
+from math import ceil, floor, log10
 from xml.sax.saxutils import escape
 
-WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 760, 400, 56, 44, 190, 46
+SIDE, HEIGHT, LEFT, TOP, BOTTOM, LETTER = 560, 400, 56, 56, 46, 7.5
 COLOURS = ("#0b63a8", "#e08e00", "#2f8f4e", "#b8336a", "#6f5bb5", "#3d8f98", "#8a6d3b", "#808892")
 
 Points = Sequence[tuple[float, float]]
@@ -28,53 +30,52 @@ def picture(
     title: str, curves: Mapping[str, Points], rules: Mapping[str, float], axes: tuple[str, str]
 ) -> str:
     """Curves by what they are called, and levels to compare them with, as the text of an SVG file."""
-    ends = [points[-1][1] for points in curves.values()]
-    xs = [x for points in curves.values() for x, _ in points]
-    ys = [y for points in curves.values() for _, y in points] + list(rules.values())
-    right, low, high = max(xs) or 1.0, min(0.0, *ys), max(ys) * 1.05 or 1.0
+    ends = {name: points[-1][1] for name, points in curves.items()} | dict(rules)
+    xs = _ticks(max(x for points in curves.values() for x, _ in points))
+    ys = _ticks(max(*rules.values(), *(y for points in curves.values() for _, y in points)))
+    width = LEFT + SIDE + LETTER * (max(map(len, ends)) + 8)
 
     def across(x: float) -> float:
-        return LEFT + (WIDTH - LEFT - RIGHT) * x / right
+        return LEFT + SIDE * x / xs[-1]
 
     def down(y: float) -> float:
-        return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (y - low) / (high - low)
+        return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * y / ys[-1]
 
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" class="curve" width="{WIDTH}" height="{HEIGHT}" '
-        f'viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="curve" width="{width:.0f}" height="{HEIGHT}" '
+        f'viewBox="0 0 {width:.0f} {HEIGHT}" role="img" aria-label="{escape(title)}" '
         'font-family="system-ui, DejaVu Sans, sans-serif" font-size="12" fill="#1c2128">',
         "<style>@media (prefers-color-scheme: dark) { .curve .paper { fill: #14171b; } "
         ".curve text { fill: #e4e8ec; } }</style>",
         '<rect class="paper" width="100%" height="100%" fill="#ffffff"/>',
         f'<text x="{LEFT}" y="24" font-size="14" font-weight="600">{escape(title)}</text>',
-        f'<text x="{across(right / 2):.1f}" y="{HEIGHT - 10}" text-anchor="middle">{escape(axes[0])}</text>',
-        f'<text x="{LEFT}" y="{TOP - 4}" text-anchor="end" dx="-6">{escape(axes[1])}</text>',
+        f'<text x="{LEFT + SIDE / 2}" y="{HEIGHT - 8}" text-anchor="middle">{escape(axes[0])}</text>',
+        f'<text x="{LEFT}" y="{TOP - 10}">{escape(axes[1])}</text>',
     ]
-    for part in range(5):
-        x, y = right * part / 4, low + (high - low) * part / 4
-        lines += [
-            f'<path d="M{LEFT} {down(y):.1f}H{WIDTH - RIGHT}" stroke="#808892" stroke-opacity="0.3"/>',
-            f'<text x="{LEFT - 6}" y="{down(y) + 4:.1f}" text-anchor="end">{y:.2f}</text>',
-            f'<text x="{across(x):.1f}" y="{HEIGHT - 28}" text-anchor="middle">{x:,.0f}</text>',
-        ]
-    places = _apart([down(y) for y in [*ends, *rules.values()]])
-    for n, (name, points) in enumerate(curves.items()):
-        colour = COLOURS[n % len(COLOURS)]
+    for y in ys:
+        lines.append(f'<path d="M{LEFT} {down(y):.1f}h{SIDE}" stroke="#808892" stroke-opacity="0.3"/>')
+        lines.append(f'<text x="{LEFT - 6}" y="{down(y) + 4:.1f}" text-anchor="end">{y:g}</text>')
+    for x in xs:
+        lines.append(f'<text x="{across(x):.1f}" y="{HEIGHT - 28}" text-anchor="middle">{x:g}</text>')
+    colours = dict(zip(curves, cycle(COLOURS), strict=False)) | dict.fromkeys(rules, "#808892")
+    for name, points in curves.items():
         path = "L".join(f"{across(x):.1f} {down(y):.1f}" for x, y in points)
-        lines.append(f'<path d="M{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        lines.append(_label(places[n], f"{name} {ends[n]:.2f}", colour))
-    for n, (name, level) in enumerate(rules.items(), len(curves)):
-        line = f'd="M{LEFT} {down(level):.1f}H{WIDTH - RIGHT}"'
-        lines.append(f'<path {line} stroke="#808892" stroke-width="1.5" stroke-dasharray="5 4"/>')
-        lines.append(_label(places[n], f"{name} {level:.2f}", "#808892"))
+        lines.append(f'<path d="M{path}" fill="none" stroke="{colours[name]}" stroke-width="2"/>')
+    for level in rules.values():
+        path = f'd="M{LEFT} {down(level):.1f}h{SIDE}" stroke-dasharray="5 4"'
+        lines.append(f'<path {path} stroke="#808892" stroke-width="1.5"/>')
+    for (name, y), place in zip(ends.items(), _apart([down(y) for y in ends.values()]), strict=True):
+        x = LEFT + SIDE + 12
+        lines.append(f'<circle cx="{x}" cy="{place - 4:.1f}" r="4" fill="{colours[name]}"/>')
+        lines.append(f'<text x="{x + 9}" y="{place:.1f}">{escape(name)} {y:.2f}</text>')
     return "\n".join([*lines, "</svg>"]) + "\n"
 
 
-def _label(y: float, words: str, colour: str) -> str:
-    """What a curve is called, at its end, after a dot of its colour."""
-    x = WIDTH - RIGHT + 12
-    dot = f'<circle cx="{x}" cy="{y - 4:.1f}" r="4" fill="{colour}"/>'
-    return f'{dot}<text x="{x + 9}" y="{y:.1f}">{escape(words)}</text>'
+def _ticks(most: float) -> list[float]:
+    """Round numbers from 0 to the first that is not less."""
+    ten = 10.0 ** floor(log10(most or 1.0))
+    step = next(ten * part for part in (0.2, 0.5, 1.0, 2.0) if most <= 8 * ten * part)
+    return [round(step * n, 9) for n in range(max(1, ceil(most / step - 1e-9)) + 1)]
 
 
 def _apart(heights: Sequence[float], least: float = 15.0) -> list[float]:
