@@ -93,7 +93,7 @@ def train(
         optimiser.step()
         losses.append(loss.detach())
         step += 1
-        done = max(step / args.steps, (time.monotonic() - start) / seconds)
+        done = max(step / args.steps, (time.monotonic() - start) / max(seconds, 0.01))
         bar(done, f"step {step}, {time.monotonic() - start:.0f} s, {words(points[-1])}")
         if done >= min(1.0, len(points) / args.points):
             points.append(measured(model, tests, args.device, step, losses))
