@@ -189,7 +189,7 @@ def main() -> None:
     option("--task", choices=TASKS, default="text")
     option("--patterns", help='the layers, or with mqar the models: "window(window=64), mine.attn"')
     option("--steps", type=int, help="at most so many; with mqar for every model")
-    option("--seconds", type=float, default=100.0, help="of training at most, all models together")
+    option("--seconds", type=float, default=90.0, help="of training at most, all models together")
     option("--rows", type=int, help="of a batch")
     option("--length", type=int, default=512, help="of a row of text")
     option("--width", type=int, help="of the model, a multiple of 64: a head has 32 features")
