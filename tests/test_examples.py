@@ -85,7 +85,9 @@ def test_recall_separates_patterns(tmp_path: Path) -> None:
 
 
 def test_text_is_refused_to_what_sees_the_future(tmp_path: Path) -> None:
-    done = example(tmp_path, "train_lm.py", "--device", "cpu", "--backend", "reference", "--patterns", "dense")
+    done = example(
+        tmp_path, "train_lm.py", "--device", "cpu", "--backend", "reference", "--patterns", "dense"
+    )
     assert done.returncode == 1 and "later tokens" in done.stderr
 
 
