@@ -41,8 +41,8 @@ from attncc.passes.share import pruned, replace_reads
 from attncc.schedule.alike import alike
 from attncc.schedule.cuts import cut, joined, of_first_pass, of_other_rows, with_inverses
 from attncc.schedule.scattered import by_features
-from attncc.schedule.totals import by_rows
 from attncc.schedule.stages import Nests, Stage, nests, stages
+from attncc.schedule.totals import by_rows
 from attncc.schedule.turned import of_turned, turned, turns
 from attncc.source import Span
 
