@@ -6,31 +6,49 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from keyword import iskeyword
 from pathlib import Path
 from threading import RLock
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from attncc.codegen.words import Words
-from attncc.diagnostics import Diagnostic, Label, PatternError
+from attncc.diagnostics import Diagnostic, PatternError
 from attncc.ir.cascade import Cascade
-from attncc.pipeline import generate, meaning
+from attncc.parameters import python_name, refuse_reserved, signature_of, wanted
+from attncc.pipeline import differentiated, generate, meaning, planned
 from attncc.runtime.cache import cached
 from attncc.schedule.spec import KINDS, WIDTHS, Specialisation
 from attncc.schedule.tiles import WIDEST, Tile
+from attncc.schedule.training import Training
 from attncc.source import Source
-from attncc.syntax.parser import parse
 
 if TYPE_CHECKING:
+    from attncc.runtime.gradients import Runs
     from attncc.runtime.tune import Report
     from attncc.viz import Drawn
 
-_Function: TypeAlias = tuple[Callable[..., Any], dict[str, str]]
-"""A function, and its parameters by what they are called in the pattern."""
 
-_Key: TypeAlias = tuple[tuple[str, ...], str, str, tuple[tuple[str, int], ...], tuple[str, ...], Tile | None]
-"""Outputs, backend, target, feature extents, element types, tile if tuned: what a module is generated for."""
+class _Key(NamedTuple):
+    """What a module is generated for: `tile` if tuned, `wrt` the inputs whose gradients it has."""
+
+    outputs: tuple[str, ...]
+    backend: str
+    target: str
+    extents: tuple[tuple[str, int], ...]
+    kinds: tuple[str, ...]
+    tile: Tile | None = None
+    wrt: tuple[str, ...] = ()
+
+
+class _Function(NamedTuple):
+    """A function, its parameters by what they are called in the pattern, its gradients if it has them."""
+
+    call: Callable[..., Any]
+    parameters: dict[str, str]
+    backward: Callable[..., Any] | None = None
+
+    def on(self, arguments: dict[str, Any]) -> Any:
+        return self.call(**{self.parameters[name]: value for name, value in arguments.items()})
 
 
 class Attention:
@@ -38,10 +56,12 @@ class Attention:
 
     Arguments are the pattern's parameters, in order or by name. The backend follows the device of the tensors
     unless one was named: `triton` on a GPU, `torch` elsewhere, `reference` for the dense, differentiable
-    definition. A module is generated once for every set of feature extents, device kind and outputs, and
-    kept; no length, window or other run-time number leads to another. `modules` holds their text.
+    definition. A module is generated once for every set of feature extents, device kind, outputs and inputs
+    that require grad, and kept; no length, window or other run-time number leads to another. `modules` holds
+    their text.
 
-    `torch.compile` and `torch.export` see a call as one operator, `op`, and the reference as plain PyTorch.
+    `torch.compile` and `torch.export` see a call as one operator, `op`, and the reference as plain PyTorch;
+    so do automatic differentiation, `torch.func` and `torch.autocast`.
     Calls from several threads are fine; a copy is the same callable.
     """
 
@@ -61,13 +81,16 @@ class Attention:
         self.modules: dict[_Key, str] = {}
         self._functions: dict[_Key, _Function] = {}
         self._cascades: dict[tuple[str, ...], Cascade] = {(): meaning(source)}
-        _refuse_reserved(self.cascade, source)
+        self._trainings: dict[tuple[tuple[str, ...], tuple[str, ...]], Training] = {}
+        self._directs: dict[tuple[tuple[str, ...], tuple[str, ...]], Callable[..., Any]] = {}
+        self._prepared: dict[tuple[str, ...], str] = {}
+        refuse_reserved(self.cascade, source)
         self._lock = RLock()
         self._traced = SimpleNamespace()
         self.__name__ = self.cascade.name
         self.__doc__ = self.cascade.doc
-        self.__signature__ = _signature(self.cascade, signature)
-        names = {_argument(t.name): t.name for t in self.cascade.inputs}
+        self.__signature__ = signature_of(self.cascade, signature)
+        names = {python_name(t.name): t.name for t in self.cascade.inputs}
         self._inputs = {name: names[name] for name in self.__signature__.parameters}
         parameters = self.__signature__.parameters.values()
         self._defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
@@ -112,7 +135,6 @@ class Attention:
         shows it, `.save("mask.png")` writes it, `.svg` and `.png` are the picture itself. ValueError says
         what cannot be drawn, PatternError what has no kernel.
         """
-        from attncc.pipeline import planned
         from attncc.viz import draw
         from attncc.viz.notebook import in_python
 
@@ -136,19 +158,30 @@ class Attention:
         """The outputs, one tensor or a tuple; `outputs` names equations to be given instead of the declared
         ones. TypeError and ValueError name what does not fit, PatternError what has no kernel.
         """
-        from attncc.runtime import ops
+        from attncc.runtime import gradients, ops
 
         arguments = self._bound(args, kwargs)
-        names = _names(outputs)
+        names = wanted(outputs)
         if not ops.traced(arguments.values()):
-            return self._run(names, arguments)
+            if self.backend == "reference":
+                return self._run(names, arguments)
+            cascade = self._cascade(names)
+            wrt = gradients.needed(cascade, arguments)
+            if not ops.transformed(bool(wrt)):
+                return self._differentiated(names, wrt, arguments) if wrt else self._run(names, arguments)
         ops.check_numbers(self._numbers, arguments)
-        function, parameters = getattr(self._traced, self._prepare(names))
-        return function(**{parameters[name]: value for name, value in arguments.items()})
+        return getattr(self._traced, self._prepare(names)).on(arguments)
 
     def _run(self, names: tuple[str, ...], arguments: dict[str, Any]) -> Any:
-        function, parameters = self._function(self._cascade(names), names, arguments)
-        return function(**{parameters[name]: value for name, value in arguments.items()})
+        return self._function(self._cascade(names), names, arguments).on(arguments)
+
+    def _differentiated(self, names: tuple[str, ...], wrt: tuple[str, ...], arguments: dict[str, Any]) -> Any:
+        from attncc.runtime.gradients import direct
+
+        cascade = self._cascade(names)
+        if (names, wrt) not in self._directs:
+            self._directs[names, wrt] = direct(cascade, wrt, self._runs(names))
+        return self._directs[names, wrt](*(arguments[t.name] for t in cascade.inputs))
 
     def _bound(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """Every argument, defaults included, by what it is called in the pattern."""
@@ -181,38 +214,70 @@ class Attention:
 
         if self.backend == "reference":
             raise ValueError("the reference is plain PyTorch, and no operator")
-        names = _names(outputs)
+        names = wanted(outputs)
         cascade = self._cascade(names)
-        return ops.operator(self.source, cascade, self.backend, functools.partial(self._run, names))
+        return ops.operator(self.source, cascade, self.backend, self._runs(names))
+
+    def _runs(self, names: tuple[str, ...]) -> Runs:
+        """What stands behind the operator of a call for these outputs."""
+        from attncc.runtime.gradients import Runs
+
+        def forward(wrt: tuple[str, ...], arguments: dict[str, Any]) -> Any:
+            return self._function(self._cascade(names), names, arguments, wrt).on(arguments)
+
+        def backward(wrt: tuple[str, ...], arguments: dict[str, Any], more: tuple[Any, ...]) -> Any:
+            function = self._function(self._cascade(names), names, arguments, wrt).backward
+            assert function is not None, f"a module with gradients in {', '.join(wrt)} has none"
+            return function(*arguments.values(), *more)
+
+        plain, training = (functools.partial(f, names) for f in (self._run, self._training))
+        return Runs(plain, training, forward, backward)
+
+    def _training(self, names: tuple[str, ...], wrt: tuple[str, ...]) -> Training:
+        """The passes of a call with gradients. PatternError names the rule by which there are none."""
+        if (names, wrt) not in self._trainings:
+            cascade = self._cascade(names)
+            with self._lock:
+                self._trainings[names, wrt] = differentiated(cascade, self.source, wrt)
+        return self._trainings[names, wrt]
 
     def _prepare(self, names: tuple[str, ...]) -> str:
         """Keeps what a call under a compiler runs as an attribute of `_traced`, and gives that name.
 
         A compiler runs this when it meets a call, and takes the name for a constant.
         """
-        from attncc.runtime import ops
+        from attncc.runtime import library, ops
 
-        cascade = self._cascade(names)
-        name = ops.name_of(self.source, cascade, self.backend)
-        if not hasattr(self._traced, name):
+        if names not in self._prepared:
+            cascade = self._cascade(names)
+            name = ops.name_of(self.source, cascade, self.backend)
             if self.backend == "reference":
                 prepared = self._function(cascade, names, {})
             else:
                 inputs = (t.name for t in cascade.inputs)
-                prepared = self.op(names), dict(zip(inputs, ops.parameters(cascade), strict=True))
+                parameters = dict(zip(inputs, library.parameters(cascade.inputs), strict=True))
+                prepared = _Function(self.op(names), parameters)
             setattr(self._traced, name, prepared)
-        return name
+            self._prepared[names] = name
+        return self._prepared[names]
 
     # what torch.compiler.assume_constant_result does, without loading torch with every pattern
     _prepare._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
-    def _function(self, cascade: Cascade, names: tuple[str, ...], arguments: dict[str, Any]) -> _Function:
+    def _function(
+        self,
+        cascade: Cascade,
+        names: tuple[str, ...],
+        arguments: dict[str, Any],
+        wrt: tuple[str, ...] = (),
+    ) -> _Function:
         from attncc.runtime.tuned import tuned
 
         backend, target, extents = self._place(cascade, arguments)
-        known = tuned(self.source, cascade, arguments, names, backend, target, extents)
+        # what was measured was a call without gradients
+        known = None if wrt else tuned(self.source, cascade, arguments, names, backend, target, extents)
         kinds, tile = ((known[0],), known[1]) if known else (_kinds(backend, cascade, arguments), None)
-        key = (names, backend, target, extents, kinds, tile)
+        key = _Key(names, backend, target, extents, kinds, tile, wrt)
         if key not in self._functions:
             with self._lock:
                 if key not in self._functions:
@@ -235,7 +300,7 @@ class Attention:
         from attncc.runtime.tune import tune
         from attncc.runtime.tuned import occasion_of
 
-        names, arguments = _names(outputs), self._bound(args, kwargs)
+        names, arguments = wanted(outputs), self._bound(args, kwargs)
         cascade = self._cascade(names)
         backend, target, extents = self._place(cascade, arguments)
         occasion = occasion_of(cascade, arguments, names, backend, target, extents)
@@ -247,13 +312,14 @@ class Attention:
         dtype = occasion.dtype
 
         def make(tile: Tile | None) -> tuple[str, Callable[[], Any]]:
-            key = (names, backend, target, extents, (dtype,), tile)
+            key = _Key(names, backend, target, extents, (dtype,), tile)
             with self._lock:
-                function, parameters = self._made(cascade, key)
+                function = self._made(cascade, key)
                 text = self.modules[key]
                 if key not in self._functions:
                     del self.modules[key]
-            return text, functools.partial(function, **{parameters[n]: x for n, x in arguments.items()})
+            given = {function.parameters[name]: value for name, value in arguments.items()}
+            return text, functools.partial(function.call, **given)
 
         return tune(self.source, cascade, occasion, make)
 
@@ -261,61 +327,23 @@ class Attention:
         """The function of one more module."""
         from attncc.runtime.module import load
 
-        names, backend, target, extents, kinds, tile = key
-        if backend == "reference":
+        if key.backend == "reference":
             from attncc.codegen.reference_module import module_text
 
-            text, name = module_text(cascade), "reference"
+            text, names = module_text(cascade), ["reference"]
         else:
-            spec = Specialisation(backend, target, kinds, (extents,), tile)
-            text = cached(self.source, names, spec, lambda: generate(cascade, self.source, spec))
-            name = Words(frozenset()).function(cascade.name)
-        function = getattr(load(text, cascade.name), name)
-        parameters = inspect.signature(function).parameters
+            spec = Specialisation(key.backend, key.target, key.kinds, (key.extents,), key.tile)
+            text = cached(
+                self.source, key.outputs, spec, lambda: generate(cascade, self.source, spec, key.wrt), key.wrt
+            )
+            tails = ("_forward", "_backward") if key.wrt else ("",)
+            names = [Words(frozenset()).function(f"{cascade.name}{tail}") for tail in tails]
+        module = load(text, cascade.name)
+        call, *backward = (getattr(module, name) for name in names)
+        parameters = inspect.signature(call).parameters
         inputs = (t.name for t in cascade.inputs)
         self.modules[key] = text
-        return function, dict(zip(inputs, parameters, strict=True))
-
-
-def _signature(cascade: Cascade, written: inspect.Signature | None) -> inspect.Signature:
-    """The parameters as they are written, or else in the pattern's order, with the pattern's defaults. By
-    name only from where a parameter without a default follows one that has it.
-    """
-    place, name_only = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
-    defaults = {_argument(name): value for name, value in cascade.defaults}
-    every = (
-        list(written.parameters.values())
-        if written
-        else [inspect.Parameter(_argument(t.name), place) for t in cascade.inputs]
-    )
-    parameters: list[inspect.Parameter] = []
-    late = False
-    for n, p in enumerate(every):
-        late |= p.name in defaults and any(x.name not in defaults for x in every[n:] if x.kind is place)
-        default = defaults.get(p.name, inspect.Parameter.empty)
-        parameters.append(p.replace(kind=name_only if late else p.kind, default=default))
-    return inspect.Signature(parameters)
-
-
-def _refuse_reserved(cascade: Cascade, source: Source) -> None:
-    """PatternError where a parameter has the name by which a call asks for equations."""
-    pattern = parse(source).pattern if any(t.name == "outputs" for t in cascade.inputs) else None
-    for span in [p.span for p in pattern.params if p.name == "outputs"] if pattern else []:
-        message = "a parameter called `outputs` cannot be given by name: `outputs=` asks for equations"
-        label = Label(span, "declared here")
-        raise PatternError(source, [Diagnostic("reserved-name", message, (label,), "give it another name")])
-
-
-def _argument(name: str) -> str:
-    """What a parameter is called in Python."""
-    return f"{name}_" if iskeyword(name) else name
-
-
-def _names(outputs: Sequence[str] | str | None) -> tuple[str, ...]:
-    names = (outputs,) if isinstance(outputs, str) else () if outputs is None else outputs
-    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
-        raise TypeError(f"`outputs` is a name, or a list or tuple of names, not {outputs!r}")
-    return tuple(names)
+        return _Function(call, dict(zip(inputs, parameters, strict=True)), *backward)
 
 
 def _kinds(backend: str, cascade: Cascade, arguments: dict[str, Any]) -> tuple[str, ...]:

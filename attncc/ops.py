@@ -126,7 +126,11 @@ FUNCTIONS: dict[str, Function] = {
     "inverse": Function(1, "number", "float", lambda sp, x: 1 / x, _inverse),
     # what a slope is divided by: nothing passes where that is 0
     "reciprocal": Function(
-        1, "number", "float", lambda sp, x: 1 / x, lambda np, x: np.where(x == 0, 0.0, 1 / np.where(x == 0, 1.0, x))
+        1,
+        "number",
+        "float",
+        lambda sp, x: 1 / x,
+        lambda np, x: np.where(x == 0, 0.0, 1 / np.where(x == 0, 1.0, x)),
     ),
     # a maximum that is not a number where its first argument is none
     "not_below": Function(
@@ -183,9 +187,7 @@ SLOPES: dict[str, Callable[..., tuple[Any, ...]]] = {
     "tanh": lambda o, x: (o("-", 1, o("*", o("tanh", x), o("tanh", x))),),
     "sigmoid": lambda o, x: (o("*", o("sigmoid", x), o("sigmoid", o("neg", x))),),
     "softplus": lambda o, x: (o("sigmoid", x),),
-    "silu": lambda o, x: (
-        o("*", o("sigmoid", x), o("+", 1, o("*", x, o("sigmoid", o("neg", x))))),
-    ),
+    "silu": lambda o, x: (o("*", o("sigmoid", x), o("+", 1, o("*", x, o("sigmoid", o("neg", x))))),),
     "relu": lambda o, x: (o("if", o(">", x, 0), 1, 0),),
     "abs": lambda o, x: (o("sign", x),),
     "sin": lambda o, x: (o("cos", x),),
@@ -194,8 +196,8 @@ SLOPES: dict[str, Callable[..., tuple[Any, ...]]] = {
     "through": lambda o, c, r: (0, 1),
     "finite": lambda o, x: (1,),
 }
-"""The derivative of a function in each argument, written with `o`: `o("*", a, b)`, `o("if", c, a, b)`. Functions
-without a row are steps, or none of real numbers.
+"""The derivative of a function in each argument, written with `o`: `o("*", a, b)`, `o("if", c, a, b)`.
+Functions without a row are steps, or none of real numbers.
 """
 
 INF = float("inf")

@@ -26,6 +26,11 @@ from attncc.syntax.ast import Equate, Notes
 from attncc.syntax.parser import parse
 from attncc.syntax.printer import show_statement
 
+UNTRAINED = (
+    "without gradients it has kernels: call it under torch.no_grad(), or compile it with --no-gradients; the "
+    'dense reference has gradients: `attncc.load(path, backend="reference")`'
+)
+
 
 class Unfit(ValueError):
     """A specialisation that a pattern, or any kernel, cannot have."""
@@ -82,13 +87,15 @@ def _judged(cascade: Cascade) -> tuple[Plan | Refused, list[Diagnostic]]:
     return plan, [*found, *(witnessed(d, cascade) for d in not_causal(plan)), *masked]
 
 
-def generate(
-    cascade: Cascade, source: Source, spec: Specialisation, wrt: tuple[str, ...] | None = ()
-) -> str:
+def generate(cascade: Cascade, source: Source, spec: Specialisation, wrt: tuple[str, ...] | None = ()) -> str:
     """The module of a cascade, as text, with the gradients of the inputs named by `wrt`; None: of all."""
     plan = planned(cascade, source)
     try:
         training = None if wrt == () else trained(cascade, wrt)
+    except Refused as refused:
+        found = replace(refused.diagnostic, help=UNTRAINED)
+        raise PatternError(source, [replace(found, message=f"{found.message} (a gradient)")]) from None
+    try:
         return BACKENDS[spec.backend](said(source), pruned(cascade), plan, spec, training)
     except Refused as refused:
         raise PatternError(source, [refused.diagnostic]) from None
@@ -104,6 +111,19 @@ def trained(cascade: Cascade, wrt: tuple[str, ...] | None = None) -> Training:
     return Training(forward, next(plans), backward, next(plans), made.saved, made.given, made.wrt)
 
 
+def differentiated(cascade: Cascade, source: Source, wrt: tuple[str, ...]) -> Training:
+    """The same; PatternError names the rule by which there are none, for the outputs or the gradients."""
+    try:
+        return trained(cascade, wrt)
+    except Refused as refused:
+        planned(cascade, source)
+        why = refused.diagnostic
+        message = f"no gradients in {', '.join(f'`{name}`' for name in wrt)}: {why.message}"
+        help = 'differentiate the dense reference, `attncc.load(path, backend="reference")`'
+        help += ", or call this under torch.no_grad()"
+        raise PatternError(source, [replace(why, message=message, help=help)]) from None
+
+
 def said(source: Source) -> Said:
     """The pattern in its author's words."""
     file = parse(source)
@@ -114,13 +134,16 @@ def said(source: Source) -> Said:
     return Said(file.pattern.name, file.pattern.doc or file.doc, equations)
 
 
-def compile(source: Source, spec: Specialisation, outputs: tuple[str, ...] = ()) -> str:
-    """A pattern → the text of a standalone module. Feature extents that `spec` leaves open are written as 64
-    and 128. Unfit if there are no kernels for what `spec` asks.
+def compile(
+    source: Source, spec: Specialisation, outputs: tuple[str, ...] = (), wrt: tuple[str, ...] | None = ()
+) -> str:
+    """A pattern → the text of a standalone module, with the gradients of the inputs named by `wrt`; None: of
+    all. Feature extents that `spec` leaves open are written as 64 and 128. Unfit if there are no kernels for
+    what `spec` asks.
     """
     cascade = meaning(source, outputs)
     _check(spec)
-    return generate(cascade, source, replace(spec, extents=_points(cascade, spec.extents)))
+    return generate(cascade, source, replace(spec, extents=_points(cascade, spec.extents)), wrt)
 
 
 def _check(spec: Specialisation) -> None:

@@ -152,12 +152,16 @@ def _flex(case: Case, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> Call
     return lambda: compiled(q, k, v, block_mask=mask)
 
 
+def stamp() -> str:
+    """Device, versions and date."""
+    date = datetime.date.today().isoformat()
+    return f"{torch.cuda.get_device_name()}, torch {torch.__version__}, triton {triton.__version__}, {date}"
+
+
 def markdown(rows: list[dict[str, Any]]) -> str:
     """The table of the README."""
-    date = datetime.date.today().isoformat()
-    device = f"{torch.cuda.get_device_name()}, torch {torch.__version__}, triton {triton.__version__}, {date}"
     lines = [
-        f"bf16 forward, milliseconds (TFLOP/s over the cells seen): {device}.",
+        f"bf16 forward, milliseconds (TFLOP/s over the cells seen): {stamp()}.",
         "",
         "| pattern (batch, heads, length, features) | attncc | FlexAttention | SDPA | attncc is faster by |",
         "| --- | --- | --- | --- | --- |",

@@ -235,19 +235,30 @@ def test_mistakes_come_when_it_is_loaded() -> None:
 # ---- gradients ---------------------------------------------------------------------------------
 
 
-def test_gradients_are_refused_where_there_are_none(streaming: attncc.Attention) -> None:
-    q, k, v = tensors()
-    k.requires_grad_()
-    with pytest.raises(NotImplementedError, match="`K` requires grad, and this kernel has no backward"):
-        streaming(q, k, v)
-    with torch.no_grad():
-        assert torch.equal(streaming(q, k, v), streaming(q, k.detach(), v))
-
-
-def test_the_reference_is_differentiable() -> None:
-    causal = load("causal", "reference")
+@pytest.mark.parametrize("backend", ["torch", "reference"])
+def test_gradients(backend: str) -> None:
     given = [x[:1, : x.shape[1] // 2, :5, :3].double().requires_grad_() for x in tensors()]
-    assert torch.autograd.gradcheck(causal, given)
+    assert torch.autograd.gradcheck(load("causal", backend), given)
+
+
+@pytest.mark.parametrize("name", ["evoformer", "gla"])
+def test_gradients_are_refused_where_there_are_none(name: str) -> None:
+    """With the rule; or without a word of gradients, where there is no kernel for the outputs either."""
+    attend = load(name)
+    call = {
+        n: x.requires_grad_() if torch.is_tensor(x) and x.is_floating_point() else x
+        for n, x in inputs(CASES[name][1]).items()
+    }
+    with pytest.raises(attncc.PatternError) as refused:
+        attend(**call)
+    words = str(refused.value)
+    assert words.startswith("error[plan-") and 'backend="reference"' in words
+    if name == "evoformer":
+        assert ": no gradients in `Q`, `K`, `V`, `pair`, `G`: " in words and "torch.no_grad()" in words
+        with torch.no_grad():
+            assert not attend(**call).requires_grad
+    else:
+        assert "gradients" not in words
 
 
 # ---- how often it is compiled ------------------------------------------------------------------
@@ -272,8 +283,8 @@ def test_a_call_costs_little() -> None:
     streaming = load("streaming")
     q, k, v = tensors()
     streaming(q, k, v)
-    ((key, (_, parameters)),) = streaming._functions.items()
-    streaming._functions[key] = (lambda **given: None), parameters
+    ((key, function),) = streaming._functions.items()
+    streaming._functions[key] = function._replace(call=lambda **given: None)
     seconds = (
         min(repeat(lambda: streaming(q, k, v, window=7), timer=process_time, number=100, repeat=5)) / 100
     )

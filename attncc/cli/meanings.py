@@ -24,11 +24,16 @@ from attncc.source import Source
     default=None,
     help="One element type; all that the backend takes by default.",
 )
-def compile_(file: str, output: str, target: str, extents: dict[str, int], dtype: str | None) -> None:
+@click.option(
+    "--gradients/--no-gradients", default=True, show_default=True, help="With a backward pass, or without."
+)
+def compile_(
+    file: str, output: str, target: str, extents: dict[str, int], dtype: str | None, gradients: bool
+) -> None:
     """Write the pattern of FILE as one module that stands alone."""
     source = read(file)
     keep(output, file)
-    deliver(output, compiled(source, target, extents, dtype))
+    deliver(output, compiled(source, target, extents, dtype, gradients))
 
 
 @click.command()
@@ -66,7 +71,7 @@ def explain(
         click.echo(f"explained in {output}")
 
 
-def compiled(source: Source, target: str, extents: dict[str, int], dtype: str | None) -> str:
+def compiled(source: Source, target: str, extents: dict[str, int], dtype: str | None, gradients: bool) -> str:
     """The module that a pattern becomes."""
     from attncc import pipeline
     from attncc.schedule.spec import Specialisation
@@ -75,6 +80,7 @@ def compiled(source: Source, target: str, extents: dict[str, int], dtype: str | 
     dtypes = KINDS[backend] if dtype is None else (SHORT[dtype],)
     chosen = (tuple(sorted(extents.items())),) if extents else ()
     try:
-        return pipeline.compile(source, Specialisation(backend, target, dtypes, chosen))
+        spec = Specialisation(backend, target, dtypes, chosen)
+        return pipeline.compile(source, spec, wrt=None if gradients else ())
     except pipeline.Unfit as error:
         raise click.UsageError(str(error)) from None

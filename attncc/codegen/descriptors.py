@@ -71,7 +71,8 @@ def _is_block(load: Load, program: Program) -> bool:
         and own[-1:] == tensor.indices[-1:]
         and ((len(own) == 2 and own[-1].role == "feature") or (len(own) == 1 and tensor.origin == "kept"))
         and all(
-            free(at) <= {*program.batch, *program.turned} and not any(isinstance(x, Read) for x in walk(at)) for at in rest
+            free(at) <= {*program.batch, *program.turned} and not any(isinstance(x, Read) for x in walk(at))
+            for at in rest
         )
     )
 

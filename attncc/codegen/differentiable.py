@@ -23,17 +23,21 @@ def differentiable(cascade: Cascade, training: Training, words: Words) -> str:
     real = [t for t in cascade.outputs if t.kind == "float"]
     returned = gives[: len(cascade.outputs)]
     kept = list(dict.fromkeys((*tensors, *saved)))
-    grads = {t.name: words.tensor(o.name) for t, o in zip(training.wrt, training.backward.outputs, strict=True)}
+    grads = {
+        t.name: words.tensor(o.name) for t, o in zip(training.wrt, training.backward.outputs, strict=True)
+    }
     reached = dict(zip((t.name for t in real), given, strict=True))
     arguments = ", ".join(reached.get(t.name, "_") for t in cascade.outputs)
     back = ", ".join([*takes, *saved, *given])
+    declared = signature(cascade, words)
+    call = ", ".join(f"{x}={x}" for x in takes) if "*" in declared else ", ".join(takes)
     lines = [
         f"class {kind}(torch.autograd.Function):",
         f'{INDENT}"""`{name}` and its gradients, once; a second derivative is an error."""',
         "",
         f"{INDENT}@staticmethod",
         f"{INDENT}def forward(ctx, {', '.join(takes)}):",
-        f"{INDENT * 2}{', '.join(gives)} = {name}_forward({', '.join(takes)})",
+        f"{INDENT * 2}{', '.join(gives)} = {words.function(f'{cascade.name}_forward')}({call})",
         f"{INDENT * 2}ctx.save_for_backward({', '.join(kept)})",
     ]
     if numbers:
@@ -45,19 +49,21 @@ def differentiable(cascade: Cascade, training: Training, words: Words) -> str:
         f"{INDENT * 2}return {', '.join(returned)}",
         "",
         f"{INDENT}@staticmethod",
-        f"{INDENT}@torch.autograd.function.once_differentiable",
         f"{INDENT}def backward(ctx, {arguments}):",
+        f"{INDENT * 2}if torch.is_grad_enabled():",
+        f'{INDENT * 3}words = "`{name}` has no second derivative (create_graph=True), but `reference` has"',
+        f"{INDENT * 3}raise NotImplementedError(words)",
         f"{INDENT * 2}{', '.join(kept)}{',' if len(kept) == 1 else ''} = ctx.saved_tensors",
     ]
     if numbers:
         lines.append(f"{INDENT * 2}{', '.join(numbers)}, = ctx.numbers")
     made = ", ".join(grads.values())
     lines += [
-        f"{INDENT * 2}{made} = {name}_backward({back})",
+        f"{INDENT * 2}{made} = {words.function(f'{cascade.name}_backward')}({back})",
         f"{INDENT * 2}return {', '.join(grads.get(t.name, 'None') for t in cascade.inputs)}",
         "",
         "",
-        f"def {name}({signature(cascade, words)}):",
+        f"def {name}({declared}):",
         f'{INDENT}"""{_shown(cascade)}, differentiable."""',
         f"{INDENT}return {kind}.apply({', '.join(takes)})",
     ]

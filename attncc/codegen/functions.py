@@ -1,7 +1,7 @@
-"""A pattern → the host functions of its module: the one that a person calls, or those that training is made of.
+"""A pattern → the host functions of its module: the one a person calls, or those that training is made of.
 
-With gradients there are three: `causal_forward` gives the outputs and what is saved besides, `causal_backward`
-the gradients, and `causal` is both, as torch's automatic differentiation takes them.
+With gradients there are three: `causal_forward` gives the outputs and what is saved, `causal_backward` the
+gradients, and `causal` is both, as torch's automatic differentiation takes them.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from attncc.codegen.host import statistic
 from attncc.codegen.module import INDENT, host
 from attncc.codegen.reference import reference
 from attncc.codegen.words import Words
@@ -22,7 +23,8 @@ from attncc.schedule.training import Training
 class Function:
     """One host function: what it computes, before the passes, and its kernels.
 
-    `plain` functions are the pattern's own; gradients have the element types of what they are gradients `of`.
+    `plain` functions are the pattern's own; gradients have the element types of what they are gradients `of`,
+    and take what reaches the outputs, `given`.
     """
 
     cascade: Cascade
@@ -30,6 +32,12 @@ class Function:
     name: str
     plain: bool = True
     of: tuple[Tensor, ...] = ()
+    given: tuple[Tensor, ...] = ()
+
+    @property
+    def sums(self) -> frozenset[str]:
+        """Inputs that reach statistics of rows, which are held as sums are, whatever the others are."""
+        return frozenset(t.name for t in self.given if statistic(t))
 
     @property
     def cascades(self) -> tuple[Cascade, ...]:
@@ -66,7 +74,14 @@ def functions(cascade: Cascade, plan: Plan, training: Training | None) -> tuple[
         return (Function(cascade, plan, cascade.name),)
     return (
         Function(training.forward, training.forward_plan, f"{cascade.name}_forward"),
-        Function(training.backward, training.backward_plan, f"{cascade.name}_backward", False, training.wrt),
+        Function(
+            training.backward,
+            training.backward_plan,
+            f"{cascade.name}_backward",
+            False,
+            training.wrt,
+            training.given,
+        ),
     )
 
 
@@ -79,12 +94,16 @@ def _totals(plan: Plan) -> Cascade:
     made = _late(plan)
     cascade = plan.cascade
     rows = {r.tensor.name: r.tensor for e in plan.totals for r in reads(e.body) if r.tensor.name not in made}
-    given = {name: replace(t, origin="input" if t.origin == "equation" else t.origin) for name, t in rows.items()}
+    given = {
+        name: replace(t, origin="input" if t.origin == "equation" else t.origin) for name, t in rows.items()
+    }
     seen = {x for e in plan.totals for x in walk(e.body) if isinstance(x, Index)}
     seen |= {i for e in plan.totals for i in e.tensor.indices}
     lengths = []
     for index, length in reversed(cascade.lengths):
-        if index in seen | {i for e in plan.totals for x in walk(e.body) if isinstance(x, Reduce) for i in x.over}:
+        if index in seen | {
+            i for e in plan.totals for x in walk(e.body) if isinstance(x, Reduce) for i in x.over
+        }:
             lengths.append((index, length))
             seen |= {x for x in walk(length) if isinstance(x, Index)}
     # tensors besides, that show an extent

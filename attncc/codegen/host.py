@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from attncc.codegen.ascending import sorted_lines
@@ -100,8 +100,11 @@ def checks(
     body: Sequence[str],
     positives: Sequence[Expr],
     periods: Sequence[Expr],
+    sums: Collection[str] = (),
 ) -> Iterator[str]:
-    """Lines that check the arguments, divisors too, and name the extents that they and the body read."""
+    """Lines that check the arguments, divisors too, and name the extents that they and the body read; `sums`
+    are inputs of any precision.
+    """
     tensors = [t for t in cascade.inputs if t.origin in ("input", "table", "kept")]
     rows = [
         f'("{t.name}", "{" ".join(i.name for i in t.indices)}", {words.tensor(t.name)}),' for t in tensors
@@ -111,7 +114,9 @@ def checks(
     yield ")"
     floats, integers, booleans = (
         ", ".join(
-            f'("{t.name}", {words.tensor(t.name)})' for t in tensors if t.kind == kind and t.origin != "kept"
+            f'("{t.name}", {words.tensor(t.name)})'
+            for t in tensors
+            if t.kind == kind and t.origin != "kept" and t.name not in sums
         )
         for kind in ("float", "int", "bool")
     )

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from attncc.codegen.descriptors import DESCRIBE, by_descriptor, described
+from attncc.codegen.functions import Function, functions
 from attncc.codegen.host import boxes, checks, output_shape, statistic, tables, with_digits
 from attncc.codegen.listed import Lists, lists
 from attncc.codegen.listed_module import list_kernels, list_launches
-from attncc.codegen.functions import Function, functions
 from attncc.codegen.module import INDENT, Said, assemble, element_types, leading, words_of
 from attncc.codegen.order import CONSTANTS, PLACING, order_lines, work_of
 from attncc.codegen.signature import Signature
@@ -48,8 +48,8 @@ class Part:
 def generate(
     said: Said, cascade: Cascade, plan: Plan, spec: Specialisation, training: Training | None = None
 ) -> str:
-    """The text of a module; `cascade` is the pattern before the passes. With `training`, its forward pass also
-    leaves what gradients need, and the backward pass stands beside it.
+    """The text of a module; `cascade` is the pattern before the passes. With `training`, its forward pass
+    also leaves what gradients need, and the backward pass stands beside it.
     """
     passes = functions(cascade, plan, training)
     words = words_of(cascade, *(c for f in passes for c in f.cascades))
@@ -118,7 +118,7 @@ def _function(f: Function, words: Words, spec: Specialisation) -> Made:
     periods = dict.fromkeys(e for part in parts for e in part.signature.periods)
     digits = with_digits(f.cascade, (part.program for part in parts))
     lines = [
-        *checks(digits, words, "KINDS", launch, tuple(positives), tuple(periods)),
+        *checks(digits, words, "KINDS", launch, tuple(positives), tuple(periods), f.sums),
         *tables(f.cascade, words, "to(torch.promote_types({name}.dtype, torch.int32))"),
         f"if max(sizes.values()) >= 1 << {BITS}:",
         f'    raise ValueError(f"extents {{sizes}}: those of a kernel stay below 2**{BITS}")',

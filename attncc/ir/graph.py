@@ -50,12 +50,14 @@ def order(cascade: Cascade) -> tuple[str, ...]:
 
 
 def live(cascade: Cascade) -> tuple[str, ...]:
-    """Equations that an output is, or needs, or that are known to be below something; in the cascade's order."""
+    """Equations that an output or a demand is, or needs; in the cascade's order."""
     import networkx as nx
 
     graph = dataflow(cascade)
     needed = {t.name for t in cascade.outputs}
-    needed |= {r.tensor.name for d in cascade.demands for r in reads(d.value) if r.tensor.origin == "equation"}
+    needed |= {
+        r.tensor.name for d in cascade.demands for r in reads(d.value) if r.tensor.origin == "equation"
+    }
     needed = needed.union(*(nx.ancestors(graph, name) for name in needed))
     return tuple(name for name in order(cascade) if name in needed)
 

@@ -1,9 +1,9 @@
 """A read at subscripts → the positions that read an element: subscripts solved for the indices in them.
 
-    K[h // n, k, d]    -->   read at h = g * n + r, for every r < n
-    V[(d + n) % |d|]   -->   read at d = (i - n) % |d|
-    E[k - q + c, d]    -->   read at k = r + q - c, where that is a position
-    T[f(k)]            -->   read at every k where f(k) == t
+K[h // n, k, d]    -->   read at h = g * n + r, for every r < n
+V[(d + n) % |d|]   -->   read at d = (i - n) % |d|
+E[k - q + c, d]    -->   read at k = r + q - c, where that is a position
+T[f(k)]            -->   read at every k where f(k) == t
 """
 
 from __future__ import annotations

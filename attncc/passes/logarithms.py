@@ -37,8 +37,8 @@ Powers = dict[Tensor, float]
 
 
 def with_logarithms(cascade: Cascade, taken: set[str]) -> tuple[Cascade, dict[Expr, Tensor]]:
-    """Sums that divide, or of which there are logarithms, said by these; and which holds which. Names that are
-    `taken` are not used again.
+    """Sums that divide, or of which there are logarithms, said by these; and which holds which. Names that
+    are `taken` are not used again.
     """
     bodies = {e.tensor: e.body for e in cascade.equations}
     found = dict.fromkeys(x for e in cascade.equations for x in _divisors(e.body, bodies))
@@ -47,7 +47,7 @@ def with_logarithms(cascade: Cascade, taken: set[str]) -> tuple[Cascade, dict[Ex
         name = fresh(f"{first_name(e)}_log", taken)
         taken.add(name)
         held[e] = Tensor(name, ordered(e), "float", "equation")
-    last = {e: max((bodies_place(cascade)[r.tensor] for r in reads(e) if r.tensor in bodies)) for e in held}
+    last = {e: max(bodies_place(cascade)[r.tensor] for r in reads(e) if r.tensor in bodies) for e in held}
     said = _Said(held)
     made = []
     for place, equation in enumerate(cascade.equations):

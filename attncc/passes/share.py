@@ -50,7 +50,9 @@ def share(cascade: Cascade) -> Cascade:
     """Reductions named, and named once."""
     groups = {name for group in recurrent(cascade) for name in group}
     named = _Named({t.name for t in cascade.inputs} | {e.tensor.name for e in cascade.equations})
-    wanted = {t.name for t in cascade.outputs} | {r.tensor.name for d in cascade.demands for r in reads(d.value)}
+    wanted = {t.name for t in cascade.outputs} | {
+        r.tensor.name for d in cascade.demands for r in reads(d.value)
+    }
     for equation in cascade.equations:
         body = _renamed(equation.body, named.renamed)
         if equation.tensor.name in groups:

@@ -68,9 +68,17 @@ COMPILER = compiler()
 """Taken when the process loads the compiler: of the sources it runs, even if they change meanwhile."""
 
 
-def cached(source: Source, outputs: tuple[str, ...], spec: Specialisation, make: Callable[[], str]) -> str:
-    """What `make` gives for this pattern, these outputs and this specialisation, from disk if it is there."""
-    name = f"{digest([source.text, outputs, asdict(spec)])}.py"
+def cached(
+    source: Source,
+    outputs: tuple[str, ...],
+    spec: Specialisation,
+    make: Callable[[], str],
+    wrt: tuple[str, ...] = (),
+) -> str:
+    """What `make` gives for this pattern, these outputs, this specialisation, and the inputs whose gradients
+    it has, from disk if it is there.
+    """
+    name = f"{digest([source.text, outputs, asdict(spec), wrt])}.py"
     text = read(name)
     if text is None:
         text = make()

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from attncc.codegen.module import ALLOWED
+from attncc.codegen.own_test import ALLOWED
 from attncc.ir.cascade import Cascade, Tensor
 from attncc.runtime.tuned import Occasion, keep, possible
 from attncc.schedule.cost import lean

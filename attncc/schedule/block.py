@@ -162,7 +162,7 @@ def vanishes(value: Expr, where: Expr, block: Block) -> bool:
     zero = {z for (_, w), z in block.zero.items() if w == where}
     rest = [f for f in up if f not in zero]
     finite = block.mask is not None and all(map(_finite, rest)) and all(map(positive, down))
-    return len(rest) < len(up) and (finite or not down and block.bounded.issuperset(rest))
+    return len(rest) < len(up) and (finite or (not down and block.bounded.issuperset(rest)))
 
 
 def _finite(e: Expr) -> bool:

@@ -49,8 +49,8 @@ TURNED = 8192
 class Footprint:
     """What a kernel holds: extents of the features of its states, of the tiles loaded once and in every step,
     and of the operands computed once and in every step; score tiles alive at once, and
-    tables of which the test of a tile looks at every cell. `adds` says that it multiplies at least three times
-    and follows no maximum; `wide` counts the states with features.
+    tables of which the test of a tile looks at every cell. `adds` says that it multiplies at least three
+    times and follows no maximum; `wide` counts the states with features.
     """
 
     states: int

@@ -1,6 +1,6 @@
 """Cascade → what its kernels leave at rows, and the sums over rows for outputs that have none.
 
-    dslope[h] = sum(b, q) x[b,h,q]   -->   x[b,h,q] is an output, and is added up at the end
+dslope[h] = sum(b, q) x[b,h,q]   -->   x[b,h,q] is an output, and is added up at the end
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def by_rows(cascade: Cascade) -> tuple[Cascade, tuple[Equation, ...]]:
             continue
         match equation.body:
             case Reduce("sum", over, _, body) if any(i.role == "sequence" for i in over):
-                if not (_outer(body) or isinstance(body, Read) and body.tensor.origin == "equation"):
+                if not (_outer(body) or (isinstance(body, Read) and body.tensor.origin == "equation")):
                     name = fresh(f"{first_name(body)}_rows", taken)
                     taken.add(name)
                     rows = Tensor(name, ordered(body), "float", "equation")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from attncc.ir.cascade import Cascade, Tensor
@@ -11,8 +10,8 @@ from attncc.schedule.plan import Plan
 
 @dataclass(frozen=True)
 class Training:
-    """Two cascades before the passes, and their kernels. `forward` gives the outputs and, after them, what is
-    saved and is no output; `backward` takes the inputs, what is `saved`, and `given` what reaches the outputs.
+    """Two cascades before the passes, and their kernels. `forward` gives the outputs and, after them, what
+    is saved and is no output; `backward` takes the inputs, what is `saved`, and what reaches the outputs, `given`.
     `wrt` are the inputs whose gradients it gives, in order.
     """
 

@@ -1,7 +1,7 @@
 """Pattern → whether its kernel is right: drawn calls against the dense reference in float64, row by row.
 
 Before the kernel, `certificate` tries the operators that it is made of. Every output is compared by
-`criterion`. What is not written is NaN. The first call that fails is shrunk by Hypothesis to the smallest.
+`criterion`, and so is the gradient of every real input. What is not written is NaN. The first call that fails is shrunk by Hypothesis to the smallest.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from attncc.calls import Number
 from attncc.diagnostics import PatternError
 from attncc.pipeline import meaning, planned
 from attncc.source import Source
+from attncc.verify.gradients import Trained
 from attncc.verify.report import Report, Wrong
 from attncc.verify.trial import Trial, poisoned
 
@@ -65,14 +66,15 @@ def verify(
     paired = False
     try:
         kernels = planned(cascade, source).kernels
-        paired = any(loop.outer is not None for kernel in kernels for loop in kernel.loops)
+        paired = any(bool(loop.outers) for kernel in kernels for loop in kernel.loops)
     except PatternError as refused:
         report.refused = refused
     if report.failure is None and report.refused is None:
         lengths = {kind: longest or LONGEST[device] for kind in dtypes}
         if longest is None and "float32" in lengths:
             lengths["float32"] = PAIRS if paired else SINGLE
-        trial = Trial(Attention(source), Attention(source, "reference"), cascade, outputs, report, tell)
+        pair = Attention(source), Attention(source, "reference")
+        trial = Trial(*pair, cascade, outputs, report, tell, Trained(source, outputs))
         _try(trial, lengths, numbers, examples)
     return report
 

@@ -64,6 +64,12 @@ class Certificate:
         self.tried += 1
         self.errors |= {name: max(error, self.errors.get(name, 0.0)) for name, error in errors.items()}
 
+    def grade(self, worst: Mapping[str, float]) -> None:
+        """Counts the gradients of one call, which are right."""
+        self.graded += 1
+        for name, ratio in worst.items():
+            self.worst_of[name] = max(self.worst_of.get(name, 0.0), ratio)
+
     def data(self) -> dict[str, Any]:
         """Plain data with stable keys."""
         return {
@@ -83,7 +89,8 @@ class Certificate:
 @dataclass
 class Report:
     """What was tried, and what came out. `failure` is what failed, shrunk; None if nothing did. `refused` is
-    the rule by which there is no kernel to try.
+    the rule by which there is no kernel to try, `ungraded` that by which there is none of the gradients.
+    `worst_of` is the worst row of every gradient, next to its bound.
     """
 
     pattern: str
@@ -96,11 +103,15 @@ class Report:
     said: str = ""
     unbounded: int = 0
     sensitive: int = 0
+    graded: int = 0
+    unsteady: int = 0
+    worst_of: dict[str, float] = field(default_factory=dict)
     values: dict[str, set[Any]] = field(default_factory=dict)
     worst: Row | None = None
     failure: Wrong | None = None
     certificates: tuple[Certificate, ...] = ()
     refused: PatternError | None = None
+    ungraded: PatternError | None = None
 
     @property
     def right(self) -> bool:
@@ -117,6 +128,12 @@ class Report:
         self.values.setdefault("layout", set()).update(made.layout for made in case.made.values())
         if rows and (self.worst is None or worst.ratio > self.worst.ratio):
             self.worst = worst
+
+    def grade(self, worst: Mapping[str, float]) -> None:
+        """Counts the gradients of one call, which are right."""
+        self.graded += 1
+        for name, ratio in worst.items():
+            self.worst_of[name] = max(self.worst_of.get(name, 0.0), ratio)
 
     def data(self) -> dict[str, Any]:
         """Plain data with stable keys."""
@@ -135,6 +152,12 @@ class Report:
             },
             "values": {name: sorted(found) for name, found in self.values.items()},
             "worst": self.worst and self.worst.data(),
+            "gradients": {
+                "calls": self.graded,
+                "set_aside": self.unsteady,
+                "worst": dict(self.worst_of),
+                "refused": self.ungraded and [d.message for d in self.ungraded.diagnostics],
+            },
             "certificates": [certificate.data() for certificate in self.certificates],
             "refused": self.refused and [d.message for d in self.refused.diagnostics],
             "failure": self.failure and {"case": self.failure.case.data(), "said": self.failure.said},
@@ -166,6 +189,18 @@ class Report:
         if self.worst is not None:
             yield f"worst row: {self.worst}"
             yield f"  in {self.worst.case}"
+
+        yield from self._graded()
+
+    def _graded(self) -> Iterator[str]:
+        """The gradients of these calls."""
+        if self.ungraded is not None:
+            yield f"no gradients: {'; '.join(d.message for d in self.ungraded.diagnostics)}"
+        if self.graded:
+            yield f"gradients of {self.graded} calls, the worst row of each next to its bound:"
+            yield from (f"  {name}: {ratio:.2f}" for name, ratio in self.worst_of.items())
+        if self.unsteady:
+            yield f"set aside: the gradients of {self.unsteady} calls, whose terms cancel or are not finite"
 
     def _certified(self) -> Iterator[str]:
         """What was tried of parts, on any device."""

@@ -8,12 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from attncc.ir.cascade import Apply, Cascade, Choose, Equation, Expr, Reduce, Tensor, free, kind, reads
+from attncc.ir.cascade import (
+    Apply,
+    Cascade,
+    Choose,
+    Equation,
+    Expr,
+    Read,
+    Reduce,
+    Tensor,
+    free,
+    kind,
+    number,
+    reads,
+)
+from attncc.ir.evaluate import evaluate, outputs
 from attncc.passes.expand import expand
 from attncc.passes.exponents import exponents
 from attncc.passes.share import share
@@ -49,23 +64,41 @@ def sizes(cascade: Cascade, tensors: Iterable[Tensor], known: Mapping[str, Any])
     return made
 
 
-def magnitude(e: Expr) -> Expr:
-    """The magnitudes of what an expression adds up."""
+def terms(cascade: Cascade, values: Mapping[str, Any]) -> tuple[Array, ...]:
+    """The size of every element of the outputs of a cascade of sums, down to its inputs."""
+    real = {e.tensor: replace(e.tensor, name=f"{e.tensor.name} in size") for e in cascade.equations}
+    real = {t: size for t, size in real.items() if t.kind == "float"}
+    made = (Equation(real[e.tensor], magnitude(e.body, real)) for e in cascade.equations if e.tensor in real)
+    named = {t.name: size for t, size in real.items()}
+    gives = tuple(replace(t, name=named[t.name].name) for t in cascade.outputs)
+    sized = replace(cascade, equations=(*cascade.equations, *made), outputs=gives)
+    return outputs(sized, evaluate(sized, values))
+
+
+def magnitude(e: Expr, known: Mapping[Tensor, Tensor] | None = None) -> Expr:
+    """The magnitudes of what an expression adds up; where those of tensors are `known`, as other tensors,
+    also how far an exponential moves by what it is taken of.
+    """
+    of = partial(magnitude, known=known)
     match e:
         case Apply("+" | "-", (a, b)):
-            return Apply("+", (magnitude(a), magnitude(b)))
+            return Apply("+", (of(a), of(b)))
         case Apply("*" | "/" as op, (a, b)):
-            return Apply(op, (magnitude(a), magnitude(b) if op == "*" else Apply("abs", (b,))))
+            return Apply(op, (of(a), of(b) if op == "*" else Apply("abs", (b,))))
         case Apply("neg", (a,)):
-            return magnitude(a)
+            return of(a)
         case Apply("log", (a,)):  # it moves by what its argument does, next to that
-            return Apply("+", (Apply("abs", (e,)), Apply("/", (magnitude(a), Apply("abs", (a,))))))
+            return Apply("+", (Apply("abs", (e,)), Apply("/", (of(a), Apply("abs", (a,))))))
         case Choose(condition, then, other):
-            return Choose(condition, magnitude(then), magnitude(other))
+            return Choose(condition, of(then), of(other))
         case Reduce("sum"):
-            return replace(e, body=magnitude(e.body))
+            return replace(e, body=of(e.body))
         case Reduce("max" | "min") if kind(e) == "float":
-            return replace(e, op="max", body=magnitude(e.body))
+            return replace(e, op="max", body=of(e.body))
+        case Read(tensor, at) if known is not None and tensor in known:
+            return Read(known[tensor], at)
+        case Apply("exp", (a,)) if known is not None:
+            return Apply("*", (e, Apply("+", (number(1.0), of(a)))))
         case _:
             return Apply("abs", (e,))
 

@@ -32,6 +32,7 @@ LAYERS = (
         "attention",
         "decorator",
         "docstrings",
+        "parameters",
         "calls",
         "example",
         "starter",

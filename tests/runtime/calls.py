@@ -52,9 +52,11 @@ def given(
     device: str,
     dtype: torch.dtype = torch.float32,
     turned: bool = False,
+    features: int = 0,
 ) -> dict[str, Any]:
     """Arguments of a call with `length` rows and three columns more; `turned` ones are not contiguous."""
-    shape = Shape(2, 4, 2, length, length + 3, 16, 24, NUMBERS[attend.__name__])
+    d, e = (features, features) if features else (16, 24)
+    shape = Shape(2, 4, 2, length, length + 3, d, e, NUMBERS.get(attend.__name__, {}))
     made = arguments(attend.cascade, shape, dtype, device)
     if "doc" in made:
         made["doc"] = torch.arange(length + 3, device=device).expand(2, -1) // 7
@@ -64,6 +66,20 @@ def given(
             if torch.is_tensor(x) and x.dim() == 4:
                 made[name] = x.transpose(1, 2).contiguous().transpose(1, 2)
     return made
+
+
+def tracked(
+    attend: attncc.Attention,
+    length: int,
+    device: str,
+    dtype: torch.dtype = torch.float32,
+    features: int = 0,
+) -> tuple[dict[str, Any], list[torch.Tensor]]:
+    """Arguments of which all real ones require grad, and these."""
+    torch.manual_seed(length)
+    call = given(attend, length, device, dtype, features=features)
+    floats = [x.requires_grad_() for x in call.values() if torch.is_tensor(x) and x.is_floating_point()]
+    return call, floats
 
 
 class Counter:

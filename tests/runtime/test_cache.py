@@ -76,6 +76,10 @@ def test_everything_a_text_follows_from() -> None:
         assert cache.cached(source, outputs, spec, lambda n=n: str(n)) == str(n)
     for n, (source, outputs, spec) in enumerate(others):
         assert cache.cached(source, outputs, spec, never) == str(n)
+    for wrt in (("Q",), ("K",), ("Q", "K")):
+        assert cache.cached(SOURCE, (), SPEC, lambda wrt=wrt: str(wrt), wrt) == str(wrt)
+    for wrt in (("Q",), ("K",), ("Q", "K")):
+        assert cache.cached(SOURCE, (), SPEC, never, wrt) == str(wrt)
     assert cache.cached(Source("elsewhere/a.attn", "pattern b"), (), SPEC, never) == "0"
 
 
