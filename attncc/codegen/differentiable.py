@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from attncc.codegen.host import signature
+from attncc.codegen.lines import hanging
 from attncc.codegen.words import Words
 from attncc.ir.cascade import Cascade, Tensor
 from attncc.schedule.training import Training
@@ -64,7 +65,7 @@ def differentiable(cascade: Cascade, training: Training, words: Words) -> str:
         "",
         "",
         f"def {name}({declared}):",
-        f'{INDENT}"""{_shown(cascade)}, differentiable."""',
+        *(f"{INDENT}{line}" for line in hanging(f'"""{_shown(cascade)}, differentiable."""')),
         f"{INDENT}return {kind}.apply({', '.join(takes)})",
     ]
     return "\n".join(lines) + "\n"

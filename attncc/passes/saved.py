@@ -45,8 +45,8 @@ class Adjoint:
 
 
 def adjoined(cascade: Cascade, backward: Cascade, logarithms: Logarithms, wrt: Sequence[Tensor]) -> Adjoint:
-    """The two cascades; `backward` has the equations of the first besides its own, and what reaches the
-    outputs as inputs besides the first's.
+    """The two cascades; `backward` has the equations of the first besides its own, and what reaches the outputs
+    as inputs besides those of the first.
     """
     # what was found to be one of the cascade's own sums is read, and not summed again
     own = {e.tensor for e in cascade.equations}
