@@ -64,7 +64,9 @@ CALLS = ((torch.bfloat16, 64, 64), (torch.bfloat16, 80, 32), (torch.float16, 32,
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(n, marks=pytest.mark.xfail(strict=False, reason="not the same largest score")) if n in EXACT else n
+        pytest.param(n, marks=pytest.mark.xfail(strict=False, reason="not the same largest score"))
+        if n in EXACT
+        else n
         for n in TRAINED
     ],
 )
@@ -84,7 +86,9 @@ def test_bitwise_equal_from_run_to_run(name: str) -> None:
     reach = weights(run(given), torch.bfloat16, 3)
     first = gradients(run, given, run.wrt, reach)
     for _ in range(5):
-        assert all(torch.equal(x, y) for x, y in zip(gradients(run, given, run.wrt, reach), first, strict=True))
+        assert all(
+            torch.equal(x, y) for x, y in zip(gradients(run, given, run.wrt, reach), first, strict=True)
+        )
 
 
 @pytest.mark.parametrize("dtype", KINDS, ids=str)

@@ -50,7 +50,18 @@ CANCELLING = (
 cancel: PyTorch's softmax takes both from the same products, kernels one of them from the output. In float32
 such rows are held to 4 eps of the terms."""
 
-QUICK = ("causal", "sink", "alibi", "streaming", "document", "differential", "sigmoid", "qk_norm", "yopo", "tree")
+QUICK = (
+    "causal",
+    "sink",
+    "alibi",
+    "streaming",
+    "document",
+    "differential",
+    "sigmoid",
+    "qk_norm",
+    "yopo",
+    "tree",
+)
 """Tried in float32 by default."""
 
 

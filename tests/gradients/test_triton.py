@@ -1,4 +1,4 @@
-"""The Triton kernels of gradients: interpreted, against the reference; and compiled for a GPU that is not here."""
+"""Triton kernels of gradients: interpreted, against the reference, and compiled for a GPU that is not here."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ INTERPRETED = (
     ("kronecker", "softcap"),
     ("s2", "qk_norm"),
 )
-"""Masks, a sink, a learned slope, a window, tables, a grid, listed tiles, keys of two kinds, norms of keys."""
+"""Masks, a sink, a learned slope, a window, tables, a grid, lists of tiles, keys of two kinds, norms."""
 
 HALF = (("causal", "alibi"), ("streaming", "sink"))
 
@@ -32,7 +32,10 @@ HALF = (("causal", "alibi"), ("streaming", "sink"))
 def check(root: Path, *words: str) -> int:
     """How many gradients were compared, all of them right."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.gradients.interpreted", *words], cwd=root, capture_output=True, text=True
+        [sys.executable, "-m", "tests.gradients.interpreted", *words],
+        cwd=root,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, f"{done.stdout[-300:]}\n{done.stderr[-3000:]}"
     lines = done.stdout.splitlines()
