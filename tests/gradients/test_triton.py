@@ -84,7 +84,18 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 SPILLING = (
-    *("agent", "block_diffusion", "cosine", "entropy", "evoformer", "kronecker", "lssa", "nap", "qk_norm"),
+    *(
+        "agent",
+        "bigbird",
+        "block_diffusion",
+        "cosine",
+        "entropy",
+        "evoformer",
+        "kronecker",
+        "lssa",
+        "nap",
+        "qk_norm",
+    ),
     *("razor", "rope", "selective_self", "uni_encoder", "yopo"),
 )
 """Patterns of which a kernel spills at present."""
