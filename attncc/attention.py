@@ -6,7 +6,6 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from threading import RLock
 from types import SimpleNamespace
@@ -16,9 +15,8 @@ from attncc.codegen.words import Words
 from attncc.diagnostics import Diagnostic, PatternError
 from attncc.ir.cascade import Cascade
 from attncc.parameters import python_name, refuse_reserved, signature_of, wanted
-from attncc.pipeline import generate, meaning, planned, trained
+from attncc.pipeline import differentiated, generate, meaning, planned
 from attncc.runtime.cache import cached
-from attncc.schedule.plan import Refused
 from attncc.schedule.spec import KINDS, WIDTHS, Specialisation
 from attncc.schedule.tiles import WIDEST, Tile
 from attncc.schedule.training import Training
@@ -84,6 +82,7 @@ class Attention:
         self._functions: dict[_Key, _Function] = {}
         self._cascades: dict[tuple[str, ...], Cascade] = {(): meaning(source)}
         self._trainings: dict[tuple[tuple[str, ...], tuple[str, ...]], Training] = {}
+        self._directs: dict[tuple[tuple[str, ...], tuple[str, ...]], Callable[..., Any]] = {}
         self._prepared: dict[tuple[str, ...], str] = {}
         refuse_reserved(self.cascade, source)
         self._lock = RLock()
@@ -159,19 +158,30 @@ class Attention:
         """The outputs, one tensor or a tuple; `outputs` names equations to be given instead of the declared
         ones. TypeError and ValueError name what does not fit, PatternError what has no kernel.
         """
-        from attncc.runtime import ops
+        from attncc.runtime import gradients, ops
 
         arguments = self._bound(args, kwargs)
         names = wanted(outputs)
-        plain = self.backend == "reference" or not ops.transformed(arguments.values())
-        if plain and not ops.traced(arguments.values()):
-            return self._run(names, arguments)
+        if not ops.traced(arguments.values()):
+            if self.backend == "reference":
+                return self._run(names, arguments)
+            cascade = self._cascade(names)
+            wrt = gradients.needed(cascade, arguments)
+            if not ops.transformed(bool(wrt)):
+                return self._differentiated(names, wrt, arguments) if wrt else self._run(names, arguments)
         ops.check_numbers(self._numbers, arguments)
-        function = getattr(self._traced, self._prepare(names))
-        return function.on(arguments)
+        return getattr(self._traced, self._prepare(names)).on(arguments)
 
     def _run(self, names: tuple[str, ...], arguments: dict[str, Any]) -> Any:
         return self._function(self._cascade(names), names, arguments).on(arguments)
+
+    def _differentiated(self, names: tuple[str, ...], wrt: tuple[str, ...], arguments: dict[str, Any]) -> Any:
+        from attncc.runtime.gradients import direct
+
+        cascade = self._cascade(names)
+        if (names, wrt) not in self._directs:
+            self._directs[names, wrt] = direct(cascade, wrt, self._runs(names))
+        return self._directs[names, wrt](*(arguments[t.name] for t in cascade.inputs))
 
     def _bound(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """Every argument, defaults included, by what it is called in the pattern."""
@@ -228,11 +238,7 @@ class Attention:
         if (names, wrt) not in self._trainings:
             cascade = self._cascade(names)
             with self._lock:
-                try:
-                    self._trainings[names, wrt] = trained(cascade, wrt)
-                except Refused as refused:
-                    planned(cascade, self.source)  # what has no kernel at all says so
-                    raise PatternError(self.source, [_undifferentiated(refused.diagnostic, wrt)]) from None
+                self._trainings[names, wrt] = differentiated(cascade, self.source, wrt)
         return self._trainings[names, wrt]
 
     def _prepare(self, names: tuple[str, ...]) -> str:
@@ -338,13 +344,6 @@ class Attention:
         inputs = (t.name for t in cascade.inputs)
         self.modules[key] = text
         return _Function(call, dict(zip(inputs, parameters, strict=True)), *backward)
-
-
-def _undifferentiated(why: Diagnostic, wrt: tuple[str, ...]) -> Diagnostic:
-    """Why there are no kernels for gradients, and what to do."""
-    message = f"no gradients in {', '.join(f'`{name}`' for name in wrt)}: {why.message}"
-    help = 'differentiate the dense reference, `attncc.load(path, backend="reference")`'
-    return replace(why, message=message, help=f"{help}, or call this under torch.no_grad()")
 
 
 def _kinds(backend: str, cascade: Cascade, arguments: dict[str, Any]) -> tuple[str, ...]:

@@ -196,8 +196,8 @@ SLOPES: dict[str, Callable[..., tuple[Any, ...]]] = {
     "through": lambda o, c, r: (0, 1),
     "finite": lambda o, x: (1,),
 }
-"""The derivative of a function in each argument, written with `o`: `o("*", a, b)`, `o("if", c, a, b)`. Functions
-without a row are steps, or none of real numbers.
+"""The derivative of a function in each argument, written with `o`: `o("*", a, b)`, `o("if", c, a, b)`.
+Functions without a row are steps, or none of real numbers.
 """
 
 INF = float("inf")

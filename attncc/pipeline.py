@@ -27,8 +27,8 @@ from attncc.syntax.parser import parse
 from attncc.syntax.printer import show_statement
 
 UNTRAINED = (
-    "without gradients it has kernels: call it under torch.no_grad(), or compile it with --no-gradients; the dense "
-    'reference has gradients: `attncc.load(path, backend="reference")`'
+    "without gradients it has kernels: call it under torch.no_grad(), or compile it with --no-gradients; the "
+    'dense reference has gradients: `attncc.load(path, backend="reference")`'
 )
 
 
@@ -109,6 +109,19 @@ def trained(cascade: Cascade, wrt: tuple[str, ...] | None = None) -> Training:
     forward, backward = verified(made.forward), verified(made.backward)
     plans = (partition(streamed(c)) for c in (forward, backward))
     return Training(forward, next(plans), backward, next(plans), made.saved, made.given, made.wrt)
+
+
+def differentiated(cascade: Cascade, source: Source, wrt: tuple[str, ...]) -> Training:
+    """The same; PatternError names the rule by which there are none, for the outputs or the gradients."""
+    try:
+        return trained(cascade, wrt)
+    except Refused as refused:
+        planned(cascade, source)
+        why = refused.diagnostic
+        message = f"no gradients in {', '.join(f'`{name}`' for name in wrt)}: {why.message}"
+        help = 'differentiate the dense reference, `attncc.load(path, backend="reference")`'
+        help += ", or call this under torch.no_grad()"
+        raise PatternError(source, [replace(why, message=message, help=help)]) from None
 
 
 def said(source: Source) -> Said:

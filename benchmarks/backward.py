@@ -1,4 +1,4 @@
-"""Backward passes against PyTorch's own, in one run on one GPU: `python benchmarks/backward.py [--json FILE]`.
+"""Backward passes against others, in one run on one GPU: `python benchmarks/backward.py [--json FILE]`.
 
 The cases, checks and turns of `forward.py`, whose masks are FlexAttention's too; beside it SDPA on cuDNN, and
 FlashAttention-4 where it is installed and has the mask. Timed is `torch.autograd.grad` of an output that is
@@ -23,7 +23,7 @@ from torch.nn.functional import scaled_dot_product_attention
 import attncc
 
 ALLOWED = 0.05
-"""How far a row of a gradient may be off FlexAttention's, in the length of a mean row: both are bf16."""
+"""How far a row of a gradient may be off FlexAttention's, in its length and a mean row's: both are bf16."""
 
 
 def measure(case: Case) -> dict[str, Any]:
@@ -42,16 +42,15 @@ def measure(case: Case) -> dict[str, Any]:
     wanted = runs["flex"]()
     for name, run in runs.items():
         for x, y in zip(run(), wanted, strict=True):
-            error = (x.float() - y.float()).norm(dim=-1).max() / y.float().norm(dim=-1).mean()
-            assert error < 2 * ALLOWED, f"{name} differs on {case}: {error}"
-    before = torch.cuda.max_memory_allocated()
+            rows = y.float().norm(dim=-1)
+            error = ((x.float() - y.float()).norm(dim=-1) / (rows + rows.mean())).max()
+            assert error < ALLOWED, f"{name} differs on {case}: {error}"
     times = milliseconds(runs)
     flops = 10 * batch * heads * case.cells * features
     return {
         "case": f"{case.pattern} {case.words}".strip() + f" {case.shape}",
         "ms": times,
         "tflops": {name: flops / ms / 1e9 for name, ms in times.items()},
-        "peak": before,
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from attncc.codegen.host import signature
+from attncc.codegen.lines import hanging
 from attncc.codegen.words import Words
 from attncc.ir.cascade import Cascade, Tensor
 from attncc.schedule.training import Training
@@ -29,13 +30,15 @@ def differentiable(cascade: Cascade, training: Training, words: Words) -> str:
     reached = dict(zip((t.name for t in real), given, strict=True))
     arguments = ", ".join(reached.get(t.name, "_") for t in cascade.outputs)
     back = ", ".join([*takes, *saved, *given])
+    declared = signature(cascade, words)
+    call = ", ".join(f"{x}={x}" for x in takes) if "*" in declared else ", ".join(takes)
     lines = [
         f"class {kind}(torch.autograd.Function):",
         f'{INDENT}"""`{name}` and its gradients, once; a second derivative is an error."""',
         "",
         f"{INDENT}@staticmethod",
         f"{INDENT}def forward(ctx, {', '.join(takes)}):",
-        f"{INDENT * 2}{', '.join(gives)} = {name}_forward({', '.join(takes)})",
+        f"{INDENT * 2}{', '.join(gives)} = {words.function(f'{cascade.name}_forward')}({call})",
         f"{INDENT * 2}ctx.save_for_backward({', '.join(kept)})",
     ]
     if numbers:
@@ -47,20 +50,22 @@ def differentiable(cascade: Cascade, training: Training, words: Words) -> str:
         f"{INDENT * 2}return {', '.join(returned)}",
         "",
         f"{INDENT}@staticmethod",
-        f"{INDENT}@torch.autograd.function.once_differentiable",
         f"{INDENT}def backward(ctx, {arguments}):",
+        f"{INDENT * 2}if torch.is_grad_enabled():",
+        f'{INDENT * 3}words = "`{name}` has no second derivative (create_graph=True), but `reference` has"',
+        f"{INDENT * 3}raise NotImplementedError(words)",
         f"{INDENT * 2}{', '.join(kept)}{',' if len(kept) == 1 else ''} = ctx.saved_tensors",
     ]
     if numbers:
         lines.append(f"{INDENT * 2}{', '.join(numbers)}, = ctx.numbers")
     made = ", ".join(grads.values())
     lines += [
-        f"{INDENT * 2}{made} = {name}_backward({back})",
+        f"{INDENT * 2}{made} = {words.function(f'{cascade.name}_backward')}({back})",
         f"{INDENT * 2}return {', '.join(grads.get(t.name, 'None') for t in cascade.inputs)}",
         "",
         "",
-        f"def {name}({signature(cascade, words)}):",
-        f'{INDENT}"""{_shown(cascade)}, differentiable."""',
+        f"def {name}({declared}):",
+        *(f"{INDENT}{line}" for line in hanging(f'"""{_shown(cascade)}, differentiable."""')),
         f"{INDENT}return {kind}.apply({', '.join(takes)})",
     ]
     return "\n".join(lines) + "\n"

@@ -1,7 +1,7 @@
-"""A pattern → the host functions of its module: the one that a person calls, or those that training is made of.
+"""A pattern → the host functions of its module: the one a person calls, or those that training is made of.
 
-With gradients there are three: `causal_forward` gives the outputs and what is saved besides, `causal_backward`
-the gradients, and `causal` is both, as torch's automatic differentiation takes them.
+With gradients there are three: `causal_forward` gives the outputs and what is saved, `causal_backward` the
+gradients, and `causal` is both, as torch's automatic differentiation takes them.
 """
 
 from __future__ import annotations

@@ -72,11 +72,12 @@ def _gradients(cascade: Cascade, training: Training, words: Words) -> Iterator[s
     yield "found = torch.autograd.grad([x for x, _ in pairs], [given[n] for n in names], weights)"
     yield "weights = [w.double() for w in weights]"
     yield "wanted = torch.autograd.grad([y for _, y in pairs], [floats[n] for n in names], weights)"
-    yield "gradients = [(n, torch.atleast_2d(x), torch.atleast_2d(y)) for n, x, y in zip(names, found, wanted)]"
+    triples = "for n, x, y in zip(names, found, wanted)"
+    yield f"gradients = [(n, torch.atleast_2d(x), torch.atleast_2d(y)) {triples}]"
 
 
 def _compared(cascade: Cascade, allowed: str) -> Iterator[str]:
-    """`("O", made, meant, 1e-5)`; a statistic of rows gets an axis, so that every row is judged for itself."""
+    """`("O", made, meant, 1e-5)`; a statistic of rows gets an axis, so that every row is judged."""
     for n, output in enumerate(cascade.outputs):
         which = f"[{n}]" if len(cascade.outputs) > 1 else ""
         axis = "[..., None]" if statistic(output) else ""

@@ -209,13 +209,13 @@ def _at_numbers(read: Read, k: Body) -> str:
 def _is_simple(at: Expr, axis: Index, k: Body) -> bool:
     if at == axis:
         return True
-    loose = free(at)
+    loose = free(at) - k.program.turned
     return len(loose) == 1 and loose <= set(k.program.batch) and not unproved(at, axis)
 
 
 def _apart(places: tuple[tuple[Index, Expr], ...], k: Body) -> bool:
     """Every subscript follows an index of its own, and one at most goes to scattered positions."""
-    loose = [i for _, at in places for i in free(at)]
+    loose = [i for _, at in places for i in free(at) - k.program.turned]
     scattered = [i for i in loose if i in k.program.grids]
     return len(loose) == len(set(loose)) and len(scattered) < 2
 
@@ -227,7 +227,7 @@ def _sliced(text: str, places: tuple[tuple[Index, Expr], ...], k: Body) -> str:
     text += f"[{', '.join(marks)}]" if marks else ""
     along = []
     for n, (axis, at) in enumerate(places):
-        (index,) = free(at)
+        (index,) = free(at) - k.program.turned
         along.append(index)
         if at != axis:
             text += f".index_select({n}, ({code_of(at, k).text}).flatten())"

@@ -22,8 +22,8 @@ from attncc.schedule.training import Training
 def generate(
     said: Said, cascade: Cascade, plan: Plan, spec: Specialisation, training: Training | None = None
 ) -> str:
-    """The text of a module; `cascade` is the pattern before the passes. With `training`, its forward pass also
-    leaves what gradients need, and the backward pass stands beside it.
+    """The text of a module; `cascade` is the pattern before the passes. With `training`, its forward pass
+    also leaves what gradients need, and the backward pass stands beside it.
     """
     passes = functions(cascade, plan, training)
     words = words_of(cascade, *(c for f in passes for c in f.cascades))
@@ -63,7 +63,10 @@ def _function(f: Function, words: Words, tile: Tile) -> tuple[dict[str, str], di
     positives = tuple(dict.fromkeys(e for s in signatures for e in s.positives))
     periods = tuple(dict.fromkeys(e for s in signatures for e in s.periods))
     known = with_digits(f.cascade, programs)
-    before = [*checks(known, words, "KINDS", body, positives, periods, f.sums), *tables(f.cascade, words, "long()")]
+    before = [
+        *checks(known, words, "KINDS", body, positives, periods, f.sums),
+        *tables(f.cascade, words, "long()"),
+    ]
     return helpers, rows | columns | sides, f.text(words, before, body, "any device")
 
 

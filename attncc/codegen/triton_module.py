@@ -48,8 +48,8 @@ class Part:
 def generate(
     said: Said, cascade: Cascade, plan: Plan, spec: Specialisation, training: Training | None = None
 ) -> str:
-    """The text of a module; `cascade` is the pattern before the passes. With `training`, its forward pass also
-    leaves what gradients need, and the backward pass stands beside it.
+    """The text of a module; `cascade` is the pattern before the passes. With `training`, its forward pass
+    also leaves what gradients need, and the backward pass stands beside it.
     """
     passes = functions(cascade, plan, training)
     words = words_of(cascade, *(c for f in passes for c in f.cascades))

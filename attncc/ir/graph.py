@@ -50,7 +50,7 @@ def order(cascade: Cascade) -> tuple[str, ...]:
 
 
 def live(cascade: Cascade) -> tuple[str, ...]:
-    """Equations that an output is, or needs, or that are known to be below something; in the cascade's order."""
+    """Equations that an output or a demand is, or needs; in the cascade's order."""
     import networkx as nx
 
     graph = dataflow(cascade)

@@ -55,9 +55,12 @@ def exponents(cascade: Cascade) -> tuple[Exponent, ...]:
 
 
 def at_most_zero(
-    x: Expr, where: Expr, maxima: Mapping[Tensor, Reduce], lengths: Mapping[Index, Expr] = MappingProxyType({})
+    x: Expr,
+    where: Expr,
+    maxima: Mapping[Tensor, Reduce],
+    lengths: Mapping[Index, Expr] = MappingProxyType({}),
 ) -> bool:
-    """Whether an exponent is at most 0 where a predicate holds; `lengths` are extents of members of groups."""
+    """Whether an exponent is at most 0 where a predicate holds; `lengths` are those of groups' members."""
     if isinstance(x, Choose):
         inside = conjoin((where, x.condition))
         then, other = ((x.then, inside), (x.other, where))

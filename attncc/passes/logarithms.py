@@ -37,8 +37,8 @@ Powers = dict[Tensor, float]
 
 
 def with_logarithms(cascade: Cascade, taken: set[str]) -> tuple[Cascade, dict[Expr, Tensor]]:
-    """Sums that divide, or of which there are logarithms, said by these; and which holds which. Names that are
-    `taken` are not used again.
+    """Sums that divide, or of which there are logarithms, said by these; and which holds which. Names that
+    are `taken` are not used again.
     """
     bodies = {e.tensor: e.body for e in cascade.equations}
     found = dict.fromkeys(x for e in cascade.equations for x in _divisors(e.body, bodies))

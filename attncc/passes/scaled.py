@@ -244,7 +244,7 @@ def _chosen(condition: Expr, x: Scaled, y: Scaled) -> Scaled:
 
 
 def _joined(x: Scaled, y: Scaled, scales: Scales) -> tuple[tuple[Expr, Expr], Expr]:
-    """Two values over one scale, the larger of theirs, or what theirs share: both mantissas, and the scale."""
+    """Two values over one scale, the larger of theirs, or what these share: mantissas, and the scale."""
     if minus(x.exponent, y.exponent) == ZERO or is_literal(y.mantissa, 0):
         return (x.mantissa, y.mantissa), x.exponent
     if is_literal(x.mantissa, 0):

@@ -17,8 +17,7 @@ Keep: TypeAlias = Callable[[Any, tuple[Any, ...], tuple[torch.Tensor, ...]], Non
 Formula: TypeAlias = Callable[..., tuple[Any, ...]]
 """Torch's context and what reaches the outputs, None where nothing does → a gradient for every input."""
 
-BELOW: Any = torch._C._AutoDispatchBelowAutograd
-"""Inside it operators are only what they compute."""
+internal: Any = torch._C
 
 FORWARD_MODE = (
     "`{}` has no forward-mode derivative, only torch.func.grad, vjp and jacrev; the dense definition has: "
@@ -26,15 +25,16 @@ FORWARD_MODE = (
 )
 
 
-def differentiable(op: Any, cascade: Cascade, keep: Keep, gradients: Formula) -> Any:
-    """A function of the cascade's inputs, which runs the operator."""
+def differentiable(
+    name: str, run: Callable[..., Any], cascade: Cascade, keep: Keep, gradients: Formula
+) -> Any:
+    """What runs, as a function of the cascade's inputs."""
     mapped = rule(cascade)
 
     class Differentiable(torch.autograd.Function):
         @staticmethod
         def forward(*given: Any) -> Any:
-            with BELOW():
-                return op(*given)
+            return run(*given)
 
         @staticmethod
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -53,9 +53,23 @@ def differentiable(op: Any, cascade: Cascade, keep: Keep, gradients: Formula) ->
         def jvp(ctx: Any, *tangents: Any) -> Any:
             raise NotImplementedError(FORWARD_MODE.format(cascade.name))
 
-    Differentiable.__name__ = op.name().removeprefix("attncc::")
+    Differentiable.__name__ = name
     function: Any = Differentiable.apply
     return function
+
+
+def below(op: Any) -> Callable[..., Any]:
+    """What an operator computes, of which nothing is recorded."""
+
+    def run(*given: Any) -> Any:
+        with internal._AutoDispatchBelowAutograd():
+            return op(*given)
+
+    return run
+
+
+def nothing(ctx: Any, inputs: tuple[Any, ...], made: tuple[torch.Tensor, ...]) -> None:
+    """Keeps nothing."""
 
 
 def register(op: Any, autograd: Callable[..., Any], functorch: Callable[..., Any]) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from attncc.ir.cascade import Cascade
-from attncc.runtime.differentiable import BELOW, Formula, Keep, differentiable, register
+from attncc.runtime.differentiable import Formula, Keep, below, differentiable, nothing, register
 from attncc.runtime.library import LOCK, define, fake, known, schema
 from attncc.schedule.training import Training
 
@@ -34,22 +34,40 @@ class Runs:
     backward: Callable[[tuple[str, ...], dict[str, Any], tuple[torch.Tensor, ...]], Any]
 
 
-def needed(cascade: Cascade, given: tuple[Any, ...]) -> tuple[str, ...]:
-    """The inputs whose gradients a call asks for."""
+def needed(cascade: Cascade, arguments: Mapping[str, Any]) -> tuple[str, ...]:
+    """The inputs whose gradients a call asks for, in the pattern's order."""
     if not torch.is_grad_enabled() or all(t.kind != "float" for t in cascade.outputs):
         return ()
-    pairs = zip(cascade.inputs, given, strict=True)
-    return tuple(t.name for t, x in pairs if t.loaded and _requires_grad(x))
+    return tuple(t.name for t in cascade.inputs if t.loaded and _requires_grad(arguments[t.name]))
 
 
-def _requires_grad(x: torch.Tensor) -> bool:
-    """Also where torch.func has wrapped it."""
+def _requires_grad(x: Any) -> bool:
+    """Also where torch.func has wrapped it; what is no tensor is said by others."""
+    if not isinstance(x, torch.Tensor):
+        return False
     wrapped: Any = torch._C._functorch
     while not x.requires_grad:
         if not wrapped.is_functorch_wrapped_tensor(x):
             return False
         x = wrapped.get_unwrapped(x)
     return True
+
+
+def direct(cascade: Cascade, wrt: tuple[str, ...], runs: Runs) -> Any:
+    """A function from the inputs in order to the outputs, with gradients."""
+    training = runs.training(wrt)
+    forward, backward = _forward(cascade, wrt, runs), _backward(cascade, wrt, runs)
+    name = f"{cascade.name}_backward"
+    back = differentiable(name, backward, training.backward, nothing, _twice(cascade))
+    formulas = _formulas(cascade, training, back)
+    function = differentiable(f"{cascade.name}_forward", forward, training.forward, *formulas)
+    return lambda *given: outputs_of(cascade, function(*given))
+
+
+def outputs_of(cascade: Cascade, made: Any) -> Any:
+    """What a forward pass gives, without what it saves."""
+    count = len(cascade.outputs)
+    return made[:count] if count > 1 else made[0] if isinstance(made, tuple) else made
 
 
 def passes(name: str, cascade: Cascade, backend: str | None, wrt: tuple[str, ...], runs: Runs) -> Any:
@@ -59,25 +77,44 @@ def passes(name: str, cascade: Cascade, backend: str | None, wrt: tuple[str, ...
     training = runs.training(wrt)
     with LOCK:
         if known(f"{name}_forward") is None:
-            back = _backward(f"{name}_backward", cascade, training, runs)
-            _forward(f"{name}_forward", cascade, backend, training, back, runs)
+            back = _backward_op(f"{name}_backward", cascade, training, wrt, runs)
+            _forward_op(f"{name}_forward", cascade, backend, training, wrt, back, runs)
         return known(f"{name}_forward")
 
 
-def _forward(
-    name: str, cascade: Cascade, backend: str | None, training: Training, back: Any, runs: Runs
-) -> None:
-    wrt = tuple(t.name for t in training.wrt)
+def _forward(cascade: Cascade, wrt: tuple[str, ...], runs: Runs) -> Callable[..., Any]:
+    inputs = [t.name for t in cascade.inputs]
+    return lambda *given: runs.forward(wrt, dict(zip(inputs, given, strict=True)))
+
+
+def _backward(cascade: Cascade, wrt: tuple[str, ...], runs: Runs) -> Callable[..., Any]:
     inputs = [t.name for t in cascade.inputs]
 
-    def real(*given: Any) -> Any:
-        return runs.forward(wrt, dict(zip(inputs, given, strict=True)))
+    def run(*given: Any) -> Any:
+        arguments = dict(zip(inputs, given[: len(inputs)], strict=True))
+        made = runs.backward(wrt, arguments, given[len(inputs) :])
+        return _one_or_all([x.contiguous() for x in (made if isinstance(made, tuple) else (made,))])
+
+    return run
+
+
+def _forward_op(
+    name: str,
+    cascade: Cascade,
+    backend: str | None,
+    training: Training,
+    wrt: tuple[str, ...],
+    back: Any,
+    runs: Runs,
+) -> None:
+    inputs = [t.name for t in cascade.inputs]
 
     def imagined(*given: Any) -> Any:
         return fake(training.forward, backend, dict(zip(inputs, given, strict=True)))
 
-    op = define(name, schema(cascade.inputs, len(training.forward.outputs)), real, imagined)
-    function = differentiable(op, training.forward, *_formulas(cascade, training, back))
+    said = schema(cascade.inputs, len(training.forward.outputs))
+    op = define(name, said, _forward(cascade, wrt, runs), imagined)
+    function = differentiable(name, below(op), training.forward, *_formulas(cascade, training, back))
     register(op, function, function)
 
 
@@ -111,38 +148,24 @@ def _formulas(cascade: Cascade, training: Training, back: Any) -> tuple[Keep, Fo
     return keep, gradients
 
 
-def _backward(name: str, cascade: Cascade, training: Training, runs: Runs) -> Any:
-    """`torch.ops.attncc.<name>`, the gradients; to differentiate them is an error."""
-    takes = (*cascade.inputs, *training.saved, *training.given)
-    wrt = tuple(t.name for t in training.wrt)
-    inputs = [t.name for t in cascade.inputs]
-
-    def real(*given: Any) -> Any:
-        arguments = dict(zip(inputs, given[: len(inputs)], strict=True))
-        made = runs.backward(wrt, arguments, given[len(inputs) :])
-        found = made if isinstance(made, tuple) else (made,)
-        return _one_or_all([x.contiguous() for x in found])
+def _backward_op(name: str, cascade: Cascade, training: Training, wrt: tuple[str, ...], runs: Runs) -> Any:
+    places = [n for n, t in enumerate(cascade.inputs) if t.name in wrt]
 
     def imagined(*given: Any) -> Any:
-        return _one_or_all([given[inputs.index(n)].new_empty(given[inputs.index(n)].shape) for n in wrt])
+        return _one_or_all([given[n].new_empty(given[n].shape) for n in places])
 
-    def keep(ctx: Any, inputs: tuple[Any, ...], made: tuple[torch.Tensor, ...]) -> None:
-        """Nothing."""
+    said = schema((*cascade.inputs, *training.saved, *training.given), len(wrt))
+    op = define(name, said, _backward(cascade, wrt, runs), imagined)
+    function = differentiable(name, below(op), training.backward, nothing, _twice(cascade))
+    register(op, lambda *given: (function if torch.is_grad_enabled() else below(op))(*given), function)
+    return op
 
+
+def _twice(cascade: Cascade) -> Formula:
     def twice(ctx: Any, *cotangents: Any) -> tuple[Any, ...]:
         raise NotImplementedError(TWICE.format(cascade.name))
 
-    op = define(name, schema(takes, len(wrt)), real, imagined)
-    function = differentiable(op, training.backward, keep, twice)
-
-    def once(*given: Any) -> Any:
-        if torch.is_grad_enabled():
-            return function(*given)
-        with BELOW():
-            return op(*given)
-
-    register(op, once, function)
-    return op
+    return twice
 
 
 def _one_or_all(made: list[torch.Tensor]) -> Any:

@@ -10,12 +10,14 @@ import torch
 from torch.autograd import forward_ad
 
 from attncc.ir.cascade import Cascade
-from attncc.runtime.differentiable import BELOW, differentiable, register
-from attncc.runtime.gradients import Runs, needed, passes
+from attncc.runtime.differentiable import below, differentiable, nothing, register
+from attncc.runtime.gradients import Runs, needed, outputs_of, passes
 from attncc.runtime.library import CHECKS, LIBRARY, LOCK, define, fake, known, schema
 from attncc.source import Source
 
 PLAIN = (torch.Tensor, torch.nn.Parameter)
+
+internal: Any = torch._C
 
 AUTOCAST = ("CPU", "CUDA", "XPU")
 """Devices whose automatic precision is followed."""
@@ -28,13 +30,13 @@ def traced(arguments: Iterable[Any]) -> bool:
     )
 
 
-def transformed(arguments: Iterable[Any]) -> bool:
-    """Whether torch has a part in a call: gradients, torch.func, automatic precision."""
-    if torch.is_grad_enabled() and any(isinstance(x, torch.Tensor) and x.requires_grad for x in arguments):
-        return True
-    internal: Any = torch._C
+def transformed(differentiated: bool) -> bool:
+    """Whether torch has a part in a call by torch.func, automatic precision or, where there are gradients, a
+    mode that watches operators.
+    """
     mapped = internal._are_functorch_transforms_active() or forward_ad._current_level >= 0
-    return bool(mapped or internal._is_any_autocast_enabled())
+    watched = differentiated and internal._len_torch_dispatch_stack() > 0
+    return bool(mapped or watched or internal._is_any_autocast_enabled())
 
 
 def check_numbers(numbers: Iterable[tuple[str, str]], arguments: Mapping[str, Any]) -> None:
@@ -87,37 +89,31 @@ def _chosen(
     the gradients that are asked for.
     """
     forwards: dict[tuple[str, ...], Any] = {}
-    count = len(cascade.outputs)
-
-    def keep(ctx: Any, inputs: tuple[Any, ...], made: tuple[torch.Tensor, ...]) -> None:
-        """Nothing."""
+    inputs = [t.name for t in cascade.inputs]
 
     def never(ctx: Any, *cotangents: Any) -> tuple[Any, ...]:
         raise AssertionError(f"{op} is differentiated, and no input of it requires grad")
 
-    itself = differentiable(op, cascade, keep, never)
+    itself = differentiable(cascade.name, below(op), cascade, nothing, never)
 
     def inside(*given: Any) -> Any:
-        wrt = needed(cascade, given)
+        wrt = needed(cascade, dict(zip(inputs, given, strict=True)))
         if not wrt:
             return itself(*given)
         if wrt not in forwards:
             forwards[wrt] = passing(wrt)
-        made = forwards[wrt](*given)
-        return made[:count] if count > 1 else made[0] if isinstance(made, tuple) else made
+        return outputs_of(cascade, forwards[wrt](*given))
 
     def choose(*given: Any) -> Any:
-        if forward_ad._current_level >= 0 or needed(cascade, given):
+        if forward_ad._current_level >= 0 or needed(cascade, dict(zip(inputs, given, strict=True))):
             return inside(*given)
-        with BELOW():
-            return op(*given)
+        return below(op)(*given)
 
     return choose, inside
 
 
 def _cast(op: Any, device: str) -> Callable[..., Any]:
     """The operator under torch.autocast: real tensors in its element type, but for float64."""
-    internal: Any = torch._C
     key = internal.DispatchKeySet(getattr(internal.DispatchKey, f"Autocast{device}"))
 
     def cast(*given: Any) -> Any:

@@ -49,8 +49,8 @@ TURNED = 8192
 class Footprint:
     """What a kernel holds: extents of the features of its states, of the tiles loaded once and in every step,
     and of the operands computed once and in every step; score tiles alive at once, and
-    tables of which the test of a tile looks at every cell. `adds` says that it multiplies at least three times
-    and follows no maximum; `wide` counts the states with features.
+    tables of which the test of a tile looks at every cell. `adds` says that it multiplies at least three
+    times and follows no maximum; `wide` counts the states with features.
     """
 
     states: int
@@ -84,8 +84,7 @@ def footprint(program: Program, extents: Mapping[str, int]) -> Footprint:
     before = whole[: whole.index(walks[0])] if walks else whole
     fills = [s.target for s in program.body if isinstance(s, Fill)]
     dots = sum(isinstance(s, Dot) for s in statements(program.body))
-    folds = any(isinstance(s, Fold) and s.op != "sum" for s in statements(program.body))
-    adds = dots >= 3 and not folds
+    adds = dots >= 3 and not any(_follows(s, {t.name for t in fills}) for s in statements(program.body))
     return Footprint(
         adds=adds,
         wide=sum(width(t) > 0 for t in fills),
@@ -152,6 +151,17 @@ def _fitting(tiles: Tiles, held: Footprint, target: str, width: int) -> Tiles:
         and (width > 2 or not target.startswith("cuda") or registers(held, tile) <= REGISTERS)
     )
     return fit or tuple(sorted(tiles, key=lambda tile: registers(held, tile)))[:1]
+
+
+def _follows(s: Statement, states: set[str]) -> bool:
+    """Whether a statement is part of following a maximum or a mean: a fold to one, a state kept as it was."""
+    match s:
+        case Fold(op=op):
+            return op != "sum"
+        case Let(value=Read(tensor)):
+            return tensor.name in states
+        case _:
+            return False
 
 
 def _alive(loop: Walk, rows: Index, in_place: bool) -> int:

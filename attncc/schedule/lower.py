@@ -14,7 +14,6 @@ from attncc.diagnostics import Diagnostic, Label
 from attncc.ir.brief import one_place
 from attncc.ir.cascade import (
     ONE,
-    TRUE,
     ZERO,
     Apply,
     Choose,
@@ -36,7 +35,6 @@ from attncc.ir.show import show_expr
 from attncc.masks.counted import parts
 from attncc.masks.hoisted import hoisted
 from attncc.masks.undivided import undivided
-from attncc.ops import REDUCTIONS
 from attncc.passes.online import before
 from attncc.passes.operator import State
 from attncc.schedule.block import Block, let, name_of, positive, positive_scale, value_of, vanishes
@@ -44,7 +42,7 @@ from attncc.schedule.contract import at_cells, note, operand, operands, reduced
 from attncc.schedule.loops import Dot, Each, Edge, Fill, Fold, Let, Note, Program, Statement, Store, Walk
 from attncc.schedule.plan import REFERENCE, Kernel, Loop, Refused
 from attncc.schedule.scattered import places_in, scattered
-from attncc.schedule.turned import inside, turned, turns
+from attncc.schedule.turned import turn, turned, turns
 
 
 def lower(kernel: Kernel) -> Program:
@@ -105,35 +103,19 @@ def _turned_through(equation: Equation, kernel: Kernel) -> bool:
     return bool(set(equation.tensor.indices) & set(turned(kernel.cascade)))
 
 
-def _turn(equation: Equation, e: Reduce, block: Block, kernel: Kernel, places: frozenset[Index]) -> Expr:
-    """A reduction over batched indices: what is over them is computed at one position after the other."""
-    indices = tuple(i for i in block.axes if i in equation.tensor.indices)
-    target = replace(block.local(equation.tensor.name, ZERO, indices), kind="float")
-    identity = number(float(REDUCTIONS[e.op].identity))
-    inner = Block(block.axes, block)
-    for part in inside(equation, kernel.cascade.equations, places):
-        _define(part, inner, kernel, places | set(e.over))
-    inner.statements.append(Note(note(equation)))
-    value = value_of(e.body, inner)
-    if e.where != TRUE:
-        value = Choose(value_of(e.where, inner), value, identity)
-    old = Read(target, target.indices)
-    joined = plus(old, value) if e.op == "sum" else Apply(e.op, (old, value))
-    body: tuple[Statement, ...] = (*inner.statements, Let(target, joined))
-    for index in reversed(e.over):
-        body = (Each(index, index, body, ZERO, extent(index)),)
-    block.names |= inner.names
-    block.statements += (Fill(target, identity), *body)
-    return old
-
-
-def _define(
-    equation: Equation, block: Block, kernel: Kernel, places: frozenset[Index] = frozenset()
-) -> None:
+def _define(equation: Equation, block: Block, kernel: Kernel, places: frozenset[Index] = frozenset()) -> None:
     """An equation outside the running states: its value is held, as a formula where that costs nothing."""
     match equation.body:
         case Reduce() as e if turns(e):
-            block.held[equation.tensor] = _turn(equation, e, block, kernel, places or frozenset(kernel.batch))
+            here = places or frozenset(kernel.batch)
+            within = here | set(e.over)
+            block.held[equation.tensor] = turn(
+                equation,
+                kernel.cascade,
+                block,
+                here,
+                lambda part, inner: _define(part, inner, kernel, within),
+            )
         case Reduce() as e:
             block.held[equation.tensor] = reduced(equation, e, block)
         case body:
@@ -216,7 +198,7 @@ def _before(equation: Equation, e: Reduce, loop: Loop, block: Block) -> None:
 def _tile(loop: Loop, outer: Block, kernel: Kernel) -> tuple[Statement, ...]:
     """What is done on one tile of the walked index."""
     block = Block(outer.axes, outer, exponents=_exponents(loop) if loop.uniform else frozenset())
-    if loop.uniform and all(s.reduce.op == "sum" for s in loop.states):
+    if loop.uniform and loop.states and all(s.reduce.op == "sum" for s in loop.states):
         # one test of a tile, of what all its states are taken of, instead of one for each
         block.mask = lambda exponent, here: _masked(exponent, here.where, loop, here, -inf)
     for tensor in _kept(loop):

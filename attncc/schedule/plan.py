@@ -62,8 +62,8 @@ class Loop:
 
     `uniform` says that all states run over the same terms, so that there are tiles which none of them has to
     test. Where some of what is computed is `stored`, every tile is visited: the reach is all columns.
-    A walk over several indices is a walk over one of them at every position of the `outers`. On a `grid` tiles are
-    boxes, bounded along every axis; `bands` are then those that positions in a line have.
+    A walk over several indices is a walk over one of them at every position of the `outers`. On a `grid`
+    tiles are boxes, bounded along every axis; `bands` are then those that positions in a line have.
     """
 
     index: Index
@@ -413,7 +413,8 @@ def _loop(stage: Stage, rows: Index, cascade: Cascade, outers: tuple[Index, ...]
     predicates = tuple(
         dict.fromkeys([*([TRUE] if stage.stored else []), *(s.reduce.where for s in stage.states)])
     )
-    uniform = len(predicates) == 1
+    # a test of what the walk itself computes leaves no tile whole
+    uniform = len(predicates) == 1 and not any(r.tensor.origin == "equation" for r in reads(predicates[0]))
     reach = predicates[0]
     for predicate in predicates[1:]:
         reach = _either(reach, predicate)

@@ -96,7 +96,7 @@ SPILLING = (
         "nap",
         "qk_norm",
     ),
-    *("razor", "rope", "selective_self", "uni_encoder", "yopo"),
+    *("based_window", "lssar", "neighborhood3d", "razor", "rope", "selective_self", "uni_encoder", "yopo"),
 )
 """Patterns of which a kernel spills at present."""
 
