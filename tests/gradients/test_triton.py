@@ -118,7 +118,7 @@ def every() -> Iterator[object]:
 
 
 @pytest.mark.usefixtures("fresh")
-@pytest.mark.parametrize("name", every())
+@pytest.mark.parametrize("name", list(every()))
 def test_nothing_spills_on_hopper(name: str) -> None:
     """Forward and backward kernels for 64 features in bfloat16, which use matrix units."""
     spec = Specialisation("triton", "cuda:90", ("bfloat16",), ((("d", 64), ("e", 64)),))
