@@ -11,7 +11,7 @@ import torch
 import attncc
 from attncc.source import Source
 from attncc.verify.compared import Function, Verdict, doubled
-from attncc.verify.gradients import Trained, called, slopes
+from attncc.verify.gradients import Trained, slopes
 from tests.shapes import KERNELS, MORE, PACKED, UNBOUNDED, Shape, arguments, numbers
 
 PATTERNS = Path(__file__).parents[2] / "patterns"

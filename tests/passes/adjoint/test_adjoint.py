@@ -1,4 +1,4 @@
-"""The adjoint of a cascade: its equations, that they are the gradients, what it saves, and how often it walks.
+"""The adjoint of a cascade: its equations, that they are gradients, what it saves, how often it walks.
 
 `<example>.attn` is the pattern, `<example>.txt` the equations of its gradients, before the passes.
 """
@@ -26,8 +26,8 @@ from attncc.pipeline import meaning, streamed
 from attncc.pipeline import trained as training_of
 from attncc.schedule.training import Training
 from attncc.verify.gradients import called, gradients, weights
-from tests.gradients.trained import PATTERNS, TRAINED, dense, source
 from tests.gradients.test_torch import QUICK
+from tests.gradients.trained import PATTERNS, TRAINED, dense, source
 from tests.passes.meanings import meant
 from tests.patterns.cases import CASES, inputs
 from tests.patterns.sizes import Case
