@@ -16,16 +16,8 @@ from tests.shapes import KERNELS, MORE, PACKED, UNBOUNDED, Shape, arguments, num
 
 PATTERNS = Path(__file__).parents[2] / "patterns"
 
-REFUSED = {
-    "agent": "plan-walk",
-    "evoformer": "plan-walk",
-    "positional": "plan-walk",
-    "pointer": "plan-contraction",
-    "music": "",
-    "halonet": "",
-}
-"""Patterns with kernels whose gradients have none at present, and the rule that says so; where the rule is not
-found either, none: sums over pairs of a query and a key whose difference is given."""
+REFUSED: dict[str, str] = {"pointer": "plan-contraction"}
+"""Patterns with kernels whose gradients have none at present, and the rule that says so."""
 
 TRAINED = tuple(n for n in (*KERNELS, *MORE, *PACKED, *UNBOUNDED) if n not in REFUSED)
 """Patterns with kernels for their gradients."""
