@@ -42,7 +42,7 @@ def differentiable(cascade: Cascade, training: Training, words: Words) -> str:
         f"{INDENT * 2}ctx.save_for_backward({', '.join(kept)})",
     ]
     if numbers:
-        lines.append(f"{INDENT * 2}ctx.numbers = {', '.join(numbers)},")
+        lines.append(f"{INDENT * 2}ctx.numbers = ({', '.join(numbers)},)")
     whole = [words.tensor(t.name) for t in cascade.outputs if t.kind != "float"]
     if whole:
         lines.append(f"{INDENT * 2}ctx.mark_non_differentiable({', '.join(whole)})")

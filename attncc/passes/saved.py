@@ -20,6 +20,7 @@ from attncc.ir.cascade import (
     Read,
     Reduce,
     Tensor,
+    children,
     reads,
     walk,
 )
@@ -75,12 +76,44 @@ def adjoined(cascade: Cascade, backward: Cascade, logarithms: Logarithms, wrt: S
     saved = tuple(held.values())
     backward = replace(
         backward,
-        equations=tuple(replace(e, body=replace_reads(e.body, read)) for e in again),
+        equations=tuple(replace(e, body=read(e.body)) for e in again),
         inputs=(*cascade.inputs, *saved, *given),
         demands=(*backward.demands, *(demand for _, demand in facts)),
     )
     backward = pruned(backward)
     return Adjoint(pruned(forward), replace(backward, lengths=_used(backward)), saved, given, tuple(wrt))
+
+
+def _held(r: Read, held: Mapping[Tensor, Tensor]) -> Read:
+    """A read of what is saved, as it lies in memory."""
+    if r.tensor not in held:
+        return r
+    at = dict(zip(r.tensor.indices, r.at, strict=True))
+    return Read(held[r.tensor], tuple(at[i] for i in held[r.tensor].indices))
+
+
+def _infinite(cascade: Cascade) -> set[Tensor]:
+    """The tensors that are infinite where they are made of nothing: logarithms, extremes, and sums of these."""
+    found: set[Tensor] = set()
+    for e in cascade.equations:
+        body = e.body
+        extreme = isinstance(body, Reduce) and body.op in ("max", "min")
+        logarithm = any(isinstance(x, Apply) and x.op == "log" for x in walk(body))
+        joined = not isinstance(body, Reduce) and any(r.tensor in found for r in _bare(body))
+        if e.tensor.kind == "float" and (extreme or (logarithm and not isinstance(body, Reduce)) or joined):
+            found.add(e.tensor)
+    return found
+
+
+def _bare(e: Expr) -> list[Read]:
+    """The reads in an expression, but for those that an exponential or a scale is taken of."""
+    match e:
+        case Apply("exp" | "finite"):
+            return []
+        case Read():
+            return [e]
+        case _:
+            return [r for part in children(e) for r in _bare(part)]
 
 
 def _measured(e: Expr, logarithms: Logarithms) -> Expr:

@@ -120,9 +120,9 @@ def tiles_for(program: Program, target: str, width: int, extents: Mapping[str, i
     adds up while another multiplies (weights above a mean on an H100: 2.38 ms with 64 x 32, 3.06 with 128 x
     128). One without matrix products is bound by arithmetic, as exact products are, and has their tiles. One
     whose states are numbers loads keys alone: with two stages two programs share a multiprocessor (a first
-    pass and a second on an H100: 2.80 ms, 3.09 with three stages in the first). One that adds up several
-    states with features takes small tiles and two stages (gradients of keys and values, causal, on an H100:
-    1.87 ms with 64 x 64, 2.15 with 128 x 64).
+    pass and a second on an H100: 2.80 ms, 3.09 with three stages in the first). So they do in one that adds
+    up, with small tiles: it has them also where it has several states with features (gradients of keys and
+    values, causal, on an H100: 1.87 ms with 64 x 64, 2.15 with 128 x 64).
     """
     held = footprint(program, extents)
     widest = max((padded(extents[i.name]) for i in program.features), default=16)
@@ -132,7 +132,7 @@ def tiles_for(program: Program, target: str, width: int, extents: Mapping[str, i
     if sum(isinstance(s, Walk) for s in around(program.body)) > 1 and width == 2 and multiplies:
         found = tuple(sorted(found, key=lambda tile: tile.rows * tile.columns))
         found = tuple(tile for tile in found if tile.rows >= 64) or found
-    if multiplies and (not held.states or (small and width == 2)):
+    if multiplies and (not held.states or (held.adds and width == 2 and (narrow or small))):
         found = tuple(map(lean, found))
     return _fitting(found, held, nearest(target), width) if found else ()
 

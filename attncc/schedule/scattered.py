@@ -49,7 +49,7 @@ def _of_terms(equation: Equation) -> Expr:
 
 
 def places_in(e: Expr) -> tuple[dict[Index, Expr], Expr] | None:
-    """The features that a row and a column have a place of, each with it, and the term that is added there."""
+    """The features that a row and a column have a place of, each with it, and the term added there."""
     match e:
         case Choose(test, term, other) if is_literal(other, 0):
             found: dict[Index, Expr] = {}
