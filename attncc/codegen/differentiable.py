@@ -57,7 +57,7 @@ def differentiable(cascade: Cascade, training: Training, words: Words) -> str:
         f"{INDENT * 2}{', '.join(kept)}{',' if len(kept) == 1 else ''} = ctx.saved_tensors",
     ]
     if numbers:
-        lines.append(f"{INDENT * 2}{', '.join(numbers)}, = ctx.numbers")
+        lines.append(f"{INDENT * 2}({', '.join(numbers)},) = ctx.numbers")
     made = ", ".join(grads.values())
     lines += [
         f"{INDENT * 2}{made} = {words.function(f'{cascade.name}_backward')}({back})",
