@@ -19,7 +19,7 @@ from torch import Tensor
 import attncc
 from attncc.diagnostics import Diagnostic
 from attncc.ir.cascade import Cascade
-from attncc.schedule.plan import Refused
+from attncc.schedule.refused import Refused
 from tests.patterns.cases import CASES, inputs
 from tests.shapes import Shape, arguments
 from tests.test_pipeline import REFUSED

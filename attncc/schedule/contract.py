@@ -36,7 +36,7 @@ from attncc.ir.show import show_expr
 from attncc.ops import REDUCTIONS
 from attncc.schedule.block import Block, let, value_of
 from attncc.schedule.loops import Dot, Each, Fill, Fold, Let, Note, Statement
-from attncc.schedule.plan import REFERENCE, Refused
+from attncc.schedule.refused import REFERENCE, Refused
 
 Operands: TypeAlias = tuple[Expr, Expr, Expr]
 """What a matrix product multiplies: what has rows and the feature, columns and the feature, and the rest."""

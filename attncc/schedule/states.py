@@ -30,7 +30,8 @@ from attncc.passes.online import before
 from attncc.passes.operator import State
 from attncc.schedule.block import Block, let, name_of, positive, positive_scale, value_of, vanishes
 from attncc.schedule.loops import Dot, Edge, Fold, Let, Note
-from attncc.schedule.plan import REFERENCE, Loop, Refused
+from attncc.schedule.plan import Loop
+from attncc.schedule.refused import REFERENCE, Refused
 from attncc.schedule.scattered import places_in, scattered
 
 
