@@ -1,0 +1,100 @@
+"""Patterns written to break gradients, next to those of the reference in float64: rows that see nothing, powers
+of 0, ties, what is read twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+
+from attncc.pipeline import generate, meaning
+from attncc.runtime.module import load
+from attncc.schedule.spec import Specialisation
+from attncc.source import Source
+
+Tensors = dict[str, torch.Tensor]
+
+EXTENTS = {"b": 2, "h": 4, "d": 6, "e": 5}
+LENGTHS = ((37, 53), (53, 37), (1, 20), (130, 70))
+SCORES = "S[q,k] = sum(d) Q[q,d] * K[k,d]"
+WEIGHTS = "P[q,k] = softmax(k where k <= q) S[q,k]"
+VALUES = "O[q,e] = sum(k) P[q,k] * V[k,e]"
+
+
+@dataclass(frozen=True)
+class Broken:
+    """One pattern, but for its name: its equations, what it is given besides, and what is put in place."""
+
+    equations: tuple[str, ...]
+    more: str = ""
+    outputs: str = "O[b,h,q,e]"
+    numbers: dict[str, int] = field(default_factory=dict)
+    put: Callable[[Tensors], object] = lambda given: None
+
+    @property
+    def source(self) -> Source:
+        inputs = ", ".join(p for p in ("Q[b,h,q,d], K[b,h,k,d], V[b,h,k,e]", self.more) if p)
+        lines = ("over b, h", "align q to k", *self.equations)
+        said = "".join(f"    {line}\n" for line in lines)
+        return Source("broken.attn", f"pattern broken({inputs}) -> {self.outputs}:\n{said}")
+
+
+BROKEN = {
+    # rows that see nothing: the logarithm of what they see is -inf
+    "entropy": Broken(
+        (SCORES, WEIGHTS, VALUES, "H[q] = -sum(k where k <= q) P[q,k] * log(P[q,k])"),
+        outputs="O[b,h,q,e], H[b,h,q]",
+    ),
+    "logarithm of one": Broken(
+        (SCORES, WEIGHTS, "O[q,e] = sum(k where k <= q) P[q,k] * log(P[q,k]) * V[k,e]"),
+    ),
+    "squared": Broken(
+        (SCORES, WEIGHTS, "H[q] = sum(k where k <= q) P[q,k] * log(P[q,k]) ** 2"), outputs="H[b,h,q]"
+    ),
+    "beside another term": Broken(
+        (
+            SCORES,
+            WEIGHTS,
+            "H[q] = sum(k where k <= q) P[q,k] * (S[q,k] - (logsumexp(k where k <= q) S[q,k]) - 1)",
+        ),
+        outputs="H[b,h,q]",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_exact(name: str) -> None:
+    broken = BROKEN[name]
+    cascade = meaning(broken.source)
+    spec = Specialisation("torch", "cpu", ("float64",), ((),))
+    made = load(generate(cascade, broken.source, spec, None), f"broken_{name.replace(' ', '_')}")
+    for queries, keys in LENGTHS:
+        generator = torch.Generator().manual_seed(0)
+        extents = {**EXTENTS, "q": queries, "k": keys}
+        given = {
+            t.name: torch.randn([extents[i.name] for i in t.indices], generator=generator, dtype=torch.float64)
+            for t in cascade.inputs
+            if t.loaded
+        }
+        broken.put(given)
+        wanted = slopes(made.reference, given, broken.numbers)
+        for of, x, y in zip(given, slopes(made.broken, given, broken.numbers), wanted, strict=True):
+            exactly = torch.zeros_like(x) if y is None else y
+            off = float((x - exactly).abs().max() / exactly.abs().max().clamp(min=1e-3))
+            assert off <= 1e-9, (of, queries, keys, off)
+
+
+def slopes(
+    function: Callable[..., torch.Tensor | tuple[torch.Tensor, ...]], given: Tensors, numbers: dict[str, int]
+) -> tuple[torch.Tensor, ...]:
+    """The gradients of all outputs, where they are numbers, in all tensors; the same numbers reach them."""
+    leaves = {n: x.clone().requires_grad_() for n, x in given.items()}
+    made = function(**leaves, **numbers)
+    outputs = made if isinstance(made, tuple) else (made,)
+    generator = torch.Generator().manual_seed(1)
+    drawn = [torch.randn(x.shape, generator=generator, dtype=x.dtype) for x in outputs]
+    reach = [torch.where(x.isfinite(), w, 0) for x, w in zip(outputs, drawn, strict=True)]
+    return torch.autograd.grad(outputs, list(leaves.values()), reach, allow_unused=True)
