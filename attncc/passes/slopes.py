@@ -126,6 +126,12 @@ def _apply(op: str, *args: Any) -> Expr:
     """An operation as the table of slopes writes it, numbers among its arguments."""
     said = tuple(map(_expression, args))
     match op, said:
+        case "==", (Literal(a), Literal(b)):
+            return Literal(a == b, "bool")
+        case "if", (Literal(True, "bool"), then, _):
+            return then
+        case "if", (Literal(False, "bool"), _, other):
+            return other
         case "if", (condition, then, other):
             return Choose(condition, then, other)
         case "-", (Literal(a, "int"), Literal(b, "int")):

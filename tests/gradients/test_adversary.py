@@ -62,6 +62,18 @@ BROKEN = {
         ),
         outputs="H[b,h,q]",
     ),
+    # powers of 0
+    "power 0": Broken(
+        ("S[q,k] = (sum(d) Q[q,d] * K[k,d]) ** n", WEIGHTS, VALUES),
+        "n: int",
+        numbers={"n": 0},
+        put=lambda given: [given[n].round_() for n in "QK"],
+    ),
+    "decay of 0": Broken(
+        (SCORES, "O[q,e] = sum(k where k <= q) S[q,k] * decay ** (q - k) * V[k,e]"),
+        "decay[h]",
+        put=lambda given: given["decay"].zero_(),
+    ),
 }
 
 
