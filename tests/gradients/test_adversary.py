@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 
+from attncc.diagnostics import PatternError
 from attncc.pipeline import generate, meaning
 from attncc.runtime.module import load
 from attncc.schedule.spec import Specialisation
@@ -74,7 +75,41 @@ BROKEN = {
         "decay[h]",
         put=lambda given: given["decay"].zero_(),
     ),
+    # what is read backward
+    "features": Broken(("S[q,k] = sum(d) Q[q,d] * K[k, |d| - 1 - d]", WEIGHTS, VALUES)),
+    # means of two, each counted at its own rows
+    "two norms": Broken(
+        (
+            "A[q,d] = layernorm(d, eps = 1e-6) Q[q,d]",
+            "B[k,d] = layernorm(d, eps = 1e-6) K[k,d]",
+            "S[q,k] = sum(d) A[q,d] * B[k,d]",
+            WEIGHTS,
+            VALUES,
+        ),
+        put=lambda given: given["Q"][:, :, :1].zero_(),
+    ),
 }
+
+REFUSED = {
+    "sums over sums": (
+        Broken(
+            ("align j to k", "c[k] = sum(j where j <= k) g[j]", f"{SCORES} + c[k]", WEIGHTS, VALUES),
+            "g[b,h,k]",
+        ),
+        "plan-position",
+    ),
+    "distances": (Broken(("S[q,k] = -(sum(d) abs(Q[q,d] - K[k,d]))", WEIGHTS, VALUES)), "plan-contraction"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused_as_a_gradient(name: str) -> None:
+    broken, code = REFUSED[name]
+    spec = Specialisation("torch", "cpu", ("float64",), ((),))
+    with pytest.raises(PatternError) as refused:
+        generate(meaning(broken.source), broken.source, spec, None)
+    (found,) = refused.value.diagnostics
+    assert found.code == code and found.message.endswith("(a gradient)")
 
 
 @pytest.mark.parametrize("name", BROKEN)
@@ -87,7 +122,9 @@ def test_exact(name: str) -> None:
         generator = torch.Generator().manual_seed(0)
         extents = {**EXTENTS, "q": queries, "k": keys}
         given = {
-            t.name: torch.randn([extents[i.name] for i in t.indices], generator=generator, dtype=torch.float64)
+            t.name: torch.randn(
+                [extents[i.name] for i in t.indices], generator=generator, dtype=torch.float64
+            )
             for t in cascade.inputs
             if t.loaded
         }
