@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 
 from attncc.codegen import BACKENDS
 from attncc.codegen.module import Said
@@ -90,14 +89,15 @@ def _judged(cascade: Cascade) -> tuple[Plan | Refused, list[Diagnostic]]:
 
 def generate(cascade: Cascade, source: Source, spec: Specialisation, wrt: tuple[str, ...] | None = ()) -> str:
     """The module of a cascade, as text, with the gradients of the inputs named by `wrt`; None: of all."""
-    write = partial(BACKENDS[spec.backend], said(source), pruned(cascade), planned(cascade, source), spec)
+    write, plan = BACKENDS[spec.backend], planned(cascade, source)
+    given = said(source), pruned(cascade), plan, spec
     try:
-        return write(None if wrt == () else trained(cascade, wrt))
+        return write(*given, None if wrt == () else trained(cascade, wrt))
     except Refused as refused:
         found = refused.diagnostic
     if wrt != ():
         try:
-            write(None)
+            write(*given, None)
         except Refused as refused:
             found = refused.diagnostic
         else:

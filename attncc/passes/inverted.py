@@ -120,8 +120,9 @@ def _solved(
                 return unknown[0], Apply("%", (Apply("-", (place, shift)), size)), (), ()
     for index in reversed(unknown):
         shift, back = _shift(s, index), _turned(s, index)
-        if shift is not None or back is not None:
-            value = Apply("-", (place, shift)) if shift is not None else Apply("-", (back, place))
+        sides = (place, shift) if shift is not None else (back, place) if back is not None else None
+        if sides is not None:
+            value = Apply("-", sides)
             return index, value, (), (Apply(">=", (value, ZERO)), Apply("<", (value, extent(index))))
     return None
 

@@ -75,6 +75,18 @@ BROKEN = {
         "decay[h]",
         put=lambda given: given["decay"].zero_(),
     ),
+    # ties: with a number, with one of many
+    "clamped": Broken(
+        ("S[q,k] = min(max(sum(d) Q[q,d] * K[k,d], -n), n)", WEIGHTS, VALUES),
+        "n: int",
+        numbers={"n": 2},
+        put=lambda given: [given[n].round_() for n in "QK"],
+    ),
+    "limits": Broken(
+        ("S[q,k] = min(max(sum(d) Q[q,d] * K[k,d], -c), c)", WEIGHTS, VALUES),
+        "c[h]",
+        put=lambda given: [given[n].round_() for n in "QKc"],
+    ),
     # what is read backward
     "features": Broken(("S[q,k] = sum(d) Q[q,d] * K[k, |d| - 1 - d]", WEIGHTS, VALUES)),
     # means of two, each counted at its own rows
