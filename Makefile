@@ -1,6 +1,6 @@
 # `make test` and `make demo` set up all they need in .venv; a torch that the active python has is kept.
 .DELETE_ON_ERROR:
-.PHONY: test lint types unit format demo clean
+.PHONY: test lint types unit format demo train clean
 
 PYTHON ?= python3
 RUN := .venv/bin/python
@@ -24,6 +24,9 @@ format: $(READY)
 
 demo: $(READY)
 	$(RUN) examples/demo.py
+
+train: $(READY)
+	$(RUN) examples/train_lm.py
 
 clean:
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

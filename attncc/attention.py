@@ -84,6 +84,7 @@ class Attention:
         self._trainings: dict[tuple[tuple[str, ...], tuple[str, ...]], Training] = {}
         self._directs: dict[tuple[tuple[str, ...], tuple[str, ...]], Callable[..., Any]] = {}
         self._prepared: dict[tuple[str, ...], str] = {}
+        self._live: dict[tuple[str, ...], tuple[str, ...]] = {}
         refuse_reserved(self.cascade, source)
         self._lock = RLock()
         self._traced = SimpleNamespace()
@@ -165,10 +166,14 @@ class Attention:
         if not ops.traced(arguments.values()):
             if self.backend == "reference":
                 return self._run(names, arguments)
-            cascade = self._cascade(names)
-            wrt = gradients.needed(cascade, arguments)
+            if names not in self._live:
+                self._live[names] = gradients.reaching(self._cascade(names))
+            wrt = gradients.needed(self._live[names], arguments)
             if not ops.transformed(bool(wrt)):
-                return self._differentiated(names, wrt, arguments) if wrt else self._run(names, arguments)
+                if wrt:
+                    return self._differentiated(names, wrt, arguments)
+                with gradients.apart(arguments):
+                    return self._run(names, arguments)
         ops.check_numbers(self._numbers, arguments)
         return getattr(self._traced, self._prepare(names)).on(arguments)
 

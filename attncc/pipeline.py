@@ -16,7 +16,8 @@ from attncc.passes import PASSES
 from attncc.passes.adjoint import adjoint
 from attncc.passes.share import pruned
 from attncc.passes.stream import deferred, stream
-from attncc.schedule.plan import Plan, Refused, partition
+from attncc.schedule.plan import Plan, partition
+from attncc.schedule.refused import Refused
 from attncc.schedule.required import not_causal, too_many_passes
 from attncc.schedule.spec import KINDS, Points, Specialisation
 from attncc.schedule.tiles import OLDEST, WIDEST

@@ -23,7 +23,7 @@ from torch.nn.functional import scaled_dot_product_attention
 import attncc
 
 ALLOWED = 0.05
-"""How far a row of a gradient may be off FlexAttention's, in its length and that of a mean row: both are bf16."""
+"""How far a row of a gradient may be off FlexAttention's, in its length and a mean row's: both are bf16."""
 
 
 def measure(case: Case) -> dict[str, Any]:

@@ -17,6 +17,9 @@ import torch
 from torch import Tensor
 
 import attncc
+from attncc.diagnostics import Diagnostic
+from attncc.ir.cascade import Cascade
+from attncc.schedule.refused import Refused
 from tests.patterns.cases import CASES, inputs
 from tests.shapes import Shape, arguments
 from tests.test_pipeline import REFUSED
@@ -241,24 +244,28 @@ def test_gradients(backend: str) -> None:
     assert torch.autograd.gradcheck(load("causal", backend), given)
 
 
-@pytest.mark.parametrize("name", ["evoformer", "gla"])
-def test_gradients_are_refused_where_there_are_none(name: str) -> None:
-    """With the rule; or without a word of gradients, where there is no kernel for the outputs either."""
-    attend = load(name)
+def test_gradients_are_refused_where_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the rule, a stand-in here; without it where there is no kernel for the outputs either."""
+
+    def refuse(cascade: Cascade, wrt: tuple[str, ...]) -> Any:
+        raise Refused(Diagnostic("plan-walk", "no kernel plan for it", (), "help"))
+
+    monkeypatch.setattr("attncc.pipeline.trained", refuse)
+    causal = load("causal")
+    q, k, v = (x.requires_grad_() for x in tensors())
+    words = "error[plan-walk]: no gradients in `Q`, `V`: no kernel plan for it\n  = help: differentiate"
+    with pytest.raises(attncc.PatternError) as refused:
+        causal(q, k.detach(), v)
+    assert words in str(refused.value)
+    assert 'backend="reference"' in str(refused.value) and "torch.no_grad()" in str(refused.value)
+    with torch.no_grad():
+        assert not causal(q, k, v).requires_grad
     call = {
         n: x.requires_grad_() if torch.is_tensor(x) and x.is_floating_point() else x
-        for n, x in inputs(CASES[name][1]).items()
+        for n, x in inputs(CASES["gla"][1]).items()
     }
-    with pytest.raises(attncc.PatternError) as refused:
-        attend(**call)
-    words = str(refused.value)
-    assert words.startswith("error[plan-") and 'backend="reference"' in words
-    if name == "evoformer":
-        assert ": no gradients in `Q`, `K`, `V`, `pair`, `G`: " in words and "torch.no_grad()" in words
-        with torch.no_grad():
-            assert not attend(**call).requires_grad
-    else:
-        assert "gradients" not in words
+    with pytest.raises(attncc.PatternError, match=r"error\[plan-recurrence\]: no kernel plan"):
+        load("gla")(**call)
 
 
 # ---- how often it is compiled ------------------------------------------------------------------

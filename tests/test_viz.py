@@ -21,7 +21,8 @@ from attncc.masks.integers import values
 from attncc.masks.normal import total
 from attncc.masks.seen import FULL, PARTIAL, SKIPPED, stretches
 from attncc.pipeline import planned, streamed
-from attncc.schedule.plan import Refused, partition
+from attncc.schedule.plan import partition
+from attncc.schedule.refused import Refused
 from attncc.source import Source
 from attncc.syntax.parser import parse
 from attncc.viz import Drawn, Unseen, draw, fitting, picture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from attncc.codegen.host import signature
+from attncc.codegen.lines import hanging
 from attncc.codegen.words import Words
 from attncc.ir.cascade import Cascade, Tensor
 from attncc.schedule.training import Training
@@ -41,7 +42,7 @@ def differentiable(cascade: Cascade, training: Training, words: Words) -> str:
         f"{INDENT * 2}ctx.save_for_backward({', '.join(kept)})",
     ]
     if numbers:
-        lines.append(f"{INDENT * 2}ctx.numbers = {', '.join(numbers)},")
+        lines.append(f"{INDENT * 2}ctx.numbers = ({', '.join(numbers)},)")
     whole = [words.tensor(t.name) for t in cascade.outputs if t.kind != "float"]
     if whole:
         lines.append(f"{INDENT * 2}ctx.mark_non_differentiable({', '.join(whole)})")
@@ -56,7 +57,7 @@ def differentiable(cascade: Cascade, training: Training, words: Words) -> str:
         f"{INDENT * 2}{', '.join(kept)}{',' if len(kept) == 1 else ''} = ctx.saved_tensors",
     ]
     if numbers:
-        lines.append(f"{INDENT * 2}{', '.join(numbers)}, = ctx.numbers")
+        lines.append(f"{INDENT * 2}({', '.join(numbers)},) = ctx.numbers")
     made = ", ".join(grads.values())
     lines += [
         f"{INDENT * 2}{made} = {words.function(f'{cascade.name}_backward')}({back})",
@@ -64,7 +65,7 @@ def differentiable(cascade: Cascade, training: Training, words: Words) -> str:
         "",
         "",
         f"def {name}({declared}):",
-        f'{INDENT}"""{_shown(cascade)}, differentiable."""',
+        *(f"{INDENT}{line}" for line in hanging(f'"""{_shown(cascade)}, differentiable."""')),
         f"{INDENT}return {kind}.apply({', '.join(takes)})",
     ]
     return "\n".join(lines) + "\n"

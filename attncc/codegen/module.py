@@ -129,7 +129,7 @@ def host(
     takes = ", ".join(_shown(t) for t in cascade.inputs if t.origin in ("input", "table", "kept"))
     lines = [
         f"def {words.function(name)}({signature(cascade, words)}):",
-        f'{INDENT}"""{takes} -> {returns}, on {target}.',
+        *(f"{INDENT}{line}" for line in hanging(f'"""{takes} -> {returns}, on {target}.')),
         "",
         f"{INDENT}Tensors may have any strides. ValueError and TypeError name what does not fit.",
         f'{INDENT}"""',
@@ -158,7 +158,7 @@ def assemble(
         *([NUMBERS] if numbers else []),
         *([SORTED] if cascade.sorted_tables else []),
         *map(folded, parts),
-        *([] if training is None else [differentiable(cascade, training, words)]),
+        *([] if training is None else [folded(differentiable(cascade, training, words))]),
         *([dense.helpers] if dense.helpers else []),
         dense.function,
         folded(own_test(cascade, words, device, spec, training)),

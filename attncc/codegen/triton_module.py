@@ -22,7 +22,8 @@ from attncc.ops import BITS
 from attncc.schedule.cost import tiles_for
 from attncc.schedule.loops import Program
 from attncc.schedule.lower import lower
-from attncc.schedule.plan import REFERENCE, Kernel, Plan, Refused
+from attncc.schedule.plan import Kernel, Plan
+from attncc.schedule.refused import REFERENCE, Refused
 from attncc.schedule.spec import WIDTHS, Specialisation
 from attncc.schedule.tiles import padded
 from attncc.schedule.training import Training

@@ -19,7 +19,8 @@ from attncc.passes.online import Updater, passes_over
 from attncc.passes.share import share
 from attncc.passes.simplify import simplify
 from attncc.pipeline import rewritten
-from attncc.schedule.plan import Kernel, Loop, Plan, Refused, partition
+from attncc.schedule.plan import Kernel, Loop, Plan, partition
+from attncc.schedule.refused import Refused
 
 Counts = tuple[tuple[str, int], ...]
 """Indices, and the passes over each."""

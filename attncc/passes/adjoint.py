@@ -46,8 +46,8 @@ from attncc.passes.slopes import Part, Slopes
 
 
 def adjoint(cascade: Cascade, wrt: Iterable[str] | None = None) -> Adjoint:
-    """The gradients of a cascade whose divisions are deferred, in the inputs named by `wrt`, or in all. It has no
-    recurrences.
+    """The gradients of a cascade whose divisions are deferred, in the inputs named by `wrt`, or in all; it
+    has no recurrences.
     """
     assert not recurrent(cascade), "the adjoint of a recurrence walks backward, which is not derived here"
     chosen = differentiable(cascade) if wrt is None else tuple(wrt)

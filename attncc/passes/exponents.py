@@ -60,7 +60,7 @@ def at_most_zero(
     maxima: Mapping[Tensor, Reduce],
     lengths: Mapping[Index, Expr] = MappingProxyType({}),
 ) -> bool:
-    """Whether an exponent is at most 0 where a predicate holds; `lengths` are extents of members of groups."""
+    """Whether an exponent is at most 0 where a predicate holds; `lengths` are those of groups' members."""
     if isinstance(x, Choose):
         inside = conjoin((where, x.condition))
         then, other = ((x.then, inside), (x.other, where))

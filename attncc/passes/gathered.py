@@ -34,7 +34,7 @@ def summed(parts: list[Expr]) -> Expr:
 
 def _merged(parts: list[Expr]) -> Expr:
     """`sum(k) a + sum(k) b  -->  sum(k) (a + b)`"""
-    sums: dict[Expr, Expr] = {}
+    sums: dict[Reduce, Expr] = {}
     whole: Expr = ZERO
     for sign, part in (x for e in parts for x in terms(e)):
         match part:
@@ -43,9 +43,8 @@ def _merged(parts: list[Expr]) -> Expr:
                 sums[key] = plus(sums.get(key, ZERO), part.body if sign > 0 else Apply("neg", (part.body,)))
             case _:
                 whole = plus(whole, part if sign > 0 else Apply("neg", (part,)))
-    for key, body in sums.items():
-        assert isinstance(key, Reduce)
-        whole = plus(whole, replace(key, body=body))
+    for terms_of, body in sums.items():
+        whole = plus(whole, replace(terms_of, body=body))
     return whole
 
 

@@ -76,8 +76,8 @@ def _placed(e: Expr) -> Expr:
     if fixed:
         turned = tuple(i for i in batch if any(i in free(f) for f in fixed))
         over = tuple(i for i in e.over if i not in turned)
-        rest = _placed(replace(e, over=over, body=quotient([f for f in up if f not in fixed], down)))
-        whole = product([*fixed, rest])
+        inner = replace(e, over=over, body=quotient([f for f in up if f not in fixed], down))
+        whole = product([*fixed, _placed(inner)])
         return Reduce("sum", turned, TRUE, whole, e.span) if turned else whole
     for n, f in enumerate(up):
         rest = up[:n] + up[n + 1 :]
@@ -96,15 +96,14 @@ def _placed(e: Expr) -> Expr:
 
 
 def _fixed(f: Expr, over: set[Index]) -> bool:
-    """Whether a factor has a row and a feature, and is the same for all terms, with a value also without any."""
-    plain = all(
-        r.tensor.loaded and not any(_sequences(s) for s in r.at if not isinstance(s, Index)) for r in reads(f)
-    )
-    return plain and bool(_features(f)) and bool(_sequences(f)) and not free(f) & over
+    """Whether a factor has a row and a feature, is the same for all terms, and has a value without any."""
+    loaded = all(r.tensor.loaded for r in reads(f))
+    plain = all(isinstance(s, Index) or not _sequences(s) for r in reads(f) for s in r.at)
+    return loaded and plain and bool(_features(f)) and bool(_sequences(f)) and not free(f) & over
 
 
 def _wide(f: Expr, e: Reduce) -> Place | None:
-    """A factor of a sum over columns that depends on row, column and feature at once, as a table at a place."""
+    """A factor that depends on row, column and feature at once: a table at a place."""
     place = place_of(f) if isinstance(f, Read) else None
     bound = {i for x in walk(e) if isinstance(x, Reduce) for i in x.over}
     if place is None or set(place.axes) & (bound | free(e)):

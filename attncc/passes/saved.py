@@ -20,7 +20,9 @@ from attncc.ir.cascade import (
     Read,
     Reduce,
     Tensor,
+    children,
     reads,
+    rebuild,
     walk,
 )
 from attncc.ir.logic import terms
@@ -33,8 +35,8 @@ Logarithms = Mapping[Expr, Tensor]
 
 @dataclass(frozen=True)
 class Adjoint:
-    """`forward` gives the outputs and, after them, what is `saved` besides; `backward` takes what is saved and
-    what reaches the real outputs, `given`, and gives the gradients of `wrt`.
+    """`forward` gives the outputs and, after them, what is `saved` besides; `backward` takes what is saved
+    and what reaches the real outputs, `given`, and gives the gradients of `wrt`.
     """
 
     forward: Cascade
@@ -46,7 +48,7 @@ class Adjoint:
 
 def adjoined(cascade: Cascade, backward: Cascade, logarithms: Logarithms, wrt: Sequence[Tensor]) -> Adjoint:
     """The two cascades; `backward` has the equations of the first besides its own, and what reaches the
-    outputs as inputs besides the first's.
+    outputs as inputs besides those of the first.
     """
     # what was found to be one of the cascade's own sums is read, and not summed again
     own = {e.tensor for e in cascade.equations}
@@ -63,11 +65,19 @@ def adjoined(cascade: Cascade, backward: Cascade, logarithms: Logarithms, wrt: S
     found = (r.tensor for e in needed if e.tensor not in whole for r in reads(e.body))
     forward, held = _saving(cascade, tuple(dict.fromkeys(t for t in found if t in whole)))
 
-    def read(r: Read) -> Expr | None:
-        if r.tensor not in held:
-            return None
-        at = dict(zip(r.tensor.indices, r.at, strict=True))
-        return Read(held[r.tensor], tuple(at[i] for i in held[r.tensor].indices))
+    infinite = _infinite(cascade)
+
+    def read(e: Expr) -> Expr:
+        match e:
+            case Apply("exp" | "finite" as op, (Read() as r,)):
+                return Apply(op, (_held(r, held),))
+            case Read() if e.tensor in held and e.tensor in infinite:
+                # of nothing, it passes nothing on
+                return Apply("finite", (_held(e, held),))
+            case Read():
+                return _held(e, held)
+            case _:
+                return rebuild(e, tuple(map(read, children(e))))
 
     facts = _facts(cascade, held)
     again = (e for e in (*cascade.equations, *(least for least, _ in facts), *made) if e.tensor not in whole)
@@ -75,12 +85,44 @@ def adjoined(cascade: Cascade, backward: Cascade, logarithms: Logarithms, wrt: S
     saved = tuple(held.values())
     backward = replace(
         backward,
-        equations=tuple(replace(e, body=replace_reads(e.body, read)) for e in again),
+        equations=tuple(replace(e, body=read(e.body)) for e in again),
         inputs=(*cascade.inputs, *saved, *given),
         demands=(*backward.demands, *(demand for _, demand in facts)),
     )
     backward = pruned(backward)
     return Adjoint(pruned(forward), replace(backward, lengths=_used(backward)), saved, given, tuple(wrt))
+
+
+def _held(r: Read, held: Mapping[Tensor, Tensor]) -> Read:
+    """A read of what is saved, as it lies in memory."""
+    if r.tensor not in held:
+        return r
+    at = dict(zip(r.tensor.indices, r.at, strict=True))
+    return Read(held[r.tensor], tuple(at[i] for i in held[r.tensor].indices))
+
+
+def _infinite(cascade: Cascade) -> set[Tensor]:
+    """The tensors that are infinite where they are made of nothing: logarithms, extremes, their sums."""
+    found: set[Tensor] = set()
+    for e in cascade.equations:
+        body = e.body
+        extreme = isinstance(body, Reduce) and body.op in ("max", "min")
+        logarithm = any(isinstance(x, Apply) and x.op == "log" for x in walk(body))
+        joined = not isinstance(body, Reduce) and any(r.tensor in found for r in _bare(body))
+        if e.tensor.kind == "float" and (extreme or (logarithm and not isinstance(body, Reduce)) or joined):
+            found.add(e.tensor)
+    return found
+
+
+def _bare(e: Expr) -> list[Read]:
+    """The reads in an expression, but for those that an exponential or a scale is taken of."""
+    match e:
+        case Apply("exp" | "finite"):
+            return []
+        case Read():
+            return [e]
+        case _:
+            return [r for part in children(e) for r in _bare(part)]
 
 
 def _measured(e: Expr, logarithms: Logarithms) -> Expr:

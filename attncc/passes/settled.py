@@ -1,4 +1,4 @@
-"""What waits for a reduction over a sequence: it is settled once that is done, and saved, never made again."""
+"""What waits for a reduction over a sequence: it is settled once that is done, and saved, not made again."""
 
 from __future__ import annotations
 

@@ -210,7 +210,7 @@ def _sum(equation: Equation, e: Reduce, made: _Made) -> Scaled:
 
 
 def _of_rows(where: Expr, exponent: Expr) -> Expr:
-    """A predicate without what it says of a feature that the exponent lacks: one maximum measures all places."""
+    """A predicate without what it says of features that the exponent lacks: one maximum measures them all."""
     loose = free(exponent)
     return conjoin(c for c in conjuncts(where) if all(i.role != "feature" or i in loose for i in free(c)))
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from attncc.ir.cascade import Cascade
+from attncc.ir.cascade import Cascade, Tensor, reads
 from attncc.runtime.differentiable import Formula, Keep, below, differentiable, nothing, register
 from attncc.runtime.library import LOCK, define, fake, known, schema
 from attncc.schedule.training import Training
@@ -34,11 +35,30 @@ class Runs:
     backward: Callable[[tuple[str, ...], dict[str, Any], tuple[torch.Tensor, ...]], Any]
 
 
-def needed(cascade: Cascade, arguments: Mapping[str, Any]) -> tuple[str, ...]:
-    """The inputs whose gradients a call asks for, in the pattern's order."""
-    if not torch.is_grad_enabled() or all(t.kind != "float" for t in cascade.outputs):
+def reaching(cascade: Cascade) -> tuple[str, ...]:
+    """The inputs on which a real output depends through real values, in the pattern's order."""
+    bodies = {e.tensor: e.body for e in cascade.equations}
+    waiting = [e.tensor for e in cascade.equations if e.tensor.name in {t.name for t in cascade.outputs}]
+    found: set[Tensor] = set()
+    while waiting:
+        tensor = waiting.pop()
+        if tensor.kind == "float" and tensor not in found:
+            found.add(tensor)
+            waiting += [r.tensor for r in reads(bodies[tensor])] if tensor in bodies else []
+    return tuple(t.name for t in cascade.inputs if t.loaded and t in found)
+
+
+def needed(inputs: tuple[str, ...], arguments: Mapping[str, Any]) -> tuple[str, ...]:
+    """Those of the inputs whose gradients a call asks for."""
+    if not torch.is_grad_enabled():
         return ()
-    return tuple(t.name for t in cascade.inputs if t.loaded and _requires_grad(arguments[t.name]))
+    return tuple(name for name in inputs if _requires_grad(arguments[name]))
+
+
+def apart(arguments: Mapping[str, Any]) -> AbstractContextManager[Any]:
+    """Around a call whose outputs depend on nothing that requires grad, whatever it is given besides."""
+    given = any(isinstance(x, torch.Tensor) and x.requires_grad for x in arguments.values())
+    return torch.no_grad() if given and torch.is_grad_enabled() else nullcontext()
 
 
 def _requires_grad(x: Any) -> bool:

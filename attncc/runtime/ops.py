@@ -11,7 +11,7 @@ from torch.autograd import forward_ad
 
 from attncc.ir.cascade import Cascade
 from attncc.runtime.differentiable import below, differentiable, nothing, register
-from attncc.runtime.gradients import Runs, needed, outputs_of, passes
+from attncc.runtime.gradients import Runs, needed, outputs_of, passes, reaching
 from attncc.runtime.library import CHECKS, LIBRARY, LOCK, define, fake, known, schema
 from attncc.source import Source
 
@@ -90,6 +90,7 @@ def _chosen(
     """
     forwards: dict[tuple[str, ...], Any] = {}
     inputs = [t.name for t in cascade.inputs]
+    live = reaching(cascade)
 
     def never(ctx: Any, *cotangents: Any) -> tuple[Any, ...]:
         raise AssertionError(f"{op} is differentiated, and no input of it requires grad")
@@ -97,7 +98,7 @@ def _chosen(
     itself = differentiable(cascade.name, below(op), cascade, nothing, never)
 
     def inside(*given: Any) -> Any:
-        wrt = needed(cascade, dict(zip(inputs, given, strict=True)))
+        wrt = needed(live, dict(zip(inputs, given, strict=True)))
         if not wrt:
             return itself(*given)
         if wrt not in forwards:
@@ -105,7 +106,7 @@ def _chosen(
         return outputs_of(cascade, forwards[wrt](*given))
 
     def choose(*given: Any) -> Any:
-        if forward_ad._current_level >= 0 or needed(cascade, dict(zip(inputs, given, strict=True))):
+        if forward_ad._current_level >= 0 or needed(live, dict(zip(inputs, given, strict=True))):
             return inside(*given)
         return below(op)(*given)
 

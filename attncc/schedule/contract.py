@@ -36,7 +36,7 @@ from attncc.ir.show import show_expr
 from attncc.ops import REDUCTIONS
 from attncc.schedule.block import Block, let, value_of
 from attncc.schedule.loops import Dot, Each, Fill, Fold, Let, Note, Statement
-from attncc.schedule.plan import REFERENCE, Refused
+from attncc.schedule.refused import REFERENCE, Refused
 
 Operands: TypeAlias = tuple[Expr, Expr, Expr]
 """What a matrix product multiplies: what has rows and the feature, columns and the feature, and the rest."""
@@ -238,7 +238,7 @@ def _fold_cells(equation: Equation, e: Reduce, block: Block) -> Expr:
 
 
 def _picked(e: Reduce, at: dict[Index, Index], inner: Block) -> None:
-    """What a fold reads of a tile that is computed, at one position of the features: all but it is left out."""
+    """What a fold reads of a tile that is computed, at one position of the features, the others left out."""
     places: dict[Index, Expr] = dict(at)
     for read in reads(e.body):
         over = [i for i in read.tensor.indices if i in at]

@@ -84,8 +84,7 @@ def footprint(program: Program, extents: Mapping[str, int]) -> Footprint:
     before = whole[: whole.index(walks[0])] if walks else whole
     fills = [s.target for s in program.body if isinstance(s, Fill)]
     dots = sum(isinstance(s, Dot) for s in statements(program.body))
-    folds = any(isinstance(s, Fold) and s.op != "sum" for s in statements(program.body))
-    adds = dots >= 3 and not folds
+    adds = dots >= 3 and not any(_follows(s, {t.name for t in fills}) for s in statements(program.body))
     return Footprint(
         adds=adds,
         wide=sum(width(t) > 0 for t in fills),
@@ -121,9 +120,9 @@ def tiles_for(program: Program, target: str, width: int, extents: Mapping[str, i
     adds up while another multiplies (weights above a mean on an H100: 2.38 ms with 64 x 32, 3.06 with 128 x
     128). One without matrix products is bound by arithmetic, as exact products are, and has their tiles. One
     whose states are numbers loads keys alone: with two stages two programs share a multiprocessor (a first
-    pass and a second on an H100: 2.80 ms, 3.09 with three stages in the first). One that adds up several
-    states with features takes small tiles and two stages (gradients of keys and values, causal, on an H100:
-    1.87 ms with 64 x 64, 2.15 with 128 x 64).
+    pass and a second on an H100: 2.80 ms, 3.09 with three stages in the first). So they do in one that adds
+    up, with small tiles: it has them also where it has several states with features (gradients of keys and
+    values, causal, on an H100: 1.87 ms with 64 x 64, 2.15 with 128 x 64).
     """
     held = footprint(program, extents)
     widest = max((padded(extents[i.name]) for i in program.features), default=16)
@@ -133,7 +132,7 @@ def tiles_for(program: Program, target: str, width: int, extents: Mapping[str, i
     if sum(isinstance(s, Walk) for s in around(program.body)) > 1 and width == 2 and multiplies:
         found = tuple(sorted(found, key=lambda tile: tile.rows * tile.columns))
         found = tuple(tile for tile in found if tile.rows >= 64) or found
-    if multiplies and (not held.states or (small and width == 2)):
+    if multiplies and (not held.states or (held.adds and width == 2 and (narrow or small))):
         found = tuple(map(lean, found))
     return _fitting(found, held, nearest(target), width) if found else ()
 
@@ -152,6 +151,17 @@ def _fitting(tiles: Tiles, held: Footprint, target: str, width: int) -> Tiles:
         and (width > 2 or not target.startswith("cuda") or registers(held, tile) <= REGISTERS)
     )
     return fit or tuple(sorted(tiles, key=lambda tile: registers(held, tile)))[:1]
+
+
+def _follows(s: Statement, states: set[str]) -> bool:
+    """Whether a statement is part of following a maximum or a mean: a fold to one, a state kept as it was."""
+    match s:
+        case Fold(op=op):
+            return op != "sum"
+        case Let(value=Read(tensor)):
+            return tensor.name in states
+        case _:
+            return False
 
 
 def _alive(loop: Walk, rows: Index, in_place: bool) -> int:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from attncc.diagnostics import Diagnostic, Label
 from attncc.ir.cascade import (
     TRUE,
     Apply,
@@ -19,12 +18,9 @@ from attncc.ir.cascade import (
     Equation,
     Expr,
     Index,
-    Read,
     Reduce,
     Tensor,
-    free,
     reads,
-    substitute,
     walk,
 )
 from attncc.ir.graph import recurrent
@@ -35,24 +31,16 @@ from attncc.masks.summary import deciding
 from attncc.masks.uneven import told, uneven
 from attncc.ops import REDUCTIONS
 from attncc.passes.companions import accompany
-from attncc.passes.inverted import whole
 from attncc.passes.operator import Operator, State
-from attncc.passes.share import pruned, replace_reads
+from attncc.passes.share import pruned
 from attncc.schedule.alike import alike
 from attncc.schedule.cuts import cut, joined, of_first_pass, of_other_rows, with_inverses
+from attncc.schedule.heads import at_grid, turned_beside
+from attncc.schedule.refused import REFERENCE, refuse
 from attncc.schedule.scattered import by_features
 from attncc.schedule.stages import Nests, Stage, nests, stages
 from attncc.schedule.totals import by_rows
 from attncc.schedule.turned import of_turned, turned, turns
-from attncc.source import Span
-
-
-class Refused(Exception):
-    """No kernel can be planned for a cascade: the rule that says so, and the edge where it applies."""
-
-    def __init__(self, diagnostic: Diagnostic):
-        self.diagnostic = diagnostic
-        super().__init__(diagnostic.message)
 
 
 @dataclass(frozen=True)
@@ -236,7 +224,7 @@ def _kernel(cascade: Cascade) -> Kernel:
     rows = _rows(cascade)
     batch = tuple(dict.fromkeys(i for t in cascade.outputs for i in t.indices if i.role == "batch"))
     around = turned(cascade)
-    cascade = alike(_at_grid(by_features(cascade), (*batch, *_turned(cascade), *around)))
+    cascade = alike(at_grid(by_features(cascade), (*batch, *turned_beside(cascade), *around)))
     sums = {e.tensor: e.body for e in cascade.equations if isinstance(e.body, Reduce)}
     pairs = nests(cascade)
     walks = {t: _walked(e, pairs) for t, e in sums.items()}
@@ -248,13 +236,6 @@ def _kernel(cascade: Cascade) -> Kernel:
     return Kernel(cascade, rows, batch, prologue, loops, epilogue)
 
 
-def _refuse(code: str, message: str, span: Span, why: str, help: str) -> Refused:
-    return Refused(Diagnostic(code, message, (Label(span, why),), help))
-
-
-REFERENCE = 'it runs as a dense reference: `attncc.load(path, backend="reference")`'
-
-
 def _check_families(cascade: Cascade) -> None:
     groups = recurrent(cascade)
     if groups:
@@ -262,23 +243,23 @@ def _check_families(cascade: Cascade) -> None:
         message = (
             f"no kernel plan for a recurrence: `{equation.tensor.name}` reads itself at earlier positions"
         )
-        raise _refuse("plan-recurrence", message, equation.span, "recurrent equation", REFERENCE)
+        raise refuse("plan-recurrence", message, equation.span, "recurrent equation", REFERENCE)
     for equation in cascade.equations:
         for e in walk(equation.body):
             if isinstance(e, Reduce) and REDUCTIONS[e.op].keeps:
                 over = e.over[0].name
                 message = f"no kernel plan for a selection over `{over}`: it needs a kernel before this one"
-                raise _refuse("plan-selection", message, equation.span, "selected here", REFERENCE)
+                raise refuse("plan-selection", message, equation.span, "selected here", REFERENCE)
             if isinstance(e, Reduce) and e.op not in ("sum", "max", "min"):
                 message = f"no kernel plan for `{e.op}`: a kernel folds `sum`, `max` and `min`"
-                raise _refuse("plan-reduction", message, equation.span, "reduced here", REFERENCE)
+                raise refuse("plan-reduction", message, equation.span, "reduced here", REFERENCE)
 
 
 def _check_inputs(cascade: Cascade) -> None:
     if not any(r.tensor.origin == "input" for e in cascade.equations for r in reads(e.body)):
         name = cascade.outputs[0].name
         message = f"no kernel plan for `{name}`: it reads no real tensor, whose precision a kernel follows"
-        raise _refuse("plan-inputs", message, cascade.equation(name).span, "computed here", REFERENCE)
+        raise refuse("plan-inputs", message, cascade.equation(name).span, "computed here", REFERENCE)
 
 
 def _rows(cascade: Cascade) -> Index:
@@ -296,13 +277,13 @@ def _rows(cascade: Cascade) -> Index:
             message = (
                 f"no kernel plan for `{tensor.name}`: the kernel's outputs are over {names}, and it is not"
             )
-            raise _refuse("plan-rows", message, span, "its rows are another kernel's", REFERENCE)
+            raise refuse("plan-rows", message, span, "its rows are another kernel's", REFERENCE)
         if (rows is None and own[tensor.name] != own[cascade.outputs[0].name]) or not own[tensor.name]:
             names = ", ".join(f"`{i.name}`" for i in own[tensor.name]) or "none"
             message = (
                 f"no kernel plan for `{tensor.name}`: outputs share one sequence index, this one has {names}"
             )
-            raise _refuse("plan-rows", message, span, "its rows are another kernel's", REFERENCE)
+            raise refuse("plan-rows", message, span, "its rows are another kernel's", REFERENCE)
     assert rows is not None, "outputs over the same sequence indices share one"
     return rows
 
@@ -312,55 +293,6 @@ def _stored(cascade: Cascade, rows: Index) -> dict[Tensor, Index]:
     equations = (cascade.equation(t.name).tensor for t in cascade.outputs)
     columns = {t: [i for i in t.indices if i.role == "sequence" and i != rows] for t in equations}
     return {t: found[0] for t, found in columns.items() if found}
-
-
-def _at_grid(cascade: Cascade, batch: tuple[Index, ...]) -> Cascade:
-    """Equations over a batched index that the grid does not have, computed where they are read.
-
-    n[g,k] = ...; S[h,q,k] = ... n[h // r, k]   -->   n[h,k] = ... at g = h // r; S[h,q,k] = ... n[h,k]
-    """
-    for name in [e.tensor.name for e in reversed(cascade.equations)]:
-        equation = cascade.equation(name)
-        away = [i for i in equation.tensor.indices if i.role == "batch" and i not in batch]
-        if not away:
-            continue
-        tensor = equation.tensor
-        places = {r.at for e in cascade.equations for r in reads(e.body) if r.tensor == tensor}
-        subscripts = {at[: len(tensor.indices)] for at in places}
-        at = {i: {s[tensor.indices.index(i)] for s in subscripts} for i in away}
-        if any(len(values) != 1 for values in at.values()):
-            message = f"no kernel plan: `{tensor.name}` is read at several heads"
-            raise _refuse("plan-heads", message, equation.span, "defined here", REFERENCE)
-        value = {i: next(iter(values)) for i, values in at.items()}
-        heads = tuple(i for i in batch if any(i in free(v) for v in value.values()))
-        kept = tuple(i for i in tensor.indices if i not in away)
-        moved = replace(tensor, indices=(*heads, *(i for i in kept if i not in heads)))
-        cascade = _moved(cascade, equation, moved, value)
-    return cascade
-
-
-def _turned(cascade: Cascade) -> tuple[Index, ...]:
-    """The batched indices that a reduction over a sequence is over, too: it turns to one after the other."""
-    over = (e.body.over for e in cascade.equations if isinstance(e.body, Reduce))
-    both = (o for o in over if any(i.role == "sequence" for i in o))
-    return tuple(dict.fromkeys(i for o in both for i in o if i.role == "batch"))
-
-
-def _moved(cascade: Cascade, equation: Equation, moved: Tensor, value: dict[Index, Expr]) -> Cascade:
-    old = equation.tensor
-
-    def new(read: Read) -> Read | None:
-        if read.tensor != old:
-            return None
-        at = dict(zip(old.indices, read.at, strict=True))
-        return Read(moved, tuple(at.get(i, i) for i in moved.indices))
-
-    body = whole(substitute(equation.body, value), dict(cascade.lengths))
-    equations = [
-        replace(e, tensor=moved, body=body) if e is equation else replace(e, body=replace_reads(e.body, new))
-        for e in cascade.equations
-    ]
-    return replace(cascade, equations=tuple(equations))
 
 
 def _walked(e: Reduce, pairs: Nests) -> Index | None:
@@ -375,7 +307,7 @@ def _walked(e: Reduce, pairs: Nests) -> Index | None:
         message = f"no kernel plan for a reduction over `{names}` at once: a loop walks one sequence index"
         if len(sequence) == len(e.over) == 2:
             message += ", or two that nothing else walks alone"
-        raise _refuse("plan-walk", message, e.span, "reduced here", REFERENCE)
+        raise refuse("plan-walk", message, e.span, "reduced here", REFERENCE)
     return sequence[0] if sequence else None
 
 
@@ -394,7 +326,7 @@ def _check_equation(
             f"no kernel plan: `{tensor.name}` is a reduction over `{states[tensor].name}` at every `{place}`,"
             f" and the kernel's rows are `{rows.name}`"
         )
-        raise _refuse(
+        raise refuse(
             "plan-earlier-kernel", message, equation.span, "needs a kernel before this one", REFERENCE
         )
     walked = {i for i in sequence if i != rows}
@@ -402,13 +334,13 @@ def _check_equation(
     places = {*batch, *(i for outers in pairs.values() for i in outers)}
     if (len(walked) > 1 and not nested) or any(i.role == "batch" and i not in places for i in tensor.indices):
         message = f"no kernel plan: `{tensor.name}` is over more than a row and a walked index"
-        raise _refuse("plan-rank", message, equation.span, "defined here", REFERENCE)
+        raise refuse("plan-rank", message, equation.span, "defined here", REFERENCE)
     for read in reads(equation.body):
         if read.tensor.origin == "equation" and read.at != read.tensor.indices:
             message = (
                 f"no kernel plan: `{show_expr(read)}` reads an equation at another position than its own"
             )
-            raise _refuse(
+            raise refuse(
                 "plan-position", message, equation.span, f"`{read.tensor.name}` is read here", REFERENCE
             )
 

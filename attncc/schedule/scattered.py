@@ -1,6 +1,6 @@
 """Sums of the terms at each place of a feature → folds over a tile of columns, one place after the other.
 
-    x[q,r] = sum(k where c and p[q,k] == r) w[q,k]   -->   at each r:  x[q] = x[q] + sum(k) (if p[q,k] == r then w[q,k] else 0)
+    x[q,r] = sum(k where c and p[q,k] == r) w[q,k]   -->   at each r:  x[q] + sum(k) (w[q,k] if p[q,k] == r)
 
 No two programs add to one number, and none is added in an order that a run decides.
 """
@@ -31,8 +31,8 @@ from attncc.schedule.loops import Each, Fold, Let, Statement
 
 
 def by_features(cascade: Cascade) -> Cascade:
-    """What predicates of sums over a sequence say of a feature, said of their terms: which columns rows see is
-    then the same for all features.
+    """What predicates of sums over a sequence say of a feature, said of their terms: which columns rows see
+    is then the same for all features.
     """
     return replace(cascade, equations=tuple(replace(e, body=_of_terms(e)) for e in cascade.equations))
 
@@ -49,7 +49,7 @@ def _of_terms(equation: Equation) -> Expr:
 
 
 def places_in(e: Expr) -> tuple[dict[Index, Expr], Expr] | None:
-    """The features whose places a row and a column have, each with the place, and the term that is added there."""
+    """The features that a row and a column have a place of, each with it, and the term added there."""
     match e:
         case Choose(test, term, other) if is_literal(other, 0):
             found: dict[Index, Expr] = {}
@@ -70,7 +70,8 @@ def scattered(
     held = Read(target, target.indices)
     if start != held:
         block.statements.append(Let(target, start))
-    here, own = TRUE, TRUE
+    here: Expr = TRUE
+    own: Expr = TRUE
     at = {feature: replace(feature, name=f"{feature.name}_at") for feature in places}
     for feature, place in places.items():
         spot = block.local(f"{target.name}_{feature.name}", place)

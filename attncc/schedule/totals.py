@@ -27,7 +27,7 @@ def by_rows(cascade: Cascade) -> tuple[Cascade, tuple[Equation, ...]]:
             equations.append(equation)
             continue
         match equation.body:
-            case Reduce("sum", over, where, body) if any(i.role == "sequence" for i in over):
+            case Reduce("sum", over, _, body) if any(i.role == "sequence" for i in over):
                 if not (_outer(body) or (isinstance(body, Read) and body.tensor.origin == "equation")):
                     name = fresh(f"{first_name(body)}_rows", taken)
                     taken.add(name)

@@ -11,8 +11,8 @@ from attncc.schedule.plan import Plan
 @dataclass(frozen=True)
 class Training:
     """Two cascades before the passes, and their kernels. `forward` gives the outputs and, after them, what
-    is saved and is no output; `backward` takes the inputs, what is `saved`, and what reaches the outputs, `given`.
-    `wrt` are the inputs whose gradients it gives, in order.
+    is saved and is no output; `backward` takes the inputs, what is `saved`, and what reaches the outputs,
+    `given`. `wrt` are the inputs whose gradients it gives, in order.
     """
 
     forward: Cascade

@@ -1,15 +1,36 @@
 """Cascade → what a kernel computes at one position of a batched index after the other, and adds up.
 
-    dpair[h,q,k] = sum(m) exp(S[m,h,q,k]) * dP[m,h,q,k]   -->   at each m: the tiles of S and dP, and their sum
+    dpair[h,q,k] = sum(m) exp(S[m,h,q,k]) * dP[m,h,q,k]   -->   at each m: tiles of S and dP, and their sum
 
 What is over such an index is computed in a loop over it, inside the tile: nothing of it is in memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 
-from attncc.ir.cascade import Cascade, Equation, Expr, Index, Reduce, Tensor, reads
+from attncc.ir.brief import brief
+from attncc.ir.cascade import (
+    TRUE,
+    ZERO,
+    Apply,
+    Cascade,
+    Choose,
+    Equation,
+    Expr,
+    Index,
+    Read,
+    Reduce,
+    Tensor,
+    extent,
+    number,
+    reads,
+)
+from attncc.ir.logic import plus
+from attncc.ops import REDUCTIONS
+from attncc.schedule.block import Block, value_of
+from attncc.schedule.loops import Each, Fill, Let, Note, Statement
 
 
 def turns(e: Expr) -> bool:
@@ -23,7 +44,37 @@ def turned(cascade: Cascade) -> tuple[Index, ...]:
     return tuple(dict.fromkeys(i for e in bodies if isinstance(e, Reduce) and turns(e) for i in e.over))
 
 
-def inside(
+def turn(
+    equation: Equation,
+    cascade: Cascade,
+    block: Block,
+    places: frozenset[Index],
+    define: Callable[[Equation, Block], None],
+) -> Read:
+    """A reduction over batched indices as a loop over these, at `places` of the batch that are numbers."""
+    e = equation.body
+    assert isinstance(e, Reduce)
+    indices = tuple(i for i in block.axes if i in equation.tensor.indices)
+    target = replace(block.local(equation.tensor.name, e.body, indices), kind="float")
+    old, identity = Read(target, target.indices), number(float(REDUCTIONS[e.op].identity))
+    inner = Block(block.axes, block)
+    for part in _inside(equation, cascade.equations, places):
+        define(part, inner)
+    inner.statements.append(Note(brief(equation)))
+    value = value_of(e.body, inner)
+    if e.where != TRUE:
+        value = Choose(value_of(e.where, inner), value, identity)
+    joined = plus(old, value) if e.op == "sum" else Apply(e.op, (old, value))
+    body: tuple[Statement, ...] = (*inner.statements, Let(target, joined))
+    for index in reversed(e.over):
+        body = (Each(index, index, body, ZERO, extent(index)),)
+    # a name is of one tile in the whole kernel
+    block.names |= inner.names
+    block.statements += (Fill(target, identity), *body)
+    return old
+
+
+def _inside(
     equation: Equation, equations: Iterable[Equation], places: frozenset[Index]
 ) -> tuple[Equation, ...]:
     """The equations over the indices that an equation turns through which it reads, directly or through

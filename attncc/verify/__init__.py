@@ -1,7 +1,8 @@
 """Pattern → whether its kernel is right: drawn calls against the dense reference in float64, row by row.
 
 Before the kernel, `certificate` tries the operators that it is made of. Every output is compared by
-`criterion`, and so is the gradient of every real input. What is not written is NaN. The first call that fails is shrunk by Hypothesis to the smallest.
+`criterion`, and so is the gradient of every real input. What is not written is NaN. The first call that fails
+is shrunk by Hypothesis to the smallest.
 """
 
 from __future__ import annotations

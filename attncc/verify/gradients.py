@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -26,9 +25,6 @@ from attncc.schedule.training import Training
 from attncc.source import Source
 from attncc.verify.compared import Compared, Function, Given, doubled
 from attncc.verify.sizes import terms
-
-MOST = 1 << 23
-"""Pairs of a query and a key in all heads for which terms are added up once more."""
 
 
 class Trained:
@@ -119,7 +115,7 @@ def gradients(
 
 
 def magnitudes(training: Training, given: Given, reach: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """For every gradient the sizes of the terms that it is a sum of, in float64; 0 where there is no number."""
+    """For every gradient the sizes of the terms that it sums, in float64; 0 where there is no number."""
     inputs = {n: x.detach().cpu().numpy() if isinstance(x, Tensor) else x for n, x in given.items()}
     forward = training.forward
     made = outputs(forward, evaluate(forward, inputs))
@@ -141,16 +137,10 @@ def slopes(
     reach = weights(exact, kind, seed)
     inputs = {t.name: t for t in trained.cascade.inputs}
     defaults = dict(trained.cascade.defaults)
-    sizes = {
-        i: n
-        for t in inputs.values()
-        for i, n in zip(t.indices, getattr(given.get(t.name), "shape", ()), strict=False)
-    }
-    cells = math.prod(n for i, n in sizes.items() if i.role != "feature")
     return Compared(
         tuple(replace(inputs[n], name=f"d{n}") for n in trained.wrt),
         lambda given: gradients(trained, given, trained.wrt, reach),
         lambda given: gradients(reference, given, trained.wrt, reach),
         kind,
-        None if cells > MOST else lambda: magnitudes(trained.training, {**defaults, **doubled(given)}, reach),
+        lambda: magnitudes(trained.training, {**defaults, **doubled(given)}, reach),
     )

@@ -64,12 +64,6 @@ class Certificate:
         self.tried += 1
         self.errors |= {name: max(error, self.errors.get(name, 0.0)) for name, error in errors.items()}
 
-    def grade(self, worst: Mapping[str, float]) -> None:
-        """Counts the gradients of one call, which are right."""
-        self.graded += 1
-        for name, ratio in worst.items():
-            self.worst_of[name] = max(self.worst_of.get(name, 0.0), ratio)
-
     def data(self) -> dict[str, Any]:
         """Plain data with stable keys."""
         return {

@@ -1,9 +1,8 @@
-"""One call → how right it is: kernel and reference on the same arguments, compared row by row, and the
-gradients of every real input as well.
-"""
+"""One call → how right it is: kernel and reference compared row by row, gradients of real inputs too."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,13 +24,16 @@ if TYPE_CHECKING:
     from attncc.verify.drawn import Case
 
 GRADED = {"cpu": None, "cuda": (64, 80)}
-"""Feature extents at which gradients are compared; None: at any. On a GPU each of them is kernels to compile."""
+"""Feature extents at which gradients are compared; None: at any. On a GPU each is kernels to compile."""
+
+MOST = 1 << 23
+"""Cells of rows and columns, in all heads, whose gradients are compared: in small calls they are as wrong."""
 
 
 @dataclass
 class Trial:
-    """A pattern's kernel and reference, and the report that calls are entered in until one is wrong. Gradients
-    are those of `trained`, until it turns out that there are none.
+    """A pattern's kernel and reference, and the report that calls are entered in until one is wrong.
+    Gradients are those of `trained`, until it turns out that there are none.
     """
 
     kernel: Attention
@@ -78,9 +80,7 @@ class Trial:
     def _gradients(self, case: Case, given: Given, exact: Sequence[Tensor]) -> Row:
         """The worst row of all gradients; of those that say nothing, none."""
         none = Row("", {}, 0.0, case)
-        known = GRADED[self.report.device]
-        sizes = {case.extents[i.name] for t in self.cascade.inputs for i in t.indices if i.role == "feature"}
-        if self.trained is None or (known is not None and not sizes <= set(known)):
+        if self.trained is None or not self._affordable(case):
             return none
         compared = slopes(
             self.trained,
@@ -106,6 +106,14 @@ class Trial:
         if self.first is None:
             self.report.grade({t.name: w for t, w in zip(compared.tensors, found.worst, strict=True)})
         return worst
+
+    def _affordable(self, case: Case) -> bool:
+        """Whether gradients are compared: the call is small, and takes no more kernels to compile."""
+        every = dict.fromkeys(i for t in self.cascade.inputs for i in t.indices)
+        cells = math.prod(case.extents[i.name] for i in every if i.role != "feature")
+        known = GRADED[self.report.device]
+        features = {case.extents[i.name] for i in every if i.role == "feature"}
+        return cells <= MOST and (known is None or features <= set(known))
 
     def _worst(self, case: Case, tensors: Sequence[Named], found: Verdict) -> Row:
         """The worst row of some tensors. Wrong if one is not right."""

@@ -11,7 +11,8 @@ from attncc.explain.markup import Markup, element
 from attncc.ir.brief import briefly
 from attncc.ir.cascade import Cascade, reads
 from attncc.pipeline import streamed
-from attncc.schedule.plan import Plan, Refused, partition
+from attncc.schedule.plan import Plan, partition
+from attncc.schedule.refused import Refused
 from attncc.viz.mask import Unseen, draw
 
 SHORTEST, LONGEST = 64, 1 << 16

@@ -16,7 +16,8 @@ from attncc.explain.parts import document, equations, figures, opening, section,
 from attncc.ir.brief import briefly
 from attncc.ir.cascade import Cascade
 from attncc.masks.seen import CHUNK, FULL, PARTIAL, stretches
-from attncc.schedule.plan import Kernel, Loop, Plan, Refused
+from attncc.schedule.plan import Kernel, Loop, Plan
+from attncc.schedule.refused import Refused
 from attncc.schedule.tiles import GPUS
 from attncc.viz.mask import Drawn, heads_of, known, listed, places, tiles_of, walked
 

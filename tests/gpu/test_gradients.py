@@ -23,8 +23,11 @@ pytestmark = pytest.mark.gpu
 
 KINDS = (torch.bfloat16, torch.float16)
 
-BEFORE = ("lssa", "lssar", "selective_self")
-"""log(q + 1) of a query before the first key has no value, and its gradient is 0 times that."""
+BEFORE = ("lssa", "lssar", "selective_self", "entropy", "z_loss")
+"""Of a query before the first key something has no value, and its gradient is 0 times that."""
+
+UNSAID = ("halonet", "music")
+"""No tensor says the extent of a table's rows, which tiles on a GPU follow: their gradients are refused."""
 
 TUNED = ("causal", "streaming", "alibi")
 """Patterns for which every tile is tried: full rows, narrow walks, a bias that is learned."""
@@ -64,8 +67,11 @@ CALLS = ((torch.bfloat16, 64, 64), (torch.bfloat16, 80, 32), (torch.float16, 32,
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(n, marks=pytest.mark.xfail(strict=False, reason="not the same largest score")) if n in EXACT else n
+        pytest.param(n, marks=pytest.mark.xfail(strict=False, reason="not the same largest score"))
+        if n in EXACT
+        else n
         for n in TRAINED
+        if n not in UNSAID
     ],
 )
 def test_gradients(name: str, dtype: torch.dtype, d: int, e: int) -> None:
@@ -84,7 +90,9 @@ def test_bitwise_equal_from_run_to_run(name: str) -> None:
     reach = weights(run(given), torch.bfloat16, 3)
     first = gradients(run, given, run.wrt, reach)
     for _ in range(5):
-        assert all(torch.equal(x, y) for x, y in zip(gradients(run, given, run.wrt, reach), first, strict=True))
+        assert all(
+            torch.equal(x, y) for x, y in zip(gradients(run, given, run.wrt, reach), first, strict=True)
+        )
 
 
 @pytest.mark.parametrize("dtype", KINDS, ids=str)

@@ -60,7 +60,9 @@ def every_tile(name: str) -> None:
     """Every tile that a tuner may pick on one GPU, as far as tiles of 16-bit elements are concerned."""
     sizes = (("d", TINY.d), ("e", TINY.e))
     occasion = Occasion((), "triton", "cuda:90", "", "float16", sizes, (("k", 6), ("q", 6)))
-    small = {(t.rows, t.columns): t for t in tiles(occasion)}  # warps and stages are nothing to the interpreter
+    small = {
+        (t.rows, t.columns): t for t in tiles(occasion)
+    }  # warps and stages are nothing to the interpreter
     for tile in small.values():
         told(name, Trained(source(name), backend="triton", tile=tile), TINY, torch.float16, tile)
 

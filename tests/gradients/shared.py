@@ -1,5 +1,5 @@
-"""Patterns in which tensors are shared: by batched indices, by rows, by columns, by places of both. Each by its
-name: what it has besides, and how its score, its weights or its output is written.
+"""Patterns in which tensors are shared: by batched indices, rows, columns, places of both. Each has a
+name, inputs of its own, and its own way to write a score, weights or an output.
 
 `python -m tests.gradients.shared NAME...` runs Triton kernels through the interpreter, one line a pattern.
 """
@@ -85,14 +85,14 @@ SHARED = {
     "divided": Shared("rel[h,r]", f"{PLAIN} + rel[h, min((q - k) // 3, |r| - 1)]", CAUSAL),
     "bucket": Shared("rel[h,r], bucket[q,k]: int", f"{PLAIN} + rel[h, bucket[q,k]]"),
     "bucket_of_batch": Shared("rel[h,r], bucket[b,q,k]: int", f"{PLAIN} + rel[h, bucket[b,q,k]]"),
-    "plane": Shared(
-        "rel[h,r,s]", f"{PLAIN} + rel[h, k // 4 - q // 4 + |r| // 2, k % 4 - q % 4 + |s| // 2]"
-    ),
+    "plane": Shared("rel[h,r,s]", f"{PLAIN} + rel[h, k // 4 - q // 4 + |r| // 2, k % 4 - q % 4 + |s| // 2]"),
     "vectors": Shared("E[h,r,d]", f"sum(d) Q[q,d] * (K[k,d] + E[h, {CLAMPED}, d]) / sqrt(|d|)", CAUSAL),
     "vectors_of_keys": Shared(
         "E[r,d], F[r,d]", f"sum(d) Q[q,d] * (K[k,d] + E[{CLAMPED}, d]) + sum(d) K[k,d] * F[{CLAMPED}, d]"
     ),
-    "vectors_of_values": Shared("E[r,e]", weights=CAUSAL, output=f"sum(k) P[q,k] * (V[k,e] + E[{CLAMPED}, e])"),
+    "vectors_of_values": Shared(
+        "E[r,e]", weights=CAUSAL, output=f"sum(k) P[q,k] * (V[k,e] + E[{CLAMPED}, e])"
+    ),
     "sigmoids": Shared("rel[h,r]", f"{PLAIN} + rel[h, {CLAMPED}]", "sigmoid(S[q,k]) / |k|"),
 }
 

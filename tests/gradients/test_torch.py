@@ -30,16 +30,38 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 BEFORE = "log(q + 1) of a query before the first key has no value, and its gradient is 0 times that"
-UNRIGHT = {(name, "queries before keys"): BEFORE for name in ("lssa", "lssar", "selective_self")}
+EMPTY = "a row that sees nothing has a statistic of -inf, and 0 times that is no number"
+
+UNRIGHT = {
+    **{(name, "queries before keys"): BEFORE for name in ("lssa", "lssar", "selective_self")},
+    **{(name, "queries before keys"): EMPTY for name in ("entropy", "z_loss")},
+}
 """Wrong at present, by pattern and by how its queries stand to its keys."""
 
 LARGEST = "a score made again is not always the one that was the largest, bit by bit"
 POWERS = "powers of scores in float32: 1.0 to 1.1 of the bound"
 
-CANCELLING = ("chunked", "document", "l2_softmax", "longlora", "packed", "padded", "selective_self")
-"""Patterns in which a row may see so few keys that the terms of its gradient cancel: PyTorch's softmax takes
-both from the same products, kernels one of them from the output. In float32 such rows are held to 4 eps of
-the terms."""
+CANCELLING = (
+    *("agent", "chunked", "differential", "document", "evoformer", "halonet", "l2_softmax", "longlora"),
+    *("music", "packed", "padded", "selective_self"),
+)
+"""Patterns in which a row may see so few keys, or one of so great a weight, that the terms of its gradient
+cancel: PyTorch's softmax takes both from the same products, kernels one of them from the output. In float32
+such rows are held to 4 eps of the terms."""
+
+QUICK = (
+    "causal",
+    "sink",
+    "alibi",
+    "streaming",
+    "document",
+    "differential",
+    "sigmoid",
+    "qk_norm",
+    "yopo",
+    "tree",
+)
+"""Tried in float32 by default."""
 
 
 def standing(queries: int, keys: int) -> str:
@@ -87,7 +109,7 @@ SIZES = tuple(
 
 
 def shapes() -> list[Any]:
-    """Every pattern in every kind; by default in float32 at one shape."""
+    """Every pattern in every kind; by default a few in float32 at one shape."""
     found = []
     for name in TRAINED:
         for n, shape in enumerate((*GROUPED, *SQUARE, *SIZES)):
@@ -99,7 +121,8 @@ def shapes() -> list[Any]:
                 marks = marked(name, shape.q, shape.k)
                 if name == "lssar" and dtype == torch.float32 and not marks:
                     marks = (pytest.mark.xfail(strict=False, reason=POWERS),)
-                marks += () if n == 0 and dtype == torch.float32 else (pytest.mark.slow,)
+                quick = n == 0 and dtype == torch.float32 and name in QUICK
+                marks += () if quick else (pytest.mark.slow,)
                 found.append(pytest.param(name, shape, dtype, marks=marks, id=f"{name}-{shape}-{dtype}"))
     return found
 
@@ -115,9 +138,6 @@ def test_by_the_criterion(name: str, shape: Shape, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("name", REFUSED)
 def test_gradients_that_are_refused(name: str) -> None:
     """So that the list of them cannot grow old."""
-    with pytest.raises((PatternError, AssertionError)) as refused:
+    with pytest.raises(PatternError) as refused:
         trained(name).module(drawn(name, Shape(1, 2, 2, 5, 9, 4, 4), torch.float32))
-    if isinstance(refused.value, PatternError):
-        assert [d.code for d in refused.value.diagnostics] == [REFUSED[name]]
-    else:
-        assert REFUSED[name] == "" and "broken cascade" in str(refused.value)
+    assert [d.code for d in refused.value.diagnostics] == [REFUSED[name]]

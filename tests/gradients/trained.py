@@ -11,21 +11,13 @@ import torch
 import attncc
 from attncc.source import Source
 from attncc.verify.compared import Function, Verdict, doubled
-from attncc.verify.gradients import Trained, called, slopes
+from attncc.verify.gradients import Trained, slopes
 from tests.shapes import KERNELS, MORE, PACKED, UNBOUNDED, Shape, arguments, numbers
 
 PATTERNS = Path(__file__).parents[2] / "patterns"
 
-REFUSED = {
-    "agent": "plan-walk",
-    "evoformer": "plan-walk",
-    "positional": "plan-walk",
-    "pointer": "plan-contraction",
-    "music": "",
-    "halonet": "",
-}
-"""Patterns with kernels whose gradients have none at present, and the rule that says so; where the rule is not
-found either, none: sums over pairs of a query and a key whose difference is given."""
+REFUSED = {"pointer": "plan-contraction"}
+"""Patterns with kernels whose gradients have none at present, and the rule that says so."""
 
 TRAINED = tuple(n for n in (*KERNELS, *MORE, *PACKED, *UNBOUNDED) if n not in REFUSED)
 """Patterns with kernels for their gradients."""

@@ -23,7 +23,8 @@ from attncc.passes.online import passes_over, updaters
 from attncc.passes.share import share
 from attncc.passes.simplify import simplify
 from attncc.passes.waits import waits
-from attncc.schedule.plan import Refused, partition
+from attncc.schedule.plan import partition
+from attncc.schedule.refused import Refused
 from tests.passes.meanings import Array, kernel, meant, passed
 from tests.passes.merging import merged
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,12 @@ def pattern(name: str, backend: str | None = None) -> attncc.Attention:
     if name == "documents":
         return attncc.compile(DOCUMENTS, backend)
     return attncc.load(PATTERNS / f"{name}.attn", backend)
+
+
+@functools.cache
+def shared(name: str, backend: str | None = None) -> attncc.Attention:
+    """The same, with what other tests had it generate."""
+    return pattern(name, backend)
 
 
 def given(

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 import attncc
 from attncc.runtime import ops
 from attncc.runtime.module import load
-from tests.runtime.calls import DEVICES, NUMBERS, pattern, tracked
+from tests.runtime.calls import DEVICES, NUMBERS, pattern, shared, tracked
 
 close = torch.testing.assert_close
 grad = torch.autograd.grad
@@ -44,7 +44,7 @@ def wrts(attend: attncc.Attention) -> list[str]:
 @pytest.mark.parametrize("device", DEVICES)
 def test_they_are_those_of_the_reference(name: str, device: str) -> None:
     dtype = torch.float64 if device == "cpu" else torch.float32
-    attend, plain = pattern(name), pattern(name, "reference")
+    attend, plain = pattern(name), shared(name, "reference")
     for length in (20, 130):
         call, floats = tracked(attend, length, device, dtype)
         close(grad(loss(attend(**call)), floats), grad(loss(plain(**call)), floats), atol=1e-5, rtol=1e-5)
@@ -55,7 +55,7 @@ def test_they_are_those_of_the_reference(name: str, device: str) -> None:
     ("name", "outputs"), [("streaming", ("lse", "O")), ("sigmoid", None), ("entropy", None), ("alibi", None)]
 )
 def test_gradcheck(name: str, outputs: Any) -> None:
-    attend = pattern(name)
+    attend = shared(name)
     call, floats = tracked(attend, 4, "cpu", torch.float64, features=3)
     names = [n for n in call if any(call[n] is x for x in floats)]
     assert torch.autograd.gradcheck(
@@ -66,7 +66,7 @@ def test_gradcheck(name: str, outputs: Any) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_element_types(dtype: torch.dtype) -> None:
     """What reaches a statistic is as precise as sums are, gradients as their inputs."""
-    attend, plain = pattern("streaming"), pattern("streaming", "reference")
+    attend, plain = shared("streaming"), shared("streaming", "reference")
     call, floats = tracked(attend, 33, "cpu", dtype)
     double = [x.detach().double().requires_grad_() for x in floats]
     found = grad(loss(attend(**call, outputs=("O", "lse"))), floats)
@@ -79,7 +79,7 @@ def test_element_types(dtype: torch.dtype) -> None:
 
 def test_rows_that_see_nothing() -> None:
     """Exactly 0, never NaN, through every output."""
-    attend = pattern("window")
+    attend = shared("window")
     q, k, v = (torch.randn(1, 2, n, 7, requires_grad=True) for n in (77, 13, 13))
     o, lse = attend(q, k, v, 5, outputs=("O", "lse"))
     assert torch.equal(o[:, :, :64], torch.zeros(1, 2, 64, 7)) and lse[:, :, :64].isneginf().all()
@@ -94,7 +94,7 @@ def test_rows_that_see_nothing() -> None:
 
 def test_cotangents_of_any_kind() -> None:
     """One element everywhere, axes turned around, nothing at all for one of the outputs."""
-    attend, plain = pattern("streaming"), pattern("streaming", "reference")
+    attend, plain = shared("streaming"), shared("streaming", "reference")
     call, floats = tracked(attend, 33, "cpu", torch.float64)
     turned = torch.randn(24, 33, 4, 2, dtype=torch.float64).permute(3, 2, 1, 0)
     for through in (
@@ -109,7 +109,7 @@ def test_cotangents_of_any_kind() -> None:
 
 def test_one_tensor_for_several_inputs() -> None:
     x = torch.randn(1, 2, 33, 7, dtype=torch.float64, requires_grad=True)
-    made, meant = (loss(pattern("causal", backend)(x, x, x)) for backend in (None, "reference"))
+    made, meant = (loss(shared("causal", backend)(x, x, x)) for backend in (None, "reference"))
     close(grad(made, x), grad(meant, x))
 
 
@@ -141,6 +141,16 @@ def test_a_module_has_the_gradients_that_are_needed() -> None:
     assert wrts(attend) == ["", "V", "Q", "QK", "QKV"]
 
 
+def test_what_no_output_depends_on_has_no_gradient() -> None:
+    attend = pattern("causal")
+    _, (q, k, v) = tracked(attend, 9, "cpu")
+    lse = attend(q, k, v, outputs="lse")
+    assert wrts(attend) == ["QK"]
+    with pytest.raises(RuntimeError, match="appears to not have been used in the graph"):
+        grad(lse[lse.isfinite()].sum(), v)
+    assert not attend(q.detach(), k.detach(), v, outputs="lse").requires_grad
+
+
 def test_threads() -> None:
     attend = pattern("window")
 
@@ -157,7 +167,7 @@ def test_threads() -> None:
 def test_the_same_every_time() -> None:
     torch.use_deterministic_algorithms(True)
     try:
-        attend = pattern("streaming")
+        attend = shared("streaming")
         call, floats = tracked(attend, 150, "cpu")
         first, *others = (grad(loss(attend(**call)), floats) for _ in range(3))
     finally:
@@ -172,8 +182,8 @@ def test_the_same_every_time() -> None:
 @pytest.mark.parametrize("device", DEVICES)
 def test_opcheck(name: str, device: str) -> None:
     """The operator that is called, the one that it becomes, and the one of its gradients."""
-    attend = pattern(name)
-    call, floats = tracked(attend, 20, device)
+    attend = shared(name)
+    call, _ = tracked(attend, 20, device)
     given = tuple(call.values())
     assert all_successful(attend.op(), given)
     forward, backward = passes_of(attend, "QKV")
@@ -200,7 +210,7 @@ def all_successful(op: Any, given: tuple[Any, ...]) -> bool:
 
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_checkpoints(reentrant: bool) -> None:
-    attend = pattern("streaming")
+    attend = shared("streaming")
     call, floats = tracked(attend, 33, "cpu")
     meant = grad(loss(attend(**call)), floats)
     made = checkpoint(
@@ -212,7 +222,7 @@ def test_checkpoints(reentrant: bool) -> None:
 
 def test_what_is_kept_can_be_chosen() -> None:
     """A policy meets the forward pass as one operator."""
-    attend, met = pattern("streaming"), []
+    attend, met = shared("streaming"), []
 
     def policy(ctx: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
         met.append(str(op))
@@ -228,7 +238,7 @@ def test_what_is_kept_can_be_chosen() -> None:
 @pytest.mark.parametrize("device", DEVICES)
 def test_automatic_precision(device: str) -> None:
     """Real tensors get the element type of the region, whatever they had; gradients keep theirs."""
-    attend = pattern("documents")
+    attend = shared("documents")
     call, floats = tracked(attend, 33, device)
     call["V"] = call["V"].to(torch.bfloat16)
     with torch.autocast(device, torch.bfloat16):
@@ -259,16 +269,16 @@ TWICE: dict[str, Callable[..., Any]] = {
 
 @pytest.mark.parametrize("twice", TWICE.values(), ids=TWICE)
 def test_there_is_no_second_derivative(twice: Callable[..., Any]) -> None:
-    attend = pattern("causal")
+    attend = shared("causal")
     _, (q, k, v) = tracked(attend, 5, "cpu")
     words = r'`causal` has no second derivative: .* attncc.load\(..., backend="reference"\)'
     with pytest.raises(NotImplementedError, match=words):
         twice(lambda x: attend(x, k, v), q)
-    assert twice(lambda x: pattern("causal", "reference")(x, k, v), q) is not None
+    assert twice(lambda x: shared("causal", "reference")(x, k, v), q) is not None
 
 
 def test_there_is_no_forward_mode() -> None:
-    attend = pattern("causal")
+    attend = shared("causal")
     _, (q, k, v) = tracked(attend, 5, "cpu")
     with pytest.raises(NotImplementedError, match=r"no forward-mode derivative, only torch\.func\.grad, vjp"):
         torch.func.jvp(lambda x: attend(x, k, v), (q,), (q,))

@@ -1,0 +1,692 @@
+"""BASED: linear attention with the second-order Taylor weight of exp, normalised (arXiv 2402.18668).
+
+The feature map is scaled so that the weight is a polynomial of `s`. It is at least 1/2, so that the epsilon
+which the authors add to the denominator can be left out.
+
+(1) s[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
+(2) A[q,k] = 1 + s[q,k] + s[q,k] * s[q,k] / 2
+(3) O[q,e] = (sum(k where k <= q) A[q,k] * V[k,e]) / sum(k where k <= q) A[q,k]
+
+As it runs:
+
+    s[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
+    O_sum[q,e] = sum(k where k <= q + (|k| - |q|)) (s[q,k] + s[q,k] * s[q,k] / 2 + 1) * V[k,e]
+    O_sum2[q] = sum(k where k <= q + (|k| - |q|)) (s[q,k] + s[q,k] * s[q,k] / 2 + 1)
+    O[q,e] = O_sum[q,e] / O_sum2[q]
+
+One pass over k for every tile of rows q,
+over one range of tiles that its predicate leaves live.
+State of a row: O_sum2[q], O_sum[q,e].
+
+Its gradients:
+
+    dO_sum2_sum[q] = sum(e) dO[q,e] * O[q,e]
+    s[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
+    ds_sum[q,k] = sum(e) dO[q,e] * reciprocal(O_sum2[q]) * V[k,e]
+    dQ_sum[q,d] = sum(k where k <= q + (|k| - |q|)) (-reciprocal(O_sum2[q]) * dO_sum2_sum[q] +
+        (-reciprocal(O_sum2[q]) * dO_sum2_sum[q]) * s[q,k] / 2 + (-reciprocal(O_sum2[q]) *
+        dO_sum2_sum[q]) * s[q,k] / 2 + s[q,k] * ds_sum[q,k] / 2 + s[q,k] * ds_sum[q,k] / 2 +
+        ds_sum[q,k]) * K[k,d]
+    dQ[q,d] = dQ_sum[q,d] / sqrt(|d|)
+    dK_sum[k,d] = sum(q where k <= q + (|k| - |q|)) (-reciprocal(O_sum2[q]) * dO_sum2_sum[q] +
+        (-reciprocal(O_sum2[q]) * dO_sum2_sum[q]) * s[q,k] / 2 + (-reciprocal(O_sum2[q]) *
+        dO_sum2_sum[q]) * s[q,k] / 2 + s[q,k] * ds_sum[q,k] / 2 + s[q,k] * ds_sum[q,k] / 2 +
+        ds_sum[q,k]) * Q[q,d]
+    dK[k,d] = dK_sum[k,d] / sqrt(|d|)
+    dV[k,e] = sum(q where k <= q + (|k| - |q|)) dO[q,e] * reciprocal(O_sum2[q]) * (s[q,k] + s[q,k] *
+        s[q,k] / 2 + 1)
+
+Kernel based_backward_dO_sum2_sum writes dO_sum2_sum[b,h,q].
+Kernel based_backward_dQ writes dQ[b,h,q,d].
+One pass over k for every tile of rows q,
+over one range of tiles that its predicate leaves live.
+State of a row: dQ_sum[q,d].
+Kernel based_backward_dK writes dK[b,h,k,d], dV[b,h,k,e].
+One pass over q for every tile of rows k,
+over one range of tiles that its predicate leaves live.
+State of a row: dK_sum[k,d], dV[k,e].
+
+Edit the pattern, not this file.
+"""
+
+import contextlib
+import math
+
+import torch
+import triton
+import triton.language as tl
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+
+def extents(*tensors):
+    """Extents by index; each tensor is (name, its indices, itself). What does not fit is an error."""
+    found = {}
+    first = tensors[0][2]
+    for name, indices, tensor in tensors:
+        names = indices.split()
+        if not torch.is_tensor(tensor):
+            raise TypeError(f"`{name}` is a tensor over ({indices}), not {type(tensor).__name__}")
+        if tensor.dim() != len(names):
+            shape = tuple(tensor.shape)
+            raise ValueError(f"`{name}` is over ({indices}), but has {tensor.dim()} axes: {shape}")
+        if tensor.device != first.device:
+            raise ValueError(f"`{name}` is on {tensor.device}, `{tensors[0][0]}` on {first.device}")
+        for index, size in zip(names, tensor.shape):
+            other, known = found.setdefault(index, (name, size))
+            if known != size:
+                raise ValueError(f"`{name}` has {size} along `{index}`, but `{other}` has {known}")
+    return {index: size for index, (_, size) in found.items()}
+
+
+def check_kinds(floats, integers, booleans, allowed):
+    """Element types: all float tensors share one of `allowed`. What this launches has no gradients."""
+    for name, tensor in floats:
+        if tensor.dtype not in allowed:
+            names = ", ".join(str(kind)[6:] for kind in allowed)
+            raise TypeError(f"`{name}` is {str(tensor.dtype)[6:]}; this kernel takes {names}")
+        if tensor.dtype != floats[0][1].dtype:
+            first, other = floats[0][0], str(floats[0][1].dtype)[6:]
+            raise TypeError(f"`{name}` is {str(tensor.dtype)[6:]}, but `{first}` is {other}")
+        if tensor.requires_grad and torch.is_grad_enabled():
+            raise NotImplementedError(
+                f"`{name}` requires grad, and this function has no backward pass: call it under "
+                "torch.no_grad(), or as the dense `reference`, which is differentiable"
+            )
+    for name, tensor in integers:
+        if tensor.dtype not in (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8):
+            raise TypeError(f"`{name}` is a table of integers, not {str(tensor.dtype)[6:]}")
+    for name, tensor in booleans:
+        if tensor.dtype != torch.bool:
+            raise TypeError(f"`{name}` is a table of truth values, not {str(tensor.dtype)[6:]}")
+
+
+KINDS = (torch.float16, torch.bfloat16, torch.float32)
+
+# tiles, warps and pipeline stages by the extents of features and the bytes of an element
+TILES = {
+    (64, 64, 2): {
+        "BLOCK_Q": 128, "BLOCK_K": 64, "BLOCK_D": 64, "BLOCK_E": 64,
+        "num_warps": 4, "num_stages": 3,
+    },
+    (64, 64, 4): {
+        "BLOCK_Q": 32, "BLOCK_K": 32, "BLOCK_D": 64, "BLOCK_E": 64,
+        "num_warps": 8, "num_stages": 2,
+    },
+    (128, 128, 2): {
+        "BLOCK_Q": 128, "BLOCK_K": 128, "BLOCK_D": 128, "BLOCK_E": 128,
+        "num_warps": 8, "num_stages": 3,
+    },
+    (128, 128, 4): {
+        "BLOCK_Q": 32, "BLOCK_K": 32, "BLOCK_D": 128, "BLOCK_E": 128,
+        "num_warps": 8, "num_stages": 2,
+    },
+}
+TILES_based_backward_dO_sum2_sum = {
+    (64, 2): {
+        "BLOCK_Q": 32, "BLOCK_E": 64,
+        "num_warps": 8, "num_stages": 2,
+    },
+    (64, 4): {
+        "BLOCK_Q": 32, "BLOCK_E": 64,
+        "num_warps": 8, "num_stages": 2,
+    },
+    (128, 2): {
+        "BLOCK_Q": 32, "BLOCK_E": 128,
+        "num_warps": 8, "num_stages": 2,
+    },
+    (128, 4): {
+        "BLOCK_Q": 32, "BLOCK_E": 128,
+        "num_warps": 8, "num_stages": 2,
+    },
+}
+TILES_based_backward_dQ = {
+    (64, 64, 2): {
+        "BLOCK_Q": 128, "BLOCK_K": 64, "BLOCK_D": 64, "BLOCK_E": 64,
+        "num_warps": 4, "num_stages": 3,
+    },
+    (64, 64, 4): {
+        "BLOCK_Q": 32, "BLOCK_K": 32, "BLOCK_D": 64, "BLOCK_E": 64,
+        "num_warps": 8, "num_stages": 2,
+    },
+    (128, 128, 2): {
+        "BLOCK_Q": 128, "BLOCK_K": 64, "BLOCK_D": 128, "BLOCK_E": 128,
+        "num_warps": 8, "num_stages": 3,
+    },
+    (128, 128, 4): {
+        "BLOCK_Q": 32, "BLOCK_K": 32, "BLOCK_D": 128, "BLOCK_E": 128,
+        "num_warps": 8, "num_stages": 2,
+    },
+}
+TILES_based_backward_dK = {
+    (64, 64, 2): {
+        "BLOCK_K": 64, "BLOCK_Q": 64, "BLOCK_D": 64, "BLOCK_E": 64,
+        "num_warps": 4, "num_stages": 2,
+    },
+    (64, 64, 4): {
+        "BLOCK_K": 32, "BLOCK_Q": 32, "BLOCK_D": 64, "BLOCK_E": 64,
+        "num_warps": 8, "num_stages": 2,
+    },
+    (128, 128, 2): {
+        "BLOCK_K": 64, "BLOCK_Q": 32, "BLOCK_D": 128, "BLOCK_E": 128,
+        "num_warps": 4, "num_stages": 2,
+    },
+    (128, 128, 4): {
+        "BLOCK_K": 32, "BLOCK_Q": 32, "BLOCK_D": 128, "BLOCK_E": 128,
+        "num_warps": 8, "num_stages": 2,
+    },
+}
+
+
+def describe(tensor, block):
+    """A tensor for the copy engine, which loads blocks of it. Its rows have to be contiguous and to begin at
+    multiples of 16 bytes; a tensor of another layout is copied."""
+    size = tensor.element_size()
+    if tensor.numel() == 0:
+        tensor = tensor.new_zeros([16] * tensor.dim())
+    strides = [step if n > 1 else 16 for n, step in zip(tensor.shape, tensor.stride())]
+    strides[-1] = tensor.stride(-1) if tensor.shape[-1] > 1 else 1
+    near = strides[-1] == 1 and tensor.data_ptr() % 16 == 0
+    if not near or any(step == 0 or step * size % 16 for step in strides[:-1]):
+        wide = -(-tensor.shape[-1] * size // 16) * 16 // size
+        tensor = tensor.new_empty((*tensor.shape[:-1], wide))[..., : tensor.shape[-1]].copy_(tensor)
+        strides = [*tensor.stride()[:-1], 1]
+    return TensorDescriptor(tensor, list(tensor.shape), strides, block)
+
+
+@triton.jit
+def divide(a, b):
+    """a / b to the last digit, where 0 / 0 is 0: the mean of nothing, a softmax over nothing."""
+    return tl.where((a == 0) & (b == 0), 0.0, tl.math.div_rn(a * 1.0, b * 1.0))
+
+
+@triton.jit
+def reciprocal(x):
+    """1 / x, and of 0 nothing: no gradient passes a division by 0."""
+    return tl.where(x == 0, 0.0, 1.0 / tl.where(x == 0, 1.0, x))
+
+
+@triton.jit(do_not_specialize=["sO_sum2_b", "sO_sum2_h", "sO_sum2_q", "NQ", "NK", "NB", "NH"])
+def based_kernel(
+    Q, K, V, O, O_sum2,
+    sO_b, sO_h, sO_q, sO_e,
+    sO_sum2_b, sO_sum2_h, sO_sum2_q,
+    NQ, NK, NB, NH,
+    D: tl.constexpr, E: tl.constexpr,
+    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
+):
+    # one program: a tile of rows at one place of the batch; late rows see most, and come first
+    pid = tl.program_id(0)
+    tiles = tl.cdiv(NQ, BLOCK_Q)
+    q0 = (tiles - 1 - pid % tiles) * BLOCK_Q
+    h = (pid // tiles) % NH
+    b = pid // tiles // NH
+    q_in = tl.arange(0, BLOCK_Q)
+    q = q0 + q_in
+    e = tl.arange(0, BLOCK_E)
+    k_in = tl.arange(0, BLOCK_K)
+    O_here = O + b.to(tl.int64) * sO_b + h.to(tl.int64) * sO_h
+    O_sum2_here = O_sum2 + b.to(tl.int64) * sO_sum2_b + h.to(tl.int64) * sO_sum2_h
+    # state of O_sum2[q] = sum(k where seen) (s[q,k] + s[q,k] * s[q,k] / 2 + 1)
+    O_sum2_q = tl.full([BLOCK_Q], 0.0, tl.float32)
+    # state of O_sum[q,e] = sum(k where seen) (s[q,k] + s[q,k] * s[q,k] / 2 + 1) * V[k,e]
+    O_sum_qe = tl.full([BLOCK_Q, BLOCK_E], 0.0, tl.float32)
+    Q_qd = Q.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_D])
+    last = tl.minimum(q0 + BLOCK_Q, NQ) - 1
+    k_end = tl.maximum(0, NK + last - NQ + 1)
+    k_hi = (BLOCK_K + k_end - 1) // BLOCK_K
+    k_inner_end = tl.maximum(0, NK + q0 - NQ + 1)
+    k_full_hi = k_inner_end // BLOCK_K
+    k_steps = k_hi
+    k_edge = k_full_hi
+    # live tiles; those on an edge are tested
+    for step in tl.range(0, k_steps):
+        k0 = step * BLOCK_K
+        k = k0 + k_in
+        # s[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
+        K_kd = K.load([b, h, k0, 0]).reshape([BLOCK_K, BLOCK_D])
+        s_qk = tl.dot(Q_qd, tl.trans(K_kd), input_precision="ieee")
+        # O_sum2[q] = sum(k where seen) (s[q,k] + s[q,k] * s[q,k] / 2 + 1)
+        s_seen_qk = s_qk * (1 / D ** 0.5) + s_qk * (1 / D ** 0.5) * (s_qk * (1 / D ** 0.5)) / 2 + 1
+        if step >= k_edge:
+            # seen: k < |k| and k <= q + (|k| - |q|)
+            seen_qk = (k < NK)[None, :] & (k[None, :] <= (q + (NK - NQ))[:, None])
+            s_seen_qk = tl.where(seen_qk, s_seen_qk, 0.0)
+        O_sum2_tile_q = tl.sum(s_seen_qk, 1)
+        O_sum2_q = O_sum2_q + O_sum2_tile_q
+        # O_sum[q,e] = sum(k where seen) (s[q,k] + s[q,k] * s[q,k] / 2 + 1) * V[k,e]
+        V_ke = V.load([b, h, k0, 0]).reshape([BLOCK_K, BLOCK_E])
+        O_sum_qe = tl.dot(s_seen_qk.to(V_ke.dtype), V_ke, O_sum_qe, input_precision="ieee")
+    # O[q,e] = O_sum[q,e] / O_sum2[q]
+    O_qe = divide(O_sum_qe, O_sum2_q[:, None])
+    tl.store(
+        O_here + q0.to(tl.int64) * sO_q + q_in[:, None] * sO_q + e[None, :] * sO_e,
+        O_qe.to(O.dtype.element_ty),
+        mask=(q[:, None] < NQ),
+    )
+    tl.store(
+        O_sum2_here + q0.to(tl.int64) * sO_sum2_q + q_in * sO_sum2_q,
+        O_sum2_q.to(O_sum2.dtype.element_ty),
+        mask=(q < NQ),
+    )
+
+
+@triton.jit(
+    do_not_specialize=["sdO_sum2_sum_b", "sdO_sum2_sum_h", "sdO_sum2_sum_q", "NQ", "NB", "NH"]
+)
+def based_backward_dO_sum2_sum_kernel(
+    O, dO, dO_sum2_sum,
+    sdO_sum2_sum_b, sdO_sum2_sum_h, sdO_sum2_sum_q,
+    NQ, NB, NH,
+    E: tl.constexpr,
+    BLOCK_Q: tl.constexpr, BLOCK_E: tl.constexpr,
+):
+    # one program: a tile of rows at one place of the batch; late rows see most, and come first
+    pid = tl.program_id(0)
+    tiles = tl.cdiv(NQ, BLOCK_Q)
+    q0 = (tiles - 1 - pid % tiles) * BLOCK_Q
+    h = (pid // tiles) % NH
+    b = pid // tiles // NH
+    q_in = tl.arange(0, BLOCK_Q)
+    q = q0 + q_in
+    dO_sum2_sum_here = (
+        dO_sum2_sum + b.to(tl.int64) * sdO_sum2_sum_b + h.to(tl.int64) * sdO_sum2_sum_h
+    )
+    # dO_sum2_sum[q] = sum(e) dO[q,e] * O[q,e]
+    dO_qe = dO.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_E]).to(tl.float32)
+    O_qe = O.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_E]).to(tl.float32)
+    dO_sum2_sum_q = tl.sum(dO_qe * O_qe, 1)
+    tl.store(
+        dO_sum2_sum_here + q0.to(tl.int64) * sdO_sum2_sum_q + q_in * sdO_sum2_sum_q,
+        dO_sum2_sum_q.to(dO_sum2_sum.dtype.element_ty),
+        mask=(q < NQ),
+    )
+
+
+@triton.jit(do_not_specialize=["NQ", "NK", "NB", "NH"])
+def based_backward_dQ_kernel(
+    Q, K, V, O_sum2, dO, dO_sum2_sum, dQ,
+    sdQ_b, sdQ_h, sdQ_q, sdQ_d,
+    NQ, NK, NB, NH,
+    D: tl.constexpr, E: tl.constexpr,
+    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
+):
+    # one program: a tile of rows at one place of the batch; late rows see most, and come first
+    pid = tl.program_id(0)
+    tiles = tl.cdiv(NQ, BLOCK_Q)
+    q0 = (tiles - 1 - pid % tiles) * BLOCK_Q
+    h = (pid // tiles) % NH
+    b = pid // tiles // NH
+    q_in = tl.arange(0, BLOCK_Q)
+    q = q0 + q_in
+    d = tl.arange(0, BLOCK_D)
+    k_in = tl.arange(0, BLOCK_K)
+    dQ_here = dQ + b.to(tl.int64) * sdQ_b + h.to(tl.int64) * sdQ_h
+    # state of dQ_sum[q,d] = sum(k where seen) (-reciprocal(O_sum2[q]) * dO_sum2_sum[q] +
+    #     (-reciprocal(O_sum2[q]) * dO_sum2_sum[q]) * s[q,k] / 2 + (-reciprocal(O_sum2[q]) *
+    #     dO_sum2_sum[q]) * s[q,k] / 2 + s[q,k] * ds_sum[q,k] / 2 + s[q,k] * ds_sum[q,k] / 2 +
+    #     ds_sum[q,k]) * K[k,d]
+    dQ_sum_qd = tl.full([BLOCK_Q, BLOCK_D], 0.0, tl.float32)
+    Q_qd = Q.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_D])
+    dO_qe = dO.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_E])
+    O_sum2_q = O_sum2.load([b, h, q0]).reshape([BLOCK_Q]).to(tl.float32)
+    dO_sum2_sum_q = dO_sum2_sum.load([b, h, q0]).reshape([BLOCK_Q]).to(tl.float32)
+    last = tl.minimum(q0 + BLOCK_Q, NQ) - 1
+    k_end = tl.maximum(0, NK + last - NQ + 1)
+    k_hi = (BLOCK_K + k_end - 1) // BLOCK_K
+    k_inner_end = tl.maximum(0, NK + q0 - NQ + 1)
+    k_full_hi = k_inner_end // BLOCK_K
+    k_steps = k_hi
+    k_edge = k_full_hi
+    # live tiles; those on an edge are tested
+    for step in tl.range(0, k_steps):
+        k0 = step * BLOCK_K
+        k = k0 + k_in
+        # s[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
+        K_kd = K.load([b, h, k0, 0]).reshape([BLOCK_K, BLOCK_D])
+        s_qk = tl.dot(Q_qd, tl.trans(K_kd), input_precision="ieee")
+        # ds_sum[q,k] = sum(e) dO[q,e] * reciprocal(O_sum2[q]) * V[k,e]
+        V_ke = V.load([b, h, k0, 0]).reshape([BLOCK_K, BLOCK_E])
+        ds_sum_qk = tl.dot(dO_qe, tl.trans(V_ke), input_precision="ieee")
+        # dQ_sum[q,d] = sum(k where seen) (-reciprocal(O_sum2[q]) * dO_sum2_sum[q] +
+        #     (-reciprocal(O_sum2[q]) * dO_sum2_sum[q]) * s[q,k] / 2 + (-reciprocal(O_sum2[q]) *
+        #     dO_sum2_sum[q]) * s[q,k] / 2 + s[q,k] * ds_sum[q,k] / 2 + s[q,k] * ds_sum[q,k] / 2 +
+        #     ds_sum[q,k]) * K[k,d]
+        s_seen_qk = (
+            (-(reciprocal(O_sum2_q) * dO_sum2_sum_q))[:, None]
+            + (-(reciprocal(O_sum2_q) * dO_sum2_sum_q))[:, None] * (s_qk * (1 / D ** 0.5)) / 2
+            + (-(reciprocal(O_sum2_q) * dO_sum2_sum_q))[:, None] * (s_qk * (1 / D ** 0.5)) / 2
+            + s_qk * (1 / D ** 0.5) * (ds_sum_qk * reciprocal(O_sum2_q)[:, None]) / 2
+            + s_qk * (1 / D ** 0.5) * (ds_sum_qk * reciprocal(O_sum2_q)[:, None]) / 2
+            + ds_sum_qk * reciprocal(O_sum2_q)[:, None]
+        )
+        if step >= k_edge:
+            # seen: k < |k| and k <= q + (|k| - |q|)
+            seen_qk = (k < NK)[None, :] & (k[None, :] <= (q + (NK - NQ))[:, None])
+            s_seen_qk = tl.where(seen_qk, s_seen_qk, 0.0)
+        dQ_sum_qd = tl.dot(s_seen_qk.to(K_kd.dtype), K_kd, dQ_sum_qd, input_precision="ieee")
+    # dQ[q,d] = dQ_sum[q,d] / sqrt(|d|)
+    dQ_qd = dQ_sum_qd / D ** 0.5
+    tl.store(
+        dQ_here + q0.to(tl.int64) * sdQ_q + q_in[:, None] * sdQ_q + d[None, :] * sdQ_d,
+        dQ_qd.to(dQ.dtype.element_ty),
+        mask=(q[:, None] < NQ),
+    )
+
+
+@triton.jit(do_not_specialize=["NK", "NQ", "NB", "NH"])
+def based_backward_dK_kernel(
+    Q, K, V, O_sum2, dO, dO_sum2_sum, dK, dV,
+    sdK_b, sdK_h, sdK_k, sdK_d,
+    sdV_b, sdV_h, sdV_k, sdV_e,
+    NK, NQ, NB, NH,
+    D: tl.constexpr, E: tl.constexpr,
+    BLOCK_K: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
+):
+    # one program: a tile of rows at one place of the batch; early rows see most, and come first
+    pid = tl.program_id(0)
+    tiles = tl.cdiv(NK, BLOCK_K)
+    k0 = (pid % tiles) * BLOCK_K
+    h = (pid // tiles) % NH
+    b = pid // tiles // NH
+    k_in = tl.arange(0, BLOCK_K)
+    k = k0 + k_in
+    d = tl.arange(0, BLOCK_D)
+    e = tl.arange(0, BLOCK_E)
+    q_in = tl.arange(0, BLOCK_Q)
+    dK_here = dK + b.to(tl.int64) * sdK_b + h.to(tl.int64) * sdK_h
+    dV_here = dV + b.to(tl.int64) * sdV_b + h.to(tl.int64) * sdV_h
+    # state of dK_sum[k,d] = sum(q where seen) (-reciprocal(O_sum2[q]) * dO_sum2_sum[q] +
+    #     (-reciprocal(O_sum2[q]) * dO_sum2_sum[q]) * s[q,k] / 2 + (-reciprocal(O_sum2[q]) *
+    #     dO_sum2_sum[q]) * s[q,k] / 2 + s[q,k] * ds_sum[q,k] / 2 + s[q,k] * ds_sum[q,k] / 2 +
+    #     ds_sum[q,k]) * Q[q,d]
+    dK_sum_kd = tl.full([BLOCK_K, BLOCK_D], 0.0, tl.float32)
+    # state of dV[k,e] = sum(q where seen) dO[q,e] * reciprocal(O_sum2[q]) * (s[q,k] + s[q,k] *
+    #     s[q,k] / 2 + 1)
+    dV_ke = tl.full([BLOCK_K, BLOCK_E], 0.0, tl.float32)
+    K_kd = K.load([b, h, k0, 0]).reshape([BLOCK_K, BLOCK_D])
+    V_ke = V.load([b, h, k0, 0]).reshape([BLOCK_K, BLOCK_E])
+    last = tl.minimum(k0 + BLOCK_K, NK) - 1
+    q_begin = tl.maximum(0, NQ + k0 - NK)
+    q_end = NQ
+    q_lo = q_begin // BLOCK_Q
+    q_hi = tl.where(q_begin < q_end, (BLOCK_Q + q_end - 1) // BLOCK_Q, q_lo)
+    q_inner_begin = tl.maximum(0, NQ + last - NK)
+    q_full_lo = tl.minimum((BLOCK_Q + q_inner_begin - 1) // BLOCK_Q, q_hi)
+    q_full_hi = tl.maximum(q_full_lo, q_end // BLOCK_Q)
+    q_steps = q_hi - q_lo
+    q_whole = q_full_lo - q_lo
+    q_edge = q_full_hi - q_lo
+    # live tiles; those on an edge are tested
+    for step in tl.range(0, q_steps):
+        q0 = (q_lo + step) * BLOCK_Q
+        q = q0 + q_in
+        # s[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
+        Q_qd = Q.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_D])
+        s_kq = tl.dot(K_kd, tl.trans(Q_qd), input_precision="ieee")
+        # ds_sum[q,k] = sum(e) dO[q,e] * reciprocal(O_sum2[q]) * V[k,e]
+        dO_qe = dO.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_E])
+        ds_sum_kq = tl.dot(V_ke, tl.trans(dO_qe), input_precision="ieee")
+        O_sum2_q = O_sum2.load([b, h, q0]).reshape([BLOCK_Q]).to(tl.float32)
+        # dK_sum[k,d] = sum(q where seen) (-reciprocal(O_sum2[q]) * dO_sum2_sum[q] +
+        #     (-reciprocal(O_sum2[q]) * dO_sum2_sum[q]) * s[q,k] / 2 + (-reciprocal(O_sum2[q]) *
+        #     dO_sum2_sum[q]) * s[q,k] / 2 + s[q,k] * ds_sum[q,k] / 2 + s[q,k] * ds_sum[q,k] / 2 +
+        #     ds_sum[q,k]) * Q[q,d]
+        dO_sum2_sum_q = dO_sum2_sum.load([b, h, q0]).reshape([BLOCK_Q]).to(tl.float32)
+        s_seen_kq = (
+            (-(reciprocal(O_sum2_q) * dO_sum2_sum_q))[None, :]
+            + (-(reciprocal(O_sum2_q) * dO_sum2_sum_q))[None, :] * (s_kq * (1 / D ** 0.5)) / 2
+            + (-(reciprocal(O_sum2_q) * dO_sum2_sum_q))[None, :] * (s_kq * (1 / D ** 0.5)) / 2
+            + s_kq * (1 / D ** 0.5) * (ds_sum_kq * reciprocal(O_sum2_q)[None, :]) / 2
+            + s_kq * (1 / D ** 0.5) * (ds_sum_kq * reciprocal(O_sum2_q)[None, :]) / 2
+            + ds_sum_kq * reciprocal(O_sum2_q)[None, :]
+        )
+        if (step < q_whole) | (step >= q_edge):
+            # seen: q < |q| and k <= q + (|k| - |q|)
+            seen_kq = (q < NQ)[None, :] & (k[:, None] <= (q + (NK - NQ))[None, :])
+            s_seen_kq = tl.where(seen_kq, s_seen_kq, 0.0)
+        dK_sum_kd = tl.dot(s_seen_kq.to(Q_qd.dtype), Q_qd, dK_sum_kd, input_precision="ieee")
+        # dV[k,e] = sum(q where seen) dO[q,e] * reciprocal(O_sum2[q]) * (s[q,k] + s[q,k] * s[q,k] /
+        #     2 + 1)
+        s_seen2_kq = (
+            reciprocal(O_sum2_q)[None, :]
+            * (s_kq * (1 / D ** 0.5) + s_kq * (1 / D ** 0.5) * (s_kq * (1 / D ** 0.5)) / 2 + 1)
+        )
+        if (step < q_whole) | (step >= q_edge):
+            # seen: q < |q| and k <= q + (|k| - |q|)
+            seen_kq = (q < NQ)[None, :] & (k[:, None] <= (q + (NK - NQ))[None, :])
+            s_seen2_kq = tl.where(seen_kq, s_seen2_kq, 0.0)
+        dV_ke = tl.dot(s_seen2_kq.to(dO_qe.dtype), dO_qe, dV_ke, input_precision="ieee")
+    # dK[k,d] = dK_sum[k,d] / sqrt(|d|)
+    dK_kd = dK_sum_kd / D ** 0.5
+    tl.store(
+        dK_here + k0.to(tl.int64) * sdK_k + k_in[:, None] * sdK_k + d[None, :] * sdK_d,
+        dK_kd.to(dK.dtype.element_ty),
+        mask=(k[:, None] < NK),
+    )
+    tl.store(
+        dV_here + k0.to(tl.int64) * sdV_k + k_in[:, None] * sdV_k + e[None, :] * sdV_e,
+        dV_ke.to(dV.dtype.element_ty),
+        mask=(k[:, None] < NK),
+    )
+
+
+def based_forward(Q, K, V):
+    """Q[b,h,q,d], K[b,h,k,d], V[b,h,k,e] -> O[b,h,q,e], O_sum2[b,h,q], on cuda:90.
+
+    Tensors may have any strides. ValueError and TypeError name what does not fit.
+    """
+    sizes = extents(
+        ("Q", "b h q d", Q),
+        ("K", "b h k d", K),
+        ("V", "b h k e", V),
+    )
+    check_kinds([("Q", Q), ("K", K), ("V", V)], [], [], KINDS)
+    NB, NH, NQ, D, NK, E = sizes["b"], sizes["h"], sizes["q"], sizes["d"], sizes["k"], sizes["e"]
+    if max(sizes.values()) >= 1 << 29:
+        raise ValueError(f"extents {sizes}: those of a kernel stay below 2**29")
+    if not (Q.is_cuda or triton.knobs.runtime.interpret):
+        raise ValueError(f"this kernel runs on a GPU, and `Q` is on {Q.device}")
+    tile = TILES.get((D, E, Q.element_size()))
+    if tile is None:
+        raise ValueError(
+            f"no tiles for d={D}, e={E} and {Q.element_size()} bytes an element: "
+            "compile the pattern with --extent"
+        )
+    O = Q.new_empty((NB, NH, NQ, E))
+    O_sum2 = Q.new_empty((NB, NH, NQ), dtype=torch.float32)
+    grid = triton.cdiv(NQ, tile["BLOCK_Q"]) * NB * NH
+    if grid:
+        with torch.cuda.device(Q.device) if Q.is_cuda else contextlib.nullcontext():
+            based_kernel[(grid,)](
+                describe(Q, [1, 1, tile["BLOCK_Q"], tile["BLOCK_D"]]),
+                describe(K, [1, 1, tile["BLOCK_K"], tile["BLOCK_D"]]),
+                describe(V, [1, 1, tile["BLOCK_K"], tile["BLOCK_E"]]),
+                O, O_sum2,
+                *O.stride(), *O_sum2.stride(),
+                NQ, NK, NB, NH,
+                D, E,
+                **tile,
+            )
+    return O, O_sum2
+
+
+def based_backward(Q, K, V, O, O_sum2, dO):
+    """Q[b,h,q,d], K[b,h,k,d], V[b,h,k,e], O[b,h,q,e], O_sum2[b,h,q], dO[b,h,q,e] -> dQ[b,h,q,d],
+        dK[b,h,k,d], dV[b,h,k,e], on cuda:90.
+
+    Tensors may have any strides. ValueError and TypeError name what does not fit.
+    """
+    sizes = extents(
+        ("Q", "b h q d", Q),
+        ("K", "b h k d", K),
+        ("V", "b h k e", V),
+        ("O", "b h q e", O),
+        ("O_sum2", "b h q", O_sum2),
+        ("dO", "b h q e", dO),
+    )
+    check_kinds([("Q", Q), ("K", K), ("V", V), ("dO", dO)], [], [], KINDS)
+    NB, NH, NQ, D, NK, E = sizes["b"], sizes["h"], sizes["q"], sizes["d"], sizes["k"], sizes["e"]
+    if max(sizes.values()) >= 1 << 29:
+        raise ValueError(f"extents {sizes}: those of a kernel stay below 2**29")
+    if not (Q.is_cuda or triton.knobs.runtime.interpret):
+        raise ValueError(f"this kernel runs on a GPU, and `Q` is on {Q.device}")
+    tile = TILES_based_backward_dO_sum2_sum.get((E, Q.element_size()))
+    if tile is None:
+        raise ValueError(
+            f"no tiles for e={E} and {Q.element_size()} bytes an element: "
+            "compile the pattern with --extent"
+        )
+    dO_sum2_sum = Q.new_empty((NB, NH, -(-NQ // 4) * 4), dtype=torch.float32)[..., :NQ]
+    grid = triton.cdiv(NQ, tile["BLOCK_Q"]) * NB * NH
+    if grid:
+        with torch.cuda.device(Q.device) if Q.is_cuda else contextlib.nullcontext():
+            based_backward_dO_sum2_sum_kernel[(grid,)](
+                describe(O, [1, 1, tile["BLOCK_Q"], tile["BLOCK_E"]]),
+                describe(dO, [1, 1, tile["BLOCK_Q"], tile["BLOCK_E"]]),
+                dO_sum2_sum,
+                *dO_sum2_sum.stride(),
+                NQ, NB, NH,
+                E,
+                **tile,
+            )
+    tile = TILES_based_backward_dQ.get((D, E, Q.element_size()))
+    if tile is None:
+        raise ValueError(
+            f"no tiles for d={D}, e={E} and {Q.element_size()} bytes an element: "
+            "compile the pattern with --extent"
+        )
+    dQ = Q.new_empty((NB, NH, NQ, D))
+    grid = triton.cdiv(NQ, tile["BLOCK_Q"]) * NB * NH
+    if grid:
+        with torch.cuda.device(Q.device) if Q.is_cuda else contextlib.nullcontext():
+            based_backward_dQ_kernel[(grid,)](
+                describe(Q, [1, 1, tile["BLOCK_Q"], tile["BLOCK_D"]]),
+                describe(K, [1, 1, tile["BLOCK_K"], tile["BLOCK_D"]]),
+                describe(V, [1, 1, tile["BLOCK_K"], tile["BLOCK_E"]]),
+                describe(O_sum2, [1, 1, tile["BLOCK_Q"]]),
+                describe(dO, [1, 1, tile["BLOCK_Q"], tile["BLOCK_E"]]),
+                describe(dO_sum2_sum, [1, 1, tile["BLOCK_Q"]]),
+                dQ,
+                *dQ.stride(),
+                NQ, NK, NB, NH,
+                D, E,
+                **tile,
+            )
+    tile = TILES_based_backward_dK.get((D, E, Q.element_size()))
+    if tile is None:
+        raise ValueError(
+            f"no tiles for d={D}, e={E} and {Q.element_size()} bytes an element: "
+            "compile the pattern with --extent"
+        )
+    dK = Q.new_empty((NB, NH, NK, D))
+    dV = Q.new_empty((NB, NH, NK, E))
+    grid = triton.cdiv(NK, tile["BLOCK_K"]) * NB * NH
+    if grid:
+        with torch.cuda.device(Q.device) if Q.is_cuda else contextlib.nullcontext():
+            based_backward_dK_kernel[(grid,)](
+                describe(Q, [1, 1, tile["BLOCK_Q"], tile["BLOCK_D"]]),
+                describe(K, [1, 1, tile["BLOCK_K"], tile["BLOCK_D"]]),
+                describe(V, [1, 1, tile["BLOCK_K"], tile["BLOCK_E"]]),
+                describe(O_sum2, [1, 1, tile["BLOCK_Q"]]),
+                describe(dO, [1, 1, tile["BLOCK_Q"], tile["BLOCK_E"]]),
+                describe(dO_sum2_sum, [1, 1, tile["BLOCK_Q"]]),
+                dK, dV,
+                *dK.stride(), *dV.stride(),
+                NK, NQ, NB, NH,
+                D, E,
+                **tile,
+            )
+    return dQ, dK, dV
+
+
+class _based_gradients(torch.autograd.Function):
+    """`based` and its gradients, once; a second derivative is an error."""
+
+    @staticmethod
+    def forward(ctx, Q, K, V):
+        O, O_sum2 = based_forward(Q, K, V)
+        ctx.save_for_backward(Q, K, V, O, O_sum2)
+        return O
+
+    @staticmethod
+    def backward(ctx, dO):
+        if torch.is_grad_enabled():
+            words = "`based` has no second derivative (create_graph=True), but `reference` has"
+            raise NotImplementedError(words)
+        Q, K, V, O, O_sum2 = ctx.saved_tensors
+        dQ, dK, dV = based_backward(Q, K, V, O, O_sum2, dO)
+        return dQ, dK, dV
+
+
+def based(Q, K, V):
+    """Q[b,h,q,d], K[b,h,k,d], V[b,h,k,e] -> O[b,h,q,e], differentiable."""
+    return _based_gradients.apply(Q, K, V)
+
+
+def _divide(a, b):
+    """a / b; 0 / 0 is 0, and no gradient passes where the divisor is 0."""
+    none = b == 0
+    at_none = torch.where(a == 0, 0, a / b).detach()
+    return torch.where(none, at_none, a / torch.where(none, 1, b))
+
+
+def _einsum(spelled, *tensors):
+    """torch.einsum in the widest dtype of its tensors; a mask among them is 0 and 1."""
+    dtype = tensors[0].dtype
+    for x in tensors[1:]:
+        dtype = torch.promote_types(dtype, x.dtype)
+    return torch.einsum(spelled, *(x.to(dtype) for x in tensors))
+
+
+def reference(Q, K, V):
+    """`based`: dense, differentiable, any device and dtype."""
+    _, _, NQ, D = Q.shape
+    NK = K.shape[2]
+    q = torch.arange(NQ, device=Q.device)
+    k = torch.arange(NK, device=Q.device)
+    # s[b,h,q,k] = sum(d) Q[b,h,q,d] * K[b,h,k,d] / sqrt(|d|)
+    s = _einsum("bhqd,bhkd->bhqk", Q, K) / math.sqrt(D)
+    # A[b,h,q,k] = 1 + s[b,h,q,k] + s[b,h,q,k] * s[b,h,q,k] / 2
+    A = 1 + s + s * s / 2
+    # O[b,h,q,e] = (sum(k where k <= q + (|k| - |q|)) A[b,h,q,k] * V[b,h,k,e]) / sum(k where k <= q
+    #     + (|k| - |q|)) A[b,h,q,k]
+    part_O_qk = torch.where(k <= (q + (NK - NQ))[:, None], A, 0)
+    O = _divide(_einsum("bhqk,bhke->bhqe", part_O_qk, V), part_O_qk.sum(-1)[..., None])
+    return O
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    given = {
+        "Q": torch.randn(2, 4, 150, 64, device=device, dtype=torch.float32),
+        "K": torch.randn(2, 4, 203, 64, device=device, dtype=torch.float32),
+        "V": torch.randn(2, 4, 203, 64, device=device, dtype=torch.float32),
+    }
+    floats = {
+        name: x.double()
+        for name, x in given.items()
+        if torch.is_tensor(x) and x.is_floating_point()
+    }
+    for name, x in floats.items():
+        given[name].requires_grad_()
+        x.requires_grad_()
+    made = based(**given)
+    meant = reference(**{**given, **floats})
+    names = ["Q", "K", "V"]
+    pairs = [(made, meant)]
+    weights = [torch.where(x.isfinite(), torch.randn_like(x), 0) for x, _ in pairs]
+    found = torch.autograd.grad([x for x, _ in pairs], [given[n] for n in names], weights)
+    weights = [w.double() for w in weights]
+    wanted = torch.autograd.grad([y for _, y in pairs], [floats[n] for n in names], weights)
+    gradients = [
+        (n, torch.atleast_2d(x), torch.atleast_2d(y)) for n, x, y in zip(names, found, wanted)
+    ]
+    for name, x, y, allowed in (
+        ("O", made, meant, 1e-5),
+        *((f"d{n}", x, y, 5e-5) for n, x, y in gradients),
+    ):
+        row = torch.linalg.vector_norm(torch.where(y.isfinite(), y, 0), dim=-1).mean()
+        error = torch.linalg.vector_norm(torch.where(x == y, 0, x - y), dim=-1).max() / row
+        print(f"{name}: the worst row is {error:.1e} of a mean row off")
+        assert error < allowed, f"{name} is wrong"

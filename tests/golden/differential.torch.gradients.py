@@ -1,0 +1,681 @@
+"""Differential attention: the difference of two softmaxes over the same keys and values (arXiv 2410.05258).
+
+The paper's `lam` is `exp(lq1 . lk1) - exp(lq2 . lk2) + start`, of four learned vectors and a number of the
+layer's own, `0.8 - 0.6 * exp(-0.3 * layer)`. The norm of each head and the factor `1 - start` stay outside.
+
+(1) S1[q,k] = sum(d) Q1[q,d] * K1[k,d] / sqrt(|d|)
+(2) S2[q,k] = sum(d) Q2[q,d] * K2[k,d] / sqrt(|d|)
+(3) P1[q,k] = softmax(k where k <= q) S1[q,k]
+(4) P2[q,k] = softmax(k where k <= q) S2[q,k]
+(5) O[q,e] = sum(k) (P1[q,k] - lam * P2[q,k]) * V[k,e]
+
+As it runs:
+
+    S1[q,k] = sum(d) Q1[q,d] * K1[k,d] / sqrt(|d|)
+    S2[q,k] = sum(d) Q2[q,d] * K2[k,d] / sqrt(|d|)
+    S1_max[q] = max(k where k <= q + (|k| - |q|)) S1[q,k]
+    P1_total_total[q] = sum(k where k <= q + (|k| - |q|)) exp(S1[q,k] - finite(S1_max[q]))
+    P1_log[q] = S1_max[q] + log(P1_total_total[q])
+    S2_max[q] = max(k where k <= q + (|k| - |q|)) S2[q,k]
+    P2_total_total[q] = sum(k where k <= q + (|k| - |q|)) exp(S2[q,k] - finite(S2_max[q]))
+    P2_log[q] = S2_max[q] + log(P2_total_total[q])
+    O_total_total[q,e] = sum(k where k <= q + (|k| - |q|)) V[k,e] * exp(S1[q,k] - finite(S1_max[q]))
+    O_sum2_total_total[q,e] = sum(k where k <= q + (|k| - |q|)) V[k,e] * exp(S2[q,k] -
+        finite(S2_max[q]))
+    O_part[q,e] = O_total_total[q,e] * exp(S1_max[q] - finite(S1_max[q] + log(P1_total_total[q])))
+    O_part2[q,e] = O_sum2_total_total[q,e] * exp(S2_max[q] - finite(S2_max[q] +
+        log(P2_total_total[q])))
+    O[q,e] = O_total_total[q,e] * exp(S1_max[q] - finite(S1_max[q] + log(P1_total_total[q]))) - lam
+        * O_sum2_total_total[q,e] * exp(S2_max[q] - finite(S2_max[q] + log(P2_total_total[q])))
+
+One pass over k for every tile of rows q,
+over one range of tiles that its predicate leaves live.
+State of a row: S1_max[q], P1_total_total[q], S2_max[q], P2_total_total[q], O_total_total[q,e],
+    O_sum2_total_total[q,e].
+
+Its gradients:
+
+    dP2_log[q] = sum(e) (-(-dO[q,e] * lam) * O_part2[q,e])
+    dP1_log[q] = sum(e) (-dO[q,e] * O_part[q,e])
+    S1[q,k] = sum(d) Q1[q,d] * K1[k,d] / sqrt(|d|)
+    S2[q,k] = sum(d) Q2[q,d] * K2[k,d] / sqrt(|d|)
+    dS2_total[q,k] = sum(e) (-dO[q,e] * lam) * V[k,e]
+    dS1_total[q,k] = sum(e) dO[q,e] * V[k,e]
+    dQ1_sum[q,d] = sum(k where k <= q + (|k| - |q|)) (dS1_total[q,k] + dP1_log[q]) * K1[k,d] *
+        exp(S1[q,k] - finite(P1_log[q]))
+    dQ1[q,d] = dQ1_sum[q,d] / sqrt(|d|)
+    dQ2_sum[q,d] = sum(k where k <= q + (|k| - |q|)) (dS2_total[q,k] + dP2_log[q]) * K2[k,d] *
+        exp(S2[q,k] - finite(P2_log[q]))
+    dQ2[q,d] = dQ2_sum[q,d] / sqrt(|d|)
+    dlam_rows[q] = sum(e) (-dO[q,e] * O_part2[q,e])
+    S1[q,k] = sum(d) Q1[q,d] * K1[k,d] / sqrt(|d|)
+    S2[q,k] = sum(d) Q2[q,d] * K2[k,d] / sqrt(|d|)
+    dS2_total[q,k] = sum(e) (-dO[q,e] * lam) * V[k,e]
+    dS1_total[q,k] = sum(e) dO[q,e] * V[k,e]
+    dK1_sum[k,d] = sum(h_of_g, q where k <= q + (|k| - |q|)) (dS1_total[q,k] + dP1_log[q]) * Q1[q,d]
+        * exp(S1[q,k] - finite(P1_log[q]))
+    dK1[k,d] = dK1_sum[k,d] / sqrt(|d|)
+    dK2_sum[k,d] = sum(h_of_g, q where k <= q + (|k| - |q|)) (dS2_total[q,k] + dP2_log[q]) * Q2[q,d]
+        * exp(S2[q,k] - finite(P2_log[q]))
+    dK2[k,d] = dK2_sum[k,d] / sqrt(|d|)
+    dV_sum[k,e] = sum(h_of_g, q where k <= q + (|k| - |q|)) (-dO[q,e] * lam) * exp(S2[q,k] -
+        finite(P2_log[q]))
+    dV_sum2[k,e] = sum(h_of_g, q where k <= q + (|k| - |q|)) dO[q,e] * exp(S1[q,k] -
+        finite(P1_log[q]))
+    dV[k,e] = dV_sum[k,e] + dV_sum2[k,e]
+    dlam = sum(b, h, q) dlam_rows[q]
+
+Kernel differential_backward_dP2_log writes dP2_log[b,h,q], dP1_log[b,h,q].
+Kernel differential_backward_dQ1 writes dQ1[b,h,q,d], dQ2[b,h,q,d], dlam_rows[b,h,q].
+One pass over k for every tile of rows q,
+over one range of tiles that its predicate leaves live.
+State of a row: dQ1_sum[q,d], dQ2_sum[q,d].
+Kernel differential_backward_dK1 writes dK1[b,g,k,d], dK2[b,g,k,d], dV[b,g,k,e].
+One pass over q at every h_of_g for every tile of rows k,
+over one range of tiles that its predicate leaves live.
+State of a row: dK1_sum[k,d], dK2_sum[k,d], dV_sum[k,e], dV_sum2[k,e].
+
+Edit the pattern, not this file.
+"""
+
+import math
+
+import torch
+
+
+def extents(*tensors):
+    """Extents by index; each tensor is (name, its indices, itself). What does not fit is an error."""
+    found = {}
+    first = tensors[0][2]
+    for name, indices, tensor in tensors:
+        names = indices.split()
+        if not torch.is_tensor(tensor):
+            raise TypeError(f"`{name}` is a tensor over ({indices}), not {type(tensor).__name__}")
+        if tensor.dim() != len(names):
+            shape = tuple(tensor.shape)
+            raise ValueError(f"`{name}` is over ({indices}), but has {tensor.dim()} axes: {shape}")
+        if tensor.device != first.device:
+            raise ValueError(f"`{name}` is on {tensor.device}, `{tensors[0][0]}` on {first.device}")
+        for index, size in zip(names, tensor.shape):
+            other, known = found.setdefault(index, (name, size))
+            if known != size:
+                raise ValueError(f"`{name}` has {size} along `{index}`, but `{other}` has {known}")
+    return {index: size for index, (_, size) in found.items()}
+
+
+def check_kinds(floats, integers, booleans, allowed):
+    """Element types: all float tensors share one of `allowed`. What this launches has no gradients."""
+    for name, tensor in floats:
+        if tensor.dtype not in allowed:
+            names = ", ".join(str(kind)[6:] for kind in allowed)
+            raise TypeError(f"`{name}` is {str(tensor.dtype)[6:]}; this kernel takes {names}")
+        if tensor.dtype != floats[0][1].dtype:
+            first, other = floats[0][0], str(floats[0][1].dtype)[6:]
+            raise TypeError(f"`{name}` is {str(tensor.dtype)[6:]}, but `{first}` is {other}")
+        if tensor.requires_grad and torch.is_grad_enabled():
+            raise NotImplementedError(
+                f"`{name}` requires grad, and this function has no backward pass: call it under "
+                "torch.no_grad(), or as the dense `reference`, which is differentiable"
+            )
+    for name, tensor in integers:
+        if tensor.dtype not in (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8):
+            raise TypeError(f"`{name}` is a table of integers, not {str(tensor.dtype)[6:]}")
+    for name, tensor in booleans:
+        if tensor.dtype != torch.bool:
+            raise TypeError(f"`{name}` is a table of truth values, not {str(tensor.dtype)[6:]}")
+
+
+KINDS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+# rows and columns of a tile
+BLOCK_Q = 128
+BLOCK_K = 128
+
+
+def accumulator(tensor):
+    """The kind that sums are held in: float64 for float64, otherwise float32."""
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+def finite(m):
+    """A maximum as a scale: that of nothing, -inf, scales by 0."""
+    return torch.where(m == -math.inf, 0.0, m)
+
+
+def walk(tiles, block, end):
+    """(start, stop, seen whole) of every tile."""
+    for steps, whole in tiles:
+        for n in steps:
+            yield n * block, min((n + 1) * block, end), whole
+
+
+def differential_forward(Q1, K1, Q2, K2, V, lam):
+    """Q1[b,h,q,d], K1[b,g,k,d], Q2[b,h,q,d], K2[b,g,k,d], V[b,g,k,e], lam[] -> O[b,h,q,e],
+        P2_log[b,h,q], P1_log[b,h,q], O_part2[b,h,q,e], O_part[b,h,q,e], on any device.
+
+    Tensors may have any strides. ValueError and TypeError name what does not fit.
+    """
+    sizes = extents(
+        ("Q1", "b h q d", Q1),
+        ("K1", "b g k d", K1),
+        ("Q2", "b h q d", Q2),
+        ("K2", "b g k d", K2),
+        ("V", "b g k e", V),
+        ("lam", "", lam),
+    )
+    check_kinds(
+        [("Q1", Q1), ("K1", K1), ("Q2", Q2), ("K2", K2), ("V", V), ("lam", lam)], [], [], KINDS
+    )
+    NB, NH, NQ, D, NG, NK, E = (
+        sizes["b"], sizes["h"], sizes["q"], sizes["d"], sizes["g"], sizes["k"], sizes["e"]
+    )
+    if NG == 0 or NH % NG:
+        raise ValueError(f"|g| = {NG} does not divide |h| = {NH}")
+    O = Q1.new_empty((NB, NH, NQ, E))
+    P2_log = Q1.new_empty((NB, NH, NQ), dtype=accumulator(Q1))
+    P1_log = Q1.new_empty((NB, NH, NQ), dtype=accumulator(Q1))
+    O_part2 = Q1.new_empty((NB, NH, NQ, E))
+    O_part = Q1.new_empty((NB, NH, NQ, E))
+    device, kind = Q1.device, accumulator(Q1)
+    h = torch.arange(NH, device=device)[None, :]
+    for q0 in range(0, NQ, BLOCK_Q):
+        q1 = min(q0 + BLOCK_Q, NQ)
+        q = torch.arange(q0, q1, device=device)
+        # state of S1_max[q] = max(k where seen) S1[q,k]
+        S1_max_q = torch.full([NB, NH, q1 - q0], -math.inf, device=device, dtype=kind)
+        # state of P1_total_total[q] = sum(k where seen) exp(S1[q,k] - finite(S1_max[q]))
+        P1_total_total_q = torch.full([NB, NH, q1 - q0], 0.0, device=device, dtype=kind)
+        # state of S2_max[q] = max(k where seen) S2[q,k]
+        S2_max_q = torch.full([NB, NH, q1 - q0], -math.inf, device=device, dtype=kind)
+        # state of P2_total_total[q] = sum(k where seen) exp(S2[q,k] - finite(S2_max[q]))
+        P2_total_total_q = torch.full([NB, NH, q1 - q0], 0.0, device=device, dtype=kind)
+        # state of O_total_total[q,e] = sum(k where seen) V[k,e] * exp(S1[q,k] - finite(S1_max[q]))
+        O_total_total_qe = torch.full([NB, NH, q1 - q0, E], 0.0, device=device, dtype=kind)
+        # state of O_sum2_total_total[q,e] = sum(k where seen) V[k,e] * exp(S2[q,k] -
+        #     finite(S2_max[q]))
+        O_sum2_total_total_qe = torch.full([NB, NH, q1 - q0, E], 0.0, device=device, dtype=kind)
+        Q1_qd = Q1[:, :, q0:q1].to(kind)
+        Q2_qd = Q2[:, :, q0:q1].to(kind)
+        # tiles of k that these rows see, and which of them whole
+        last = q1 - 1
+        end = max(0, NK + last - NQ + 1)
+        hi = (BLOCK_K + end - 1) // BLOCK_K
+        inner_end = max(0, NK + q0 - NQ + 1)
+        full_hi = inner_end // BLOCK_K
+        tiles = (
+            (range(0, full_hi), True),
+            (range(full_hi, hi), False),
+        )
+        for k0, k1, whole in walk(tiles, BLOCK_K, NK):
+            k = torch.arange(k0, k1, device=device)
+            # S1[q,k] = sum(d) Q1[q,d] * K1[k,d] / sqrt(|d|)
+            K1_kd = K1[:, :, k0:k1].index_select(1, (h // (NH // NG)).flatten()).to(kind)
+            S1_qk = Q1_qd @ K1_kd.mT
+            # S2[q,k] = sum(d) Q2[q,d] * K2[k,d] / sqrt(|d|)
+            K2_kd = K2[:, :, k0:k1].index_select(1, (h // (NH // NG)).flatten()).to(kind)
+            S2_qk = Q2_qd @ K2_kd.mT
+            # S1_max[q] = max(k where seen) S1[q,k]
+            S1_seen_qk = S1_qk
+            if not whole:
+                # seen: k < |k| and k <= q + (|k| - |q|)
+                seen_qk = k[None, :] <= (q + (NK - NQ))[:, None]
+                S1_seen_qk = torch.where(seen_qk, S1_seen_qk, -math.inf)
+            S1_max_tile_q = S1_seen_qk.amax(-1)
+            S1_max_old_q = S1_max_q
+            S1_max_q = torch.maximum(S1_max_old_q, S1_max_tile_q * (1 / math.sqrt(D)))
+            # P1_total_total[q] = sum(k where seen) exp(S1[q,k] - finite(S1_max[q]))
+            alpha_q = torch.exp2(
+                S1_max_old_q * 1.4426950408889634 - finite(S1_max_q) * 1.4426950408889634
+            )
+            exp_S1_seen_qk = torch.exp2(
+                S1_seen_qk * (1.4426950408889634 / math.sqrt(D))
+                - (finite(S1_max_q) * 1.4426950408889634)[..., :, None]
+            )
+            P1_total_total_tile_q = exp_S1_seen_qk.sum(-1)
+            P1_total_total_q = P1_total_total_q * alpha_q + P1_total_total_tile_q
+            # S2_max[q] = max(k where seen) S2[q,k]
+            S2_seen_qk = S2_qk
+            if not whole:
+                # seen: k < |k| and k <= q + (|k| - |q|)
+                seen_qk = k[None, :] <= (q + (NK - NQ))[:, None]
+                S2_seen_qk = torch.where(seen_qk, S2_seen_qk, -math.inf)
+            S2_max_tile_q = S2_seen_qk.amax(-1)
+            S2_max_old_q = S2_max_q
+            S2_max_q = torch.maximum(S2_max_old_q, S2_max_tile_q * (1 / math.sqrt(D)))
+            # P2_total_total[q] = sum(k where seen) exp(S2[q,k] - finite(S2_max[q]))
+            alpha2_q = torch.exp2(
+                S2_max_old_q * 1.4426950408889634 - finite(S2_max_q) * 1.4426950408889634
+            )
+            exp_S2_seen_qk = torch.exp2(
+                S2_seen_qk * (1.4426950408889634 / math.sqrt(D))
+                - (finite(S2_max_q) * 1.4426950408889634)[..., :, None]
+            )
+            P2_total_total_tile_q = exp_S2_seen_qk.sum(-1)
+            P2_total_total_q = P2_total_total_q * alpha2_q + P2_total_total_tile_q
+            # O_total_total[q,e] = sum(k where seen) V[k,e] * exp(S1[q,k] - finite(S1_max[q]))
+            V_ke = V[:, :, k0:k1].index_select(1, (h // (NH // NG)).flatten()).to(kind)
+            O_total_total_qe = O_total_total_qe * alpha_q[..., :, None] + exp_S1_seen_qk @ V_ke
+            # O_sum2_total_total[q,e] = sum(k where seen) V[k,e] * exp(S2[q,k] - finite(S2_max[q]))
+            O_sum2_total_total_qe = (
+                O_sum2_total_total_qe * alpha2_q[..., :, None] + exp_S2_seen_qk @ V_ke
+            )
+        # P1_log[q] = S1_max[q] + log(P1_total_total[q])
+        P1_log_q = S1_max_q + torch.log(P1_total_total_q)
+        # P2_log[q] = S2_max[q] + log(P2_total_total[q])
+        P2_log_q = S2_max_q + torch.log(P2_total_total_q)
+        # O_part[q,e] = O_total_total[q,e] * exp(S1_max[q] - finite(S1_max[q] +
+        #     log(P1_total_total[q])))
+        O_part_qe = (
+            O_total_total_qe
+            * torch.exp2(
+                S1_max_q * 1.4426950408889634
+                - finite(S1_max_q + torch.log(P1_total_total_q)) * 1.4426950408889634
+            )[..., :, None]
+        )
+        # O_part2[q,e] = O_sum2_total_total[q,e] * exp(S2_max[q] - finite(S2_max[q] +
+        #     log(P2_total_total[q])))
+        O_part2_qe = (
+            O_sum2_total_total_qe
+            * torch.exp2(
+                S2_max_q * 1.4426950408889634
+                - finite(S2_max_q + torch.log(P2_total_total_q)) * 1.4426950408889634
+            )[..., :, None]
+        )
+        # O[q,e] = O_total_total[q,e] * exp(S1_max[q] - finite(S1_max[q] + log(P1_total_total[q])))
+        #     - lam * O_sum2_total_total[q,e] * exp(S2_max[q] - finite(S2_max[q] +
+        #     log(P2_total_total[q])))
+        lam_ = lam[None, None, ...].to(kind)
+        O_qe = (
+            O_total_total_qe
+            * torch.exp2(
+                S1_max_q * 1.4426950408889634
+                - finite(S1_max_q + torch.log(P1_total_total_q)) * 1.4426950408889634
+            )[..., :, None]
+            - lam_[..., None, None]
+            * O_sum2_total_total_qe
+            * torch.exp2(
+                S2_max_q * 1.4426950408889634
+                - finite(S2_max_q + torch.log(P2_total_total_q)) * 1.4426950408889634
+            )[..., :, None]
+        )
+        O[..., q0:q1, :] = O_qe
+        P2_log[..., q0:q1] = P2_log_q
+        P1_log[..., q0:q1] = P1_log_q
+        O_part2[..., q0:q1, :] = O_part2_qe
+        O_part[..., q0:q1, :] = O_part_qe
+    return O, P2_log, P1_log, O_part2, O_part
+
+
+def _differential_backward_totals(dlam_rows):
+    """Sums over rows, one after the other."""
+    # dlam = sum(b, h, q) dlam_rows[b,h,q]
+    dlam = dlam_rows.sum((0, 1, 2))
+    return dlam
+
+
+
+def differential_backward(Q1, K1, Q2, K2, V, lam, P2_log, P1_log, O_part2, O_part, dO):
+    """Q1[b,h,q,d], K1[b,g,k,d], Q2[b,h,q,d], K2[b,g,k,d], V[b,g,k,e], lam[], P2_log[b,h,q],
+        P1_log[b,h,q], O_part2[b,h,q,e], O_part[b,h,q,e], dO[b,h,q,e] -> dQ1[b,h,q,d], dK1[b,g,k,d],
+        dQ2[b,h,q,d], dK2[b,g,k,d], dV[b,g,k,e], dlam[], on any device.
+
+    Tensors may have any strides. ValueError and TypeError name what does not fit.
+    """
+    sizes = extents(
+        ("Q1", "b h q d", Q1),
+        ("K1", "b g k d", K1),
+        ("Q2", "b h q d", Q2),
+        ("K2", "b g k d", K2),
+        ("V", "b g k e", V),
+        ("lam", "", lam),
+        ("P2_log", "b h q", P2_log),
+        ("P1_log", "b h q", P1_log),
+        ("O_part2", "b h q e", O_part2),
+        ("O_part", "b h q e", O_part),
+        ("dO", "b h q e", dO),
+    )
+    check_kinds(
+        [("Q1", Q1), ("K1", K1), ("Q2", Q2), ("K2", K2), ("V", V), ("lam", lam), ("dO", dO)],
+        [],
+        [],
+        KINDS,
+    )
+    NB, NH, NQ, D, NG, NK, E = (
+        sizes["b"], sizes["h"], sizes["q"], sizes["d"], sizes["g"], sizes["k"], sizes["e"]
+    )
+    NH_OF_G = (NH // NG)
+    if NG == 0 or NH % NG:
+        raise ValueError(f"|g| = {NG} does not divide |h| = {NH}")
+    if NG <= 0:
+        raise ValueError(f"`|g|` divides positions and must be positive, not {NG}")
+    dP2_log = Q1.new_empty((NB, NH, NQ), dtype=accumulator(Q1))
+    dP1_log = Q1.new_empty((NB, NH, NQ), dtype=accumulator(Q1))
+    dQ1 = Q1.new_empty((NB, NH, NQ, D))
+    dQ2 = Q1.new_empty((NB, NH, NQ, D))
+    dlam_rows = Q1.new_empty((NB, NH, NQ), dtype=accumulator(Q1))
+    dK1 = Q1.new_empty((NB, NG, NK, D))
+    dK2 = Q1.new_empty((NB, NG, NK, D))
+    dV = Q1.new_empty((NB, NG, NK, E))
+    device, kind = Q1.device, accumulator(Q1)
+    for q0 in range(0, NQ, BLOCK_Q):
+        q1 = min(q0 + BLOCK_Q, NQ)
+        # dP2_log[q] = sum(e) (-(-dO[q,e] * lam) * O_part2[q,e])
+        dO_qe = dO[:, :, q0:q1].to(kind)
+        lam_ = lam[None, None, ...].to(kind)
+        O_part2_qe = O_part2[:, :, q0:q1].to(kind)
+        dP2_log_q = (-(-(dO_qe * lam_[..., None, None]) * O_part2_qe)).sum(-1)
+        # dP1_log[q] = sum(e) (-dO[q,e] * O_part[q,e])
+        O_part_qe = O_part[:, :, q0:q1].to(kind)
+        dP1_log_q = (-(dO_qe * O_part_qe)).sum(-1)
+        dP2_log[..., q0:q1] = dP2_log_q
+        dP1_log[..., q0:q1] = dP1_log_q
+    h = torch.arange(NH, device=device)[None, :]
+    for q0 in range(0, NQ, BLOCK_Q):
+        q1 = min(q0 + BLOCK_Q, NQ)
+        q = torch.arange(q0, q1, device=device)
+        # dlam_rows[q] = sum(e) (-dO[q,e] * O_part2[q,e])
+        dO_qe = dO[:, :, q0:q1].to(kind)
+        O_part2_qe = O_part2[:, :, q0:q1].to(kind)
+        dlam_rows_q = (-(dO_qe * O_part2_qe)).sum(-1)
+        # state of dQ1_sum[q,d] = sum(k where seen) (dS1_total[q,k] + dP1_log[q]) * K1[k,d] *
+        #     exp(S1[q,k] - finite(P1_log[q]))
+        dQ1_sum_qd = torch.full([NB, NH, q1 - q0, D], 0.0, device=device, dtype=kind)
+        # state of dQ2_sum[q,d] = sum(k where seen) (dS2_total[q,k] + dP2_log[q]) * K2[k,d] *
+        #     exp(S2[q,k] - finite(P2_log[q]))
+        dQ2_sum_qd = torch.full([NB, NH, q1 - q0, D], 0.0, device=device, dtype=kind)
+        Q1_qd = Q1[:, :, q0:q1].to(kind)
+        Q2_qd = Q2[:, :, q0:q1].to(kind)
+        lam_ = lam[None, None, ...].to(kind)
+        dP1_log_q = dP1_log[:, :, q0:q1].to(kind)
+        P1_log_q = P1_log[:, :, q0:q1].to(kind)
+        dP2_log_q = dP2_log[:, :, q0:q1].to(kind)
+        P2_log_q = P2_log[:, :, q0:q1].to(kind)
+        # dS2_total_row[q,e] = -dO[q,e] * lam
+        dS2_total_row_qe = -(dO_qe * lam_[..., None, None])
+        # tiles of k that these rows see, and which of them whole
+        last = q1 - 1
+        end = max(0, NK + last - NQ + 1)
+        hi = (BLOCK_K + end - 1) // BLOCK_K
+        inner_end = max(0, NK + q0 - NQ + 1)
+        full_hi = inner_end // BLOCK_K
+        tiles = (
+            (range(0, full_hi), True),
+            (range(full_hi, hi), False),
+        )
+        for k0, k1, whole in walk(tiles, BLOCK_K, NK):
+            k = torch.arange(k0, k1, device=device)
+            # S1[q,k] = sum(d) Q1[q,d] * K1[k,d] / sqrt(|d|)
+            K1_kd = K1[:, :, k0:k1].index_select(1, (h // (NH // NG)).flatten()).to(kind)
+            S1_qk = Q1_qd @ K1_kd.mT
+            S1_seen_qk = S1_qk
+            if not whole:
+                # seen: k < |k| and k <= q + (|k| - |q|)
+                seen_qk = k[None, :] <= (q + (NK - NQ))[:, None]
+                S1_seen_qk = torch.where(seen_qk, S1_seen_qk, -math.inf)
+            # S2[q,k] = sum(d) Q2[q,d] * K2[k,d] / sqrt(|d|)
+            K2_kd = K2[:, :, k0:k1].index_select(1, (h // (NH // NG)).flatten()).to(kind)
+            S2_qk = Q2_qd @ K2_kd.mT
+            S2_seen_qk = S2_qk
+            if not whole:
+                # seen: k < |k| and k <= q + (|k| - |q|)
+                seen_qk = k[None, :] <= (q + (NK - NQ))[:, None]
+                S2_seen_qk = torch.where(seen_qk, S2_seen_qk, -math.inf)
+            # dS2_total[q,k] = sum(e) dS2_total_row[q,e] * V[k,e]
+            V_ke = V[:, :, k0:k1].index_select(1, (h // (NH // NG)).flatten()).to(kind)
+            dS2_total_qk = dS2_total_row_qe @ V_ke.mT
+            # dS1_total[q,k] = sum(e) dO[q,e] * V[k,e]
+            dS1_total_qk = dO_qe @ V_ke.mT
+            # dQ1_sum[q,d] = sum(k where seen) (dS1_total[q,k] + dP1_log[q]) * K1[k,d] * exp(S1[q,k]
+            #     - finite(P1_log[q]))
+            exp_S1_seen_qk = torch.exp2(
+                S1_seen_qk * (1.4426950408889634 / math.sqrt(D))
+                - (finite(P1_log_q) * 1.4426950408889634)[..., :, None]
+            )
+            dQ1_sum_qd = (
+                dQ1_sum_qd + ((dS1_total_qk + dP1_log_q[..., :, None]) * exp_S1_seen_qk) @ K1_kd
+            )
+            # dQ2_sum[q,d] = sum(k where seen) (dS2_total[q,k] + dP2_log[q]) * K2[k,d] * exp(S2[q,k]
+            #     - finite(P2_log[q]))
+            exp_S2_seen_qk = torch.exp2(
+                S2_seen_qk * (1.4426950408889634 / math.sqrt(D))
+                - (finite(P2_log_q) * 1.4426950408889634)[..., :, None]
+            )
+            dQ2_sum_qd = (
+                dQ2_sum_qd + ((dS2_total_qk + dP2_log_q[..., :, None]) * exp_S2_seen_qk) @ K2_kd
+            )
+        # dQ1[q,d] = dQ1_sum[q,d] / sqrt(|d|)
+        dQ1_qd = dQ1_sum_qd / math.sqrt(D)
+        # dQ2[q,d] = dQ2_sum[q,d] / sqrt(|d|)
+        dQ2_qd = dQ2_sum_qd / math.sqrt(D)
+        dQ1[..., q0:q1, :] = dQ1_qd
+        dQ2[..., q0:q1, :] = dQ2_qd
+        dlam_rows[..., q0:q1] = dlam_rows_q
+    g = torch.arange(NG, device=device)[None, :]
+    for k0 in range(0, NK, BLOCK_K):
+        k1 = min(k0 + BLOCK_K, NK)
+        k = torch.arange(k0, k1, device=device)
+        # state of dK1_sum[k,d] = sum(h_of_g, q where seen) (dS1_total[q,k] + dP1_log[q]) * Q1[q,d]
+        #     * exp(S1[q,k] - finite(P1_log[q]))
+        dK1_sum_kd = torch.full([NB, NG, k1 - k0, D], 0.0, device=device, dtype=kind)
+        # state of dK2_sum[k,d] = sum(h_of_g, q where seen) (dS2_total[q,k] + dP2_log[q]) * Q2[q,d]
+        #     * exp(S2[q,k] - finite(P2_log[q]))
+        dK2_sum_kd = torch.full([NB, NG, k1 - k0, D], 0.0, device=device, dtype=kind)
+        # state of dV_sum[k,e] = sum(h_of_g, q where seen) (-dO[q,e] * lam) * exp(S2[q,k] -
+        #     finite(P2_log[q]))
+        dV_sum_ke = torch.full([NB, NG, k1 - k0, E], 0.0, device=device, dtype=kind)
+        # state of dV_sum2[k,e] = sum(h_of_g, q where seen) dO[q,e] * exp(S1[q,k] -
+        #     finite(P1_log[q]))
+        dV_sum2_ke = torch.full([NB, NG, k1 - k0, E], 0.0, device=device, dtype=kind)
+        K1_kd = K1[:, :, k0:k1].to(kind)
+        K2_kd = K2[:, :, k0:k1].to(kind)
+        lam_ = lam[None, None, ...].to(kind)
+        V_ke = V[:, :, k0:k1].to(kind)
+        for h_of_g in range(0, NH_OF_G):
+            # tiles of q that these rows see, and which of them whole
+            last = k1 - 1
+            begin = max(0, NQ + k0 - NK)
+            end = NQ
+            lo = begin // BLOCK_Q
+            hi = (BLOCK_Q + end - 1) // BLOCK_Q if begin < end else lo
+            inner_begin = max(0, NQ + last - NK)
+            full_lo = min((BLOCK_Q + inner_begin - 1) // BLOCK_Q, hi)
+            full_hi = max(full_lo, end // BLOCK_Q)
+            tiles = (
+                (range(lo, full_lo), False),
+                (range(full_lo, full_hi), True),
+                (range(full_hi, hi), False),
+            )
+            for q0, q1, whole in walk(tiles, BLOCK_Q, NQ):
+                q = torch.arange(q0, q1, device=device)
+                # S1[q,k] = sum(d) Q1[q,d] * K1[k,d] / sqrt(|d|)
+                Q1_qd = Q1[:, :, q0:q1].index_select(
+                    1, (g * (NH // NG) + h_of_g).flatten()
+                ).to(kind)
+                S1_kq = K1_kd @ Q1_qd.mT
+                S1_seen_kq = S1_kq
+                if not whole:
+                    # seen: q < |q| and k <= q + (|k| - |q|)
+                    seen_kq = k[:, None] <= (q + (NK - NQ))[None, :]
+                    S1_seen_kq = torch.where(seen_kq, S1_seen_kq, -math.inf)
+                # S2[q,k] = sum(d) Q2[q,d] * K2[k,d] / sqrt(|d|)
+                Q2_qd = Q2[:, :, q0:q1].index_select(
+                    1, (g * (NH // NG) + h_of_g).flatten()
+                ).to(kind)
+                S2_kq = K2_kd @ Q2_qd.mT
+                S2_seen_kq = S2_kq
+                if not whole:
+                    # seen: q < |q| and k <= q + (|k| - |q|)
+                    seen_kq = k[:, None] <= (q + (NK - NQ))[None, :]
+                    S2_seen_kq = torch.where(seen_kq, S2_seen_kq, -math.inf)
+                # dS2_total_column[q,e] = -dO[q,e] * lam
+                dO_qe = dO[:, :, q0:q1].index_select(
+                    1, (g * (NH // NG) + h_of_g).flatten()
+                ).to(kind)
+                dS2_total_column_qe = -(dO_qe * lam_[..., None, None])
+                # dS2_total[q,k] = sum(e) V[k,e] * dS2_total_column[q,e]
+                dS2_total_kq = V_ke @ dS2_total_column_qe.mT
+                # dS1_total[q,k] = sum(e) dO[q,e] * V[k,e]
+                dS1_total_kq = V_ke @ dO_qe.mT
+                # dK1_sum[k,d] = sum(h_of_g, q where seen) (dS1_total[q,k] + dP1_log[q]) * Q1[q,d] *
+                #     exp(S1[q,k] - finite(P1_log[q]))
+                dP1_log_q = dP1_log[:, :, q0:q1].index_select(
+                    1, (g * (NH // NG) + h_of_g).flatten()
+                ).to(kind)
+                P1_log_q = P1_log[:, :, q0:q1].index_select(
+                    1, (g * (NH // NG) + h_of_g).flatten()
+                ).to(kind)
+                exp_S1_seen_kq = torch.exp2(
+                    S1_seen_kq * (1.4426950408889634 / math.sqrt(D))
+                    - (finite(P1_log_q) * 1.4426950408889634)[..., None, :]
+                )
+                dK1_sum_kd = (
+                    dK1_sum_kd + ((dS1_total_kq + dP1_log_q[..., None, :]) * exp_S1_seen_kq) @ Q1_qd
+                )
+                # dK2_sum[k,d] = sum(h_of_g, q where seen) (dS2_total[q,k] + dP2_log[q]) * Q2[q,d] *
+                #     exp(S2[q,k] - finite(P2_log[q]))
+                dP2_log_q = dP2_log[:, :, q0:q1].index_select(
+                    1, (g * (NH // NG) + h_of_g).flatten()
+                ).to(kind)
+                P2_log_q = P2_log[:, :, q0:q1].index_select(
+                    1, (g * (NH // NG) + h_of_g).flatten()
+                ).to(kind)
+                exp_S2_seen_kq = torch.exp2(
+                    S2_seen_kq * (1.4426950408889634 / math.sqrt(D))
+                    - (finite(P2_log_q) * 1.4426950408889634)[..., None, :]
+                )
+                dK2_sum_kd = (
+                    dK2_sum_kd + ((dS2_total_kq + dP2_log_q[..., None, :]) * exp_S2_seen_kq) @ Q2_qd
+                )
+                # dV_sum[k,e] = sum(h_of_g, q where seen) (-dO[q,e] * lam) * exp(S2[q,k] -
+                #     finite(P2_log[q]))
+                dV_sum_ke = dV_sum_ke + exp_S2_seen_kq @ dS2_total_column_qe
+                # dV_sum2[k,e] = sum(h_of_g, q where seen) dO[q,e] * exp(S1[q,k] -
+                #     finite(P1_log[q]))
+                dV_sum2_ke = dV_sum2_ke + exp_S1_seen_kq @ dO_qe
+        # dK1[k,d] = dK1_sum[k,d] / sqrt(|d|)
+        dK1_kd = dK1_sum_kd / math.sqrt(D)
+        # dK2[k,d] = dK2_sum[k,d] / sqrt(|d|)
+        dK2_kd = dK2_sum_kd / math.sqrt(D)
+        # dV[k,e] = dV_sum[k,e] + dV_sum2[k,e]
+        dV_ke = dV_sum_ke + dV_sum2_ke
+        dK1[..., k0:k1, :] = dK1_kd
+        dK2[..., k0:k1, :] = dK2_kd
+        dV[..., k0:k1, :] = dV_ke
+    dlam = _differential_backward_totals(dlam_rows=dlam_rows)
+    return dQ1, dK1, dQ2, dK2, dV, dlam.to(lam.dtype)
+
+
+class _differential_gradients(torch.autograd.Function):
+    """`differential` and its gradients, once; a second derivative is an error."""
+
+    @staticmethod
+    def forward(ctx, Q1, K1, Q2, K2, V, lam):
+        O, P2_log, P1_log, O_part2, O_part = differential_forward(Q1, K1, Q2, K2, V, lam)
+        ctx.save_for_backward(Q1, K1, Q2, K2, V, lam, P2_log, P1_log, O_part2, O_part)
+        return O
+
+    @staticmethod
+    def backward(ctx, dO):
+        if torch.is_grad_enabled():
+            words = "`differential` has no second derivative (create_graph=True), but `reference` has"
+            raise NotImplementedError(words)
+        Q1, K1, Q2, K2, V, lam, P2_log, P1_log, O_part2, O_part = ctx.saved_tensors
+        dQ1, dK1, dQ2, dK2, dV, dlam = differential_backward(
+            Q1, K1, Q2, K2, V, lam, P2_log, P1_log, O_part2, O_part, dO
+        )
+        return dQ1, dK1, dQ2, dK2, dV, dlam
+
+
+def differential(Q1, K1, Q2, K2, V, lam):
+    """Q1[b,h,q,d], K1[b,g,k,d], Q2[b,h,q,d], K2[b,g,k,d], V[b,g,k,e], lam[] -> O[b,h,q,e],
+        differentiable."""
+    return _differential_gradients.apply(Q1, K1, Q2, K2, V, lam)
+
+
+def _divide(a, b):
+    """a / b; 0 / 0 is 0, and no gradient passes where the divisor is 0."""
+    none = b == 0
+    at_none = torch.where(a == 0, 0, a / b).detach()
+    return torch.where(none, at_none, a / torch.where(none, 1, b))
+
+
+def _einsum(spelled, *tensors):
+    """torch.einsum in the widest dtype of its tensors; a mask among them is 0 and 1."""
+    dtype = tensors[0].dtype
+    for x in tensors[1:]:
+        dtype = torch.promote_types(dtype, x.dtype)
+    return torch.einsum(spelled, *(x.to(dtype) for x in tensors))
+
+
+def _amax(x, dim, nothing):
+    """The largest along an axis, which may be empty."""
+    return x.amax(dim) if x.shape[dim] else torch.full_like(x.sum(dim), nothing)
+
+
+def reference(Q1, K1, Q2, K2, V, lam):
+    """`differential`: dense, differentiable, any device and dtype."""
+    _, NH, NQ, D = Q1.shape
+    _, NG, NK, _ = K1.shape
+    h = torch.arange(NH, device=Q1.device)
+    q = torch.arange(NQ, device=Q1.device)
+    k = torch.arange(NK, device=Q1.device)
+    # S1[b,h,q,k] = sum(d) Q1[b,h,q,d] * K1[b, h // (|h| // |g|), k, d] / sqrt(|d|)
+    S1 = _einsum("bhqd,bhkd->bhqk", Q1, K1[:, h // (NH // NG)]) / math.sqrt(D)
+    # S2[b,h,q,k] = sum(d) Q2[b,h,q,d] * K2[b, h // (|h| // |g|), k, d] / sqrt(|d|)
+    S2 = _einsum("bhqd,bhkd->bhqk", Q2, K2[:, h // (NH // NG)]) / math.sqrt(D)
+    # P1[b,h,q,k] = if k <= q + (|k| - |q|) then exp(S1[b,h,q,k] - max(k where k <= q + (|k| - |q|))
+    #     S1[b,h,q,k]) / sum(k where k <= q + (|k| - |q|)) exp(S1[b,h,q,k] - max(k where k <= q +
+    #     (|k| - |q|)) S1[b,h,q,k]) else 0
+    where_qk = k <= (q + (NK - NQ))[:, None]
+    max_P1_q = _amax(torch.where(where_qk, S1, -math.inf), 3, -math.inf)
+    exp_P1_qk = torch.exp(torch.where(where_qk, S1 - max_P1_q[..., None], -math.inf))
+    P1 = _divide(exp_P1_qk, exp_P1_qk.sum(-1)[..., None])
+    # P2[b,h,q,k] = if k <= q + (|k| - |q|) then exp(S2[b,h,q,k] - max(k where k <= q + (|k| - |q|))
+    #     S2[b,h,q,k]) / sum(k where k <= q + (|k| - |q|)) exp(S2[b,h,q,k] - max(k where k <= q +
+    #     (|k| - |q|)) S2[b,h,q,k]) else 0
+    max_P2_q = _amax(torch.where(where_qk, S2, -math.inf), 3, -math.inf)
+    exp_P2_qk = torch.exp(torch.where(where_qk, S2 - max_P2_q[..., None], -math.inf))
+    P2 = _divide(exp_P2_qk, exp_P2_qk.sum(-1)[..., None])
+    # O[b,h,q,e] = sum(k) (P1[b,h,q,k] - lam * P2[b,h,q,k]) * V[b, h // (|h| // |g|), k, e]
+    O = _einsum("bhqk,bhke->bhqe", P1 - lam * P2, V[:, h // (NH // NG)])
+    return O
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    device = "cpu"
+    given = {
+        "Q1": torch.randn(2, 4, 150, 64, device=device, dtype=torch.float32),
+        "K1": torch.randn(2, 2, 203, 64, device=device, dtype=torch.float32),
+        "Q2": torch.randn(2, 4, 150, 64, device=device, dtype=torch.float32),
+        "K2": torch.randn(2, 2, 203, 64, device=device, dtype=torch.float32),
+        "V": torch.randn(2, 2, 203, 64, device=device, dtype=torch.float32),
+        "lam": torch.rand((), device=device, dtype=torch.float32) / 8,
+    }
+    floats = {
+        name: x.double()
+        for name, x in given.items()
+        if torch.is_tensor(x) and x.is_floating_point()
+    }
+    for name, x in floats.items():
+        given[name].requires_grad_()
+        x.requires_grad_()
+    made = differential(**given)
+    meant = reference(**{**given, **floats})
+    names = ["Q1", "K1", "Q2", "K2", "V", "lam"]
+    pairs = [(made, meant)]
+    weights = [torch.where(x.isfinite(), torch.randn_like(x), 0) for x, _ in pairs]
+    found = torch.autograd.grad([x for x, _ in pairs], [given[n] for n in names], weights)
+    weights = [w.double() for w in weights]
+    wanted = torch.autograd.grad([y for _, y in pairs], [floats[n] for n in names], weights)
+    gradients = [
+        (n, torch.atleast_2d(x), torch.atleast_2d(y)) for n, x, y in zip(names, found, wanted)
+    ]
+    for name, x, y, allowed in (
+        ("O", made, meant, 1e-5),
+        *((f"d{n}", x, y, 5e-5) for n, x, y in gradients),
+    ):
+        row = torch.linalg.vector_norm(torch.where(y.isfinite(), y, 0), dim=-1).mean()
+        error = torch.linalg.vector_norm(torch.where(x == y, 0, x - y), dim=-1).max() / row
+        print(f"{name}: the worst row is {error:.1e} of a mean row off")
+        assert error < allowed, f"{name} is wrong"

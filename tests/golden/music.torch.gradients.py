@@ -1,0 +1,656 @@
+"""Music Transformer: the query meets keys, and a learned vector for every distance (arXiv 1809.04281).
+
+The last row of the table stands for distance 0, its first for `|r| - 1` and all beyond.
+
+(1) S[q,k] = sum(d) Q[q,d] * (K[k,d] + E[clamp(k - q, 1 - |r|, 0) + |r| - 1, d]) / sqrt(|d|)
+(2) P[q,k] = softmax(k where k <= q) S[q,k]
+(3) O[q,e] = sum(k) P[q,k] * V[k,e]
+
+As it runs:
+
+    seen: max(1 - |r|, min(k - (q + (|k| - |q|)), 0)) + |r| - 1 >= 0 and max(1 - |r|, min(k - (q +
+        (|k| - |q|)), 0)) + |r| - 1 < |r|
+    S_sum[q,k] = sum(d where seen) K[k,d] * Q[q,d] / sqrt(|d|)
+    S_sum2[q,k] = sum(d where seen) E[max(1 - |r|, min(k - (q + (|k| - |q|)), 0)) + |r| - 1, d] *
+        Q[q,d] / sqrt(|d|)
+    P_total_max[q] = max(k where k <= q + (|k| - |q|)) (S_sum[q,k] + S_sum2[q,k])
+    P_total_total[q] = sum(k where k <= q + (|k| - |q|)) exp(S_sum[q,k] + S_sum2[q,k] -
+        finite(P_total_max[q]))
+    P_log[q] = P_total_max[q] + log(P_total_total[q])
+    O_total_total[q,e] = sum(k where k <= q + (|k| - |q|)) V[k,e] * exp(S_sum[q,k] + S_sum2[q,k] -
+        finite(P_total_max[q]))
+    O[q,e] = O_total_total[q,e] * exp(P_total_max[q] - finite(P_total_max[q] +
+        log(P_total_total[q])))
+
+One pass over k for every tile of rows q,
+over one range of tiles that its predicate leaves live.
+State of a row: P_total_max[q], P_total_total[q], O_total_total[q,e].
+
+Its gradients:
+
+    seen1: max(1 - |r|, min(k - (q + (|k| - |q|)), 0)) + |r| - 1 >= 0 and max(1 - |r|, min(k - (q +
+        (|k| - |q|)), 0)) + |r| - 1 < |r|
+    seen2: max(1 - |r|, min(k - (q + (|k| - |q|)), 0)) + |r| - 1 >= 0 and max(1 - |r|, min(k - (q +
+        (|k| - |q|)), 0)) + |r| - 1 < |r| and k <= q + (|k| - |q|)
+    dP_log[q] = sum(e) (-dO[q,e] * O[q,e])
+    S_sum[q,k] = sum(d where seen1) K[k,d] * Q[q,d] / sqrt(|d|)
+    S_sum2[q,k] = sum(d where seen1) E[max(1 - |r|, min(k - (q + (|k| - |q|)), 0)) + |r| - 1, d] *
+        Q[q,d] / sqrt(|d|)
+    dS_sum2_total[q,k] = sum(e) dO[q,e] * V[k,e]
+    dQ_sum_sum[q,r] = sum(k where seen2) (if max(1 - |r|, min(k - (q + (|k| - |q|)), 0)) + |r| - 1
+        == r then (dS_sum2_total[q,k] + dP_log[q]) * exp(S_sum[q,k] + S_sum2[q,k] -
+        finite(P_log[q])) else 0.0)
+    dQ_sum[q,d] = sum(r) dQ_sum_sum[q,r] * E[r,d]
+    dQ_sum2[q,d] = sum(k where seen2) (dS_sum2_total[q,k] + dP_log[q]) * K[k,d] * exp(S_sum[q,k] +
+        S_sum2[q,k] - finite(P_log[q]))
+    dQ[q,d] = dQ_sum[q,d] / sqrt(|d|) + dQ_sum2[q,d] / sqrt(|d|)
+    S_sum[q,k] = sum(d where seen1) K[k,d] * Q[q,d] / sqrt(|d|)
+    S_sum2[q,k] = sum(d where seen1) E[max(1 - |r|, min(k - (q + (|k| - |q|)), 0)) + |r| - 1, d] *
+        Q[q,d] / sqrt(|d|)
+    dS_sum2_total[q,k] = sum(e) dO[q,e] * V[k,e]
+    dK_sum[k,d] = sum(h_of_g, q where seen2) (dS_sum2_total[q,k] + dP_log[q]) * Q[q,d] *
+        exp(S_sum[q,k] + S_sum2[q,k] - finite(P_log[q]))
+    dK[k,d] = dK_sum[k,d] / sqrt(|d|)
+    dV[k,e] = sum(h_of_g, q where k <= q + (|k| - |q|)) dO[q,e] * exp(S_sum[q,k] + S_sum2[q,k] -
+        finite(P_log[q]))
+    dE[r,d] = sum(b, q) Q[q,d] * dQ_sum_sum[q,r] / sqrt(|d|)
+
+Kernel music_backward_dP_log writes dP_log[b,h,q].
+Kernel music_backward_dQ writes dQ[b,h,q,d], dQ_sum_sum[b,h,q,r].
+One pass over k for every tile of rows q,
+over one range of tiles that its predicate leaves live.
+State of a row: dQ_sum_sum[q,r], dQ_sum2[q,d].
+Kernel music_backward_dK writes dK[b,g,k,d], dV[b,g,k,e].
+One pass over q at every h_of_g for every tile of rows k,
+over one range of tiles that its predicate leaves live.
+State of a row: dK_sum[k,d], dV[k,e].
+
+Edit the pattern, not this file.
+"""
+
+import math
+
+import torch
+
+
+def extents(*tensors):
+    """Extents by index; each tensor is (name, its indices, itself). What does not fit is an error."""
+    found = {}
+    first = tensors[0][2]
+    for name, indices, tensor in tensors:
+        names = indices.split()
+        if not torch.is_tensor(tensor):
+            raise TypeError(f"`{name}` is a tensor over ({indices}), not {type(tensor).__name__}")
+        if tensor.dim() != len(names):
+            shape = tuple(tensor.shape)
+            raise ValueError(f"`{name}` is over ({indices}), but has {tensor.dim()} axes: {shape}")
+        if tensor.device != first.device:
+            raise ValueError(f"`{name}` is on {tensor.device}, `{tensors[0][0]}` on {first.device}")
+        for index, size in zip(names, tensor.shape):
+            other, known = found.setdefault(index, (name, size))
+            if known != size:
+                raise ValueError(f"`{name}` has {size} along `{index}`, but `{other}` has {known}")
+    return {index: size for index, (_, size) in found.items()}
+
+
+def check_kinds(floats, integers, booleans, allowed):
+    """Element types: all float tensors share one of `allowed`. What this launches has no gradients."""
+    for name, tensor in floats:
+        if tensor.dtype not in allowed:
+            names = ", ".join(str(kind)[6:] for kind in allowed)
+            raise TypeError(f"`{name}` is {str(tensor.dtype)[6:]}; this kernel takes {names}")
+        if tensor.dtype != floats[0][1].dtype:
+            first, other = floats[0][0], str(floats[0][1].dtype)[6:]
+            raise TypeError(f"`{name}` is {str(tensor.dtype)[6:]}, but `{first}` is {other}")
+        if tensor.requires_grad and torch.is_grad_enabled():
+            raise NotImplementedError(
+                f"`{name}` requires grad, and this function has no backward pass: call it under "
+                "torch.no_grad(), or as the dense `reference`, which is differentiable"
+            )
+    for name, tensor in integers:
+        if tensor.dtype not in (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8):
+            raise TypeError(f"`{name}` is a table of integers, not {str(tensor.dtype)[6:]}")
+    for name, tensor in booleans:
+        if tensor.dtype != torch.bool:
+            raise TypeError(f"`{name}` is a table of truth values, not {str(tensor.dtype)[6:]}")
+
+
+KINDS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+# rows and columns of a tile
+BLOCK_Q = 128
+BLOCK_K = 128
+
+
+def accumulator(tensor):
+    """The kind that sums are held in: float64 for float64, otherwise float32."""
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+def finite(m):
+    """A maximum as a scale: that of nothing, -inf, scales by 0."""
+    return torch.where(m == -math.inf, 0.0, m)
+
+
+def gather(tensor, *at):
+    """`tensor[at]`, positions broadcast together; 0 where one lies outside."""
+    at = [torch.as_tensor(place, device=tensor.device) for place in at]
+    inside = torch.ones((), dtype=torch.bool, device=tensor.device)
+    for place, size in zip(at, tensor.shape):
+        inside = inside & (place >= 0) & (place < size)
+    if tensor.numel() == 0:
+        return torch.zeros(inside.shape, dtype=tensor.dtype, device=tensor.device)
+    near = tuple(place.clamp(0, size - 1) for place, size in zip(at, tensor.shape))
+    return torch.where(
+        inside, tensor[near], torch.zeros((), dtype=tensor.dtype, device=tensor.device)
+    )
+
+
+def least(a, b):
+    """The smaller of two, tensors or numbers."""
+    if torch.is_tensor(a) and torch.is_tensor(b):
+        return torch.minimum(a, b)
+    if torch.is_tensor(a) or torch.is_tensor(b):
+        return torch.clamp(a, max=b) if torch.is_tensor(a) else torch.clamp(b, max=a)
+    return min(a, b)
+
+
+def most(a, b):
+    """The larger of two, tensors or numbers."""
+    if torch.is_tensor(a) and torch.is_tensor(b):
+        return torch.maximum(a, b)
+    if torch.is_tensor(a) or torch.is_tensor(b):
+        return torch.clamp(a, min=b) if torch.is_tensor(a) else torch.clamp(b, min=a)
+    return max(a, b)
+
+
+def walk(tiles, block, end):
+    """(start, stop, seen whole) of every tile."""
+    for steps, whole in tiles:
+        for n in steps:
+            yield n * block, min((n + 1) * block, end), whole
+
+
+def music_forward(Q, K, V, E):
+    """Q[b,h,q,d], K[b,g,k,d], V[b,g,k,e], E[h,r,d] -> O[b,h,q,e], P_log[b,h,q], on any device.
+
+    Tensors may have any strides. ValueError and TypeError name what does not fit.
+    """
+    sizes = extents(
+        ("Q", "b h q d", Q),
+        ("K", "b g k d", K),
+        ("V", "b g k e", V),
+        ("E", "h r d", E),
+    )
+    check_kinds([("Q", Q), ("K", K), ("V", V), ("E", E)], [], [], KINDS)
+    NB, NH, NQ, D, NG, NK, E_, R = (
+        sizes["b"],
+        sizes["h"],
+        sizes["q"],
+        sizes["d"],
+        sizes["g"],
+        sizes["k"],
+        sizes["e"],
+        sizes["r"],
+    )
+    if NG == 0 or NH % NG:
+        raise ValueError(f"|g| = {NG} does not divide |h| = {NH}")
+    O = Q.new_empty((NB, NH, NQ, E_))
+    P_log = Q.new_empty((NB, NH, NQ), dtype=accumulator(Q))
+    device, kind = Q.device, accumulator(Q)
+    h = torch.arange(NH, device=device)[None, :]
+    for q0 in range(0, NQ, BLOCK_Q):
+        q1 = min(q0 + BLOCK_Q, NQ)
+        q = torch.arange(q0, q1, device=device)
+        # state of P_total_max[q] = max(k where seen) (S_sum[q,k] + S_sum2[q,k])
+        P_total_max_q = torch.full([NB, NH, q1 - q0], -math.inf, device=device, dtype=kind)
+        # state of P_total_total[q] = sum(k where seen) exp(S_sum[q,k] + S_sum2[q,k] -
+        #     finite(P_total_max[q]))
+        P_total_total_q = torch.full([NB, NH, q1 - q0], 0.0, device=device, dtype=kind)
+        # state of O_total_total[q,e] = sum(k where seen) V[k,e] * exp(S_sum[q,k] + S_sum2[q,k] -
+        #     finite(P_total_max[q]))
+        O_total_total_qe = torch.full([NB, NH, q1 - q0, E_], 0.0, device=device, dtype=kind)
+        Q_qd = Q[:, :, q0:q1].to(kind)
+        # tiles of k that these rows see, and which of them whole
+        last = q1 - 1
+        end = max(0, NK + last - NQ + 1)
+        hi = (BLOCK_K + end - 1) // BLOCK_K
+        inner_end = max(0, NK + q0 - NQ + 1)
+        full_hi = inner_end // BLOCK_K
+        tiles = (
+            (range(0, full_hi), True),
+            (range(full_hi, hi), False),
+        )
+        for k0, k1, whole in walk(tiles, BLOCK_K, NK):
+            k = torch.arange(k0, k1, device=device)
+            # S_sum[q,k] = sum(d where present) K[k,d] * Q[q,d] / sqrt(|d|)
+            K_kd = K[:, :, k0:k1].index_select(1, (h // (NH // NG)).flatten()).to(kind)
+            S_sum_qk = Q_qd @ K_kd.mT
+            # present: max(1 - |r|, min(k - (q + (|k| - |q|)), 0)) + |r| - 1 >= 0 and max(1 - |r|,
+            #     min(k - (q + (|k| - |q|)), 0)) + |r| - 1 < |r|
+            present_qk = (
+                (most(1 - R, least(k[None, :] - (q + (NK - NQ))[:, None], 0)) + R - 1 >= 0)
+                & (most(1 - R, least(k[None, :] - (q + (NK - NQ))[:, None], 0)) + R - 1 < R)
+            )
+            S_sum_seen_qk = torch.where(present_qk, S_sum_qk * (1 / math.sqrt(D)), 0.0)
+            E_r_qk = most(1 - R, least(k[None, :] - (q + (NK - NQ))[:, None], 0)) + R - 1
+            # S_sum2[q,k] = sum(d where present) E[max(1 - |r|, min(k - (q + (|k| - |q|)), 0)) + |r|
+            #     - 1, d] * Q[q,d] / sqrt(|d|)
+            S_sum2_qk = torch.full([NB, NH, q1 - q0, k1 - k0], 0.0, device=device, dtype=kind)
+            for d_run in range(0, D, 8):
+                S_sum2_part_qk = torch.full(
+                    [NB, NH, q1 - q0, k1 - k0], 0.0, device=device, dtype=kind
+                )
+                for d_at in range(d_run, min(d_run + 8, D)):
+                    E_qk = gather(E[:, :, d_at], h[..., None, None], E_r_qk).to(kind)
+                    Q2_q = Q[:, :, :, d_at][:, :, q0:q1].to(kind)
+                    S_sum2_part_qk = S_sum2_part_qk + E_qk * Q2_q[..., :, None]
+                S_sum2_qk = S_sum2_qk + S_sum2_part_qk
+            S_sum2_seen_qk = torch.where(present_qk, S_sum2_qk * (1 / math.sqrt(D)), 0.0)
+            # P_total_max[q] = max(k where seen) (S_sum[q,k] + S_sum2[q,k])
+            exponent_qk = S_sum_seen_qk + S_sum2_seen_qk
+            exponent_seen_qk = exponent_qk
+            if not whole:
+                # seen: k < |k| and k <= q + (|k| - |q|)
+                seen_qk = k[None, :] <= (q + (NK - NQ))[:, None]
+                exponent_seen_qk = torch.where(seen_qk, exponent_seen_qk, -math.inf)
+            P_total_max_tile_q = exponent_seen_qk.amax(-1)
+            P_total_max_old_q = P_total_max_q
+            P_total_max_q = torch.maximum(P_total_max_old_q, P_total_max_tile_q)
+            # P_total_total[q] = sum(k where seen) exp(S_sum[q,k] + S_sum2[q,k] -
+            #     finite(P_total_max[q]))
+            alpha_q = torch.exp2(
+                P_total_max_old_q * 1.4426950408889634 - finite(P_total_max_q) * 1.4426950408889634
+            )
+            exp_exponent_seen_qk = torch.exp2(
+                exponent_seen_qk * 1.4426950408889634
+                - (finite(P_total_max_q) * 1.4426950408889634)[..., :, None]
+            )
+            P_total_total_tile_q = exp_exponent_seen_qk.sum(-1)
+            P_total_total_q = P_total_total_q * alpha_q + P_total_total_tile_q
+            # O_total_total[q,e] = sum(k where seen) V[k,e] * exp(S_sum[q,k] + S_sum2[q,k] -
+            #     finite(P_total_max[q]))
+            V_ke = V[:, :, k0:k1].index_select(1, (h // (NH // NG)).flatten()).to(kind)
+            O_total_total_qe = (
+                O_total_total_qe * alpha_q[..., :, None] + exp_exponent_seen_qk @ V_ke
+            )
+        # P_log[q] = P_total_max[q] + log(P_total_total[q])
+        P_log_q = P_total_max_q + torch.log(P_total_total_q)
+        # O[q,e] = O_total_total[q,e] * exp(P_total_max[q] - finite(P_total_max[q] +
+        #     log(P_total_total[q])))
+        O_qe = (
+            O_total_total_qe
+            * torch.exp2(
+                P_total_max_q * 1.4426950408889634
+                - finite(P_total_max_q + torch.log(P_total_total_q)) * 1.4426950408889634
+            )[..., :, None]
+        )
+        O[..., q0:q1, :] = O_qe
+        P_log[..., q0:q1] = P_log_q
+    return O, P_log
+
+
+def _music_backward_totals(Q, dQ_sum_sum):
+    """Sums over rows, one after the other."""
+    D = Q.shape[3]
+    # dE[h,r,d] = sum(b, q) Q[b,h,q,d] * dQ_sum_sum[b,h,q,r] / sqrt(|d|)
+    dE = _einsum("bhqd,bhqr->hrd", Q, dQ_sum_sum) / math.sqrt(D)
+    return dE
+
+
+
+def music_backward(Q, K, V, E, P_log, O, dO):
+    """Q[b,h,q,d], K[b,g,k,d], V[b,g,k,e], E[h,r,d], P_log[b,h,q], O[b,h,q,e], dO[b,h,q,e] ->
+        dQ[b,h,q,d], dK[b,g,k,d], dV[b,g,k,e], dE[h,r,d], on any device.
+
+    Tensors may have any strides. ValueError and TypeError name what does not fit.
+    """
+    sizes = extents(
+        ("Q", "b h q d", Q),
+        ("K", "b g k d", K),
+        ("V", "b g k e", V),
+        ("E", "h r d", E),
+        ("P_log", "b h q", P_log),
+        ("O", "b h q e", O),
+        ("dO", "b h q e", dO),
+    )
+    check_kinds([("Q", Q), ("K", K), ("V", V), ("E", E), ("dO", dO)], [], [], KINDS)
+    NB, NH, NQ, D, NG, NK, E_, R = (
+        sizes["b"],
+        sizes["h"],
+        sizes["q"],
+        sizes["d"],
+        sizes["g"],
+        sizes["k"],
+        sizes["e"],
+        sizes["r"],
+    )
+    NH_OF_G = (NH // NG)
+    if NG == 0 or NH % NG:
+        raise ValueError(f"|g| = {NG} does not divide |h| = {NH}")
+    if NG <= 0:
+        raise ValueError(f"`|g|` divides positions and must be positive, not {NG}")
+    dP_log = Q.new_empty((NB, NH, NQ), dtype=accumulator(Q))
+    dQ = Q.new_empty((NB, NH, NQ, D))
+    dQ_sum_sum = Q.new_empty((NB, NH, NQ, R))
+    dK = Q.new_empty((NB, NG, NK, D))
+    dV = Q.new_empty((NB, NG, NK, E_))
+    device, kind = Q.device, accumulator(Q)
+    for q0 in range(0, NQ, BLOCK_Q):
+        q1 = min(q0 + BLOCK_Q, NQ)
+        # dP_log[q] = sum(e) (-dO[q,e] * O[q,e])
+        dO_qe = dO[:, :, q0:q1].to(kind)
+        O_qe = O[:, :, q0:q1].to(kind)
+        dP_log_q = (-(dO_qe * O_qe)).sum(-1)
+        dP_log[..., q0:q1] = dP_log_q
+    h = torch.arange(NH, device=device)[None, :]
+    r = torch.arange(R, device=device)
+    for q0 in range(0, NQ, BLOCK_Q):
+        q1 = min(q0 + BLOCK_Q, NQ)
+        q = torch.arange(q0, q1, device=device)
+        # state of dQ_sum_sum[q,r] = sum(k where seen) (if max(1 - |r|, min(k - (q + (|k| - |q|)),
+        #     0)) + |r| - 1 == r then (dS_sum2_total[q,k] + dP_log[q]) * exp(S_sum[q,k] +
+        #     S_sum2[q,k] - finite(P_log[q])) else 0.0)
+        dQ_sum_sum_qr = torch.full([NB, NH, q1 - q0, R], 0.0, device=device, dtype=kind)
+        # state of dQ_sum2[q,d] = sum(k where seen) (dS_sum2_total[q,k] + dP_log[q]) * K[k,d] *
+        #     exp(S_sum[q,k] + S_sum2[q,k] - finite(P_log[q]))
+        dQ_sum2_qd = torch.full([NB, NH, q1 - q0, D], 0.0, device=device, dtype=kind)
+        Q_qd = Q[:, :, q0:q1].to(kind)
+        dO_qe = dO[:, :, q0:q1].to(kind)
+        dP_log_q = dP_log[:, :, q0:q1].to(kind)
+        P_log_q = P_log[:, :, q0:q1].to(kind)
+        # tiles of k that these rows see, and which of them whole
+        last = q1 - 1
+        end = max(0, NK + last - NQ + 1)
+        hi = (BLOCK_K + end - 1) // BLOCK_K if 1 <= R else 0
+        inner_end = max(0, NK + q0 - NQ + 1)
+        full_hi = min(inner_end // BLOCK_K, hi)
+        tiles = (
+            (range(0, full_hi), True),
+            (range(full_hi, hi), False),
+        )
+        for k0, k1, whole in walk(tiles, BLOCK_K, NK):
+            k = torch.arange(k0, k1, device=device)
+            # S_sum[q,k] = sum(d where present) K[k,d] * Q[q,d] / sqrt(|d|)
+            K_kd = K[:, :, k0:k1].index_select(1, (h // (NH // NG)).flatten()).to(kind)
+            S_sum_qk = Q_qd @ K_kd.mT
+            # present: max(1 - |r|, min(k - (q + (|k| - |q|)), 0)) + |r| - 1 >= 0 and max(1 - |r|,
+            #     min(k - (q + (|k| - |q|)), 0)) + |r| - 1 < |r|
+            present_qk = (
+                (most(1 - R, least(k[None, :] - (q + (NK - NQ))[:, None], 0)) + R - 1 >= 0)
+                & (most(1 - R, least(k[None, :] - (q + (NK - NQ))[:, None], 0)) + R - 1 < R)
+            )
+            S_sum_seen_qk = torch.where(present_qk, S_sum_qk * (1 / math.sqrt(D)), 0.0)
+            S_sum_seen_seen_qk = S_sum_seen_qk
+            if not whole:
+                # seen: k < |k| and max(1 - |r|, min(k - (q + (|k| - |q|)), 0)) + |r| - 1 >= 0 and
+                #     max(1 - |r|, min(k - (q + (|k| - |q|)), 0)) + |r| - 1 < |r| and k <= q + (|k|
+                #     - |q|)
+                seen_qk = present_qk & (k[None, :] <= (q + (NK - NQ))[:, None])
+                S_sum_seen_seen_qk = torch.where(seen_qk, S_sum_seen_seen_qk, -math.inf)
+            E_r_qk = most(1 - R, least(k[None, :] - (q + (NK - NQ))[:, None], 0)) + R - 1
+            # S_sum2[q,k] = sum(d where present) E[max(1 - |r|, min(k - (q + (|k| - |q|)), 0)) + |r|
+            #     - 1, d] * Q[q,d] / sqrt(|d|)
+            S_sum2_qk = torch.full([NB, NH, q1 - q0, k1 - k0], 0.0, device=device, dtype=kind)
+            for d_run in range(0, D, 8):
+                S_sum2_part_qk = torch.full(
+                    [NB, NH, q1 - q0, k1 - k0], 0.0, device=device, dtype=kind
+                )
+                for d_at in range(d_run, min(d_run + 8, D)):
+                    E_qk = gather(E[:, :, d_at], h[..., None, None], E_r_qk).to(kind)
+                    Q2_q = Q[:, :, :, d_at][:, :, q0:q1].to(kind)
+                    S_sum2_part_qk = S_sum2_part_qk + E_qk * Q2_q[..., :, None]
+                S_sum2_qk = S_sum2_qk + S_sum2_part_qk
+            S_sum2_seen_qk = torch.where(present_qk, S_sum2_qk * (1 / math.sqrt(D)), 0.0)
+            S_sum2_seen_seen_qk = S_sum2_seen_qk
+            if not whole:
+                # seen: k < |k| and max(1 - |r|, min(k - (q + (|k| - |q|)), 0)) + |r| - 1 >= 0 and
+                #     max(1 - |r|, min(k - (q + (|k| - |q|)), 0)) + |r| - 1 < |r| and k <= q + (|k|
+                #     - |q|)
+                seen_qk = present_qk & (k[None, :] <= (q + (NK - NQ))[:, None])
+                S_sum2_seen_seen_qk = torch.where(seen_qk, S_sum2_seen_seen_qk, -math.inf)
+            # dS_sum2_total[q,k] = sum(e) dO[q,e] * V[k,e]
+            V_ke = V[:, :, k0:k1].index_select(1, (h // (NH // NG)).flatten()).to(kind)
+            dS_sum2_total_qk = dO_qe @ V_ke.mT
+            # dQ_sum_sum[q,r] = sum(k where seen) (if max(1 - |r|, min(k - (q + (|k| - |q|)), 0)) +
+            #     |r| - 1 == r then (dS_sum2_total[q,k] + dP_log[q]) * exp(S_sum[q,k] + S_sum2[q,k]
+            #     - finite(P_log[q])) else 0.0)
+            exp_S_sum_seen_seen_qk = torch.exp2(
+                S_sum_seen_seen_qk * 1.4426950408889634
+                + S_sum2_seen_qk * 1.4426950408889634
+                - (finite(P_log_q) * 1.4426950408889634)[..., :, None]
+            )
+            dQ_sum_sum_r_qk = E_r_qk
+            for r_at in range(0, R):
+                dQ_sum_sum_part_q = torch.where(
+                    dQ_sum_sum_r_qk == r_at,
+                    (dS_sum2_total_qk + dP_log_q[..., :, None]) * exp_S_sum_seen_seen_qk,
+                    0.0,
+                ).sum(-1)
+                dQ_sum_sum_qr = torch.where(
+                    (r == r_at)[None, :],
+                    dQ_sum_sum_qr + dQ_sum_sum_part_q[..., :, None],
+                    dQ_sum_sum_qr,
+                )
+            # dQ_sum2[q,d] = sum(k where seen) (dS_sum2_total[q,k] + dP_log[q]) * K[k,d] *
+            #     exp(S_sum[q,k] + S_sum2[q,k] - finite(P_log[q]))
+            dQ_sum2_qd = (
+                dQ_sum2_qd
+                + ((dS_sum2_total_qk + dP_log_q[..., :, None]) * exp_S_sum_seen_seen_qk) @ K_kd
+            )
+        # dQ_sum[q,d] = sum(r) dQ_sum_sum[q,r] * E[r,d]
+        E_dr = E.permute(0, 2, 1)[None, :, ...].to(kind)
+        dQ_sum_qd = dQ_sum_sum_qr @ E_dr.mT
+        # dQ[q,d] = dQ_sum[q,d] / sqrt(|d|) + dQ_sum2[q,d] / sqrt(|d|)
+        dQ_qd = dQ_sum_qd / math.sqrt(D) + dQ_sum2_qd / math.sqrt(D)
+        dQ[..., q0:q1, :] = dQ_qd
+        dQ_sum_sum[..., q0:q1, :] = dQ_sum_sum_qr
+    g = torch.arange(NG, device=device)[None, :]
+    for k0 in range(0, NK, BLOCK_K):
+        k1 = min(k0 + BLOCK_K, NK)
+        k = torch.arange(k0, k1, device=device)
+        # state of dK_sum[k,d] = sum(h_of_g, q where seen) (dS_sum2_total[q,k] + dP_log[q]) * Q[q,d]
+        #     * exp(S_sum[q,k] + S_sum2[q,k] - finite(P_log[q]))
+        dK_sum_kd = torch.full([NB, NG, k1 - k0, D], 0.0, device=device, dtype=kind)
+        # state of dV[k,e] = sum(h_of_g, q where seen) dO[q,e] * exp(S_sum[q,k] + S_sum2[q,k] -
+        #     finite(P_log[q]))
+        dV_ke = torch.full([NB, NG, k1 - k0, E_], 0.0, device=device, dtype=kind)
+        K_kd = K[:, :, k0:k1].to(kind)
+        V_ke = V[:, :, k0:k1].to(kind)
+        for h_of_g in range(0, NH_OF_G):
+            # tiles of q that these rows see, and which of them whole
+            begin = max(0, NQ + k0 - NK)
+            end = NQ
+            lo = begin // BLOCK_Q
+            hi = (BLOCK_Q + end - 1) // BLOCK_Q if begin < end else lo
+            tiles = (
+                (range(lo, hi), False),
+            )
+            for q0, q1, whole in walk(tiles, BLOCK_Q, NQ):
+                q = torch.arange(q0, q1, device=device)
+                # S_sum[q,k] = sum(d where present) K[k,d] * Q[q,d] / sqrt(|d|)
+                Q_qd = Q[:, :, q0:q1].index_select(1, (g * (NH // NG) + h_of_g).flatten()).to(kind)
+                S_sum_kq = K_kd @ Q_qd.mT
+                # present: max(1 - |r|, min(k - (q + (|k| - |q|)), 0)) + |r| - 1 >= 0 and max(1 -
+                #     |r|, min(k - (q + (|k| - |q|)), 0)) + |r| - 1 < |r|
+                present_kq = (
+                    (most(1 - R, least(k[:, None] - (q + (NK - NQ))[None, :], 0)) + R - 1 >= 0)
+                    & (most(1 - R, least(k[:, None] - (q + (NK - NQ))[None, :], 0)) + R - 1 < R)
+                )
+                S_sum_seen_kq = torch.where(present_kq, S_sum_kq * (1 / math.sqrt(D)), 0.0)
+                E_r_kq = most(1 - R, least(k[:, None] - (q + (NK - NQ))[None, :], 0)) + R - 1
+                # S_sum2[q,k] = sum(d where present) E[max(1 - |r|, min(k - (q + (|k| - |q|)), 0)) +
+                #     |r| - 1, d] * Q[q,d] / sqrt(|d|)
+                S_sum2_kq = torch.full([NB, NG, k1 - k0, q1 - q0], 0.0, device=device, dtype=kind)
+                for d_run in range(0, D, 8):
+                    S_sum2_part_kq = torch.full(
+                        [NB, NG, k1 - k0, q1 - q0], 0.0, device=device, dtype=kind
+                    )
+                    for d_at in range(d_run, min(d_run + 8, D)):
+                        E_kq = gather(
+                            E[:, :, d_at], (g * (NH // NG) + h_of_g)[..., None, None], E_r_kq
+                        ).to(kind)
+                        Q2_q = Q[:, :, :, d_at][:, :, q0:q1].index_select(
+                            1, (g * (NH // NG) + h_of_g).flatten()
+                        ).to(kind)
+                        S_sum2_part_kq = S_sum2_part_kq + E_kq * Q2_q[..., None, :]
+                    S_sum2_kq = S_sum2_kq + S_sum2_part_kq
+                S_sum2_seen_kq = torch.where(present_kq, S_sum2_kq * (1 / math.sqrt(D)), 0.0)
+                # dS_sum2_total[q,k] = sum(e) dO[q,e] * V[k,e]
+                dO_qe = dO[:, :, q0:q1].index_select(
+                    1, (g * (NH // NG) + h_of_g).flatten()
+                ).to(kind)
+                dS_sum2_total_kq = V_ke @ dO_qe.mT
+                # dK_sum[k,d] = sum(h_of_g, q where seen) (dS_sum2_total[q,k] + dP_log[q]) * Q[q,d]
+                #     * exp(S_sum[q,k] + S_sum2[q,k] - finite(P_log[q]))
+                dP_log_q = dP_log[:, :, q0:q1].index_select(
+                    1, (g * (NH // NG) + h_of_g).flatten()
+                ).to(kind)
+                P_log_q = P_log[:, :, q0:q1].index_select(
+                    1, (g * (NH // NG) + h_of_g).flatten()
+                ).to(kind)
+                exp_S_sum_seen_kq = torch.exp2(
+                    S_sum_seen_kq * 1.4426950408889634
+                    + S_sum2_seen_kq * 1.4426950408889634
+                    - (finite(P_log_q) * 1.4426950408889634)[..., None, :]
+                )
+                # seen: q < |q| and max(1 - |r|, min(k - (q + (|k| - |q|)), 0)) + |r| - 1 >= 0 and
+                #     max(1 - |r|, min(k - (q + (|k| - |q|)), 0)) + |r| - 1 < |r| and k <= q + (|k|
+                #     - |q|)
+                seen_kq = present_kq & (k[:, None] <= (q + (NK - NQ))[None, :])
+                dS_sum2_total_seen_kq = torch.where(
+                    seen_kq, (dS_sum2_total_kq + dP_log_q[..., None, :]) * exp_S_sum_seen_kq, 0.0
+                )
+                dK_sum_kd = dK_sum_kd + dS_sum2_total_seen_kq @ Q_qd
+                # dV[k,e] = sum(h_of_g, q where seen) dO[q,e] * exp(S_sum[q,k] + S_sum2[q,k] -
+                #     finite(P_log[q]))
+                # seen: q < |q| and k <= q + (|k| - |q|)
+                seen2_kq = k[:, None] <= (q + (NK - NQ))[None, :]
+                exp_S_sum_seen_seen_kq = torch.where(seen2_kq, exp_S_sum_seen_kq, 0.0)
+                dV_ke = dV_ke + exp_S_sum_seen_seen_kq @ dO_qe
+        # dK[k,d] = dK_sum[k,d] / sqrt(|d|)
+        dK_kd = dK_sum_kd / math.sqrt(D)
+        dK[..., k0:k1, :] = dK_kd
+        dV[..., k0:k1, :] = dV_ke
+    dE = _music_backward_totals(Q=Q, dQ_sum_sum=dQ_sum_sum)
+    return dQ, dK, dV, dE.to(E.dtype)
+
+
+class _music_gradients(torch.autograd.Function):
+    """`music` and its gradients, once; a second derivative is an error."""
+
+    @staticmethod
+    def forward(ctx, Q, K, V, E):
+        O, P_log = music_forward(Q, K, V, E)
+        ctx.save_for_backward(Q, K, V, E, P_log, O)
+        return O
+
+    @staticmethod
+    def backward(ctx, dO):
+        if torch.is_grad_enabled():
+            words = "`music` has no second derivative (create_graph=True), but `reference` has"
+            raise NotImplementedError(words)
+        Q, K, V, E, P_log, O = ctx.saved_tensors
+        dQ, dK, dV, dE = music_backward(Q, K, V, E, P_log, O, dO)
+        return dQ, dK, dV, dE
+
+
+def music(Q, K, V, E):
+    """Q[b,h,q,d], K[b,g,k,d], V[b,g,k,e], E[h,r,d] -> O[b,h,q,e], differentiable."""
+    return _music_gradients.apply(Q, K, V, E)
+
+
+def _divide(a, b):
+    """a / b; 0 / 0 is 0, and no gradient passes where the divisor is 0."""
+    none = b == 0
+    at_none = torch.where(a == 0, 0, a / b).detach()
+    return torch.where(none, at_none, a / torch.where(none, 1, b))
+
+
+def _einsum(spelled, *tensors):
+    """torch.einsum in the widest dtype of its tensors; a mask among them is 0 and 1."""
+    dtype = tensors[0].dtype
+    for x in tensors[1:]:
+        dtype = torch.promote_types(dtype, x.dtype)
+    return torch.einsum(spelled, *(x.to(dtype) for x in tensors))
+
+
+def _take(x, at):
+    """x at positions along some of its axes, `at` = {axis: positions}; 0 where one of them lies outside."""
+    where = [slice(None)] * x.ndim
+    for axis, i in at.items():
+        size = x.shape[axis]
+        inside = (i >= 0) & (i < size)
+        where[axis] = torch.where(inside, i, size) if torch.is_tensor(i) else i if inside else size
+        x = torch.nn.functional.pad(x, [0, 0] * (x.ndim - 1 - axis) + [0, 1])
+    return x[tuple(where)]
+
+
+def _amax(x, dim, nothing):
+    """The largest along an axis, which may be empty."""
+    return x.amax(dim) if x.shape[dim] else torch.full_like(x.sum(dim), nothing)
+
+
+def reference(Q, K, V, E):
+    """`music`: dense, differentiable, any device and dtype."""
+    _, NH, NQ, D = Q.shape
+    _, NG, NK, _ = K.shape
+    R = E.shape[1]
+    h = torch.arange(NH, device=Q.device)
+    q = torch.arange(NQ, device=Q.device)
+    k = torch.arange(NK, device=Q.device)
+    # S[b,h,q,k] = sum(d) Q[b,h,q,d] * (K[b, h // (|h| // |g|), k, d] + E[h, max(1 - |r|, min(k - (q
+    #     + (|k| - |q|)), 0)) + |r| - 1, d]) / sqrt(|d|)
+    at_qk = (k - (q + (NK - NQ))[:, None]).clamp(max=0).clamp(min=1 - R)
+    at_S_qk = at_qk + R - 1
+    plus_S_qkd = K[:, h // (NH // NG)][:, :, None] + _take(E, {1: at_S_qk})
+    plus_S_qkd_2 = torch.where(((at_S_qk >= 0) & (at_S_qk < R))[..., None], plus_S_qkd, 0)
+    S = _einsum("bhqd,bhqkd->bhqk", Q, plus_S_qkd_2) / math.sqrt(D)
+    # P[b,h,q,k] = if k <= q + (|k| - |q|) then exp(S[b,h,q,k] - max(k where k <= q + (|k| - |q|))
+    #     S[b,h,q,k]) / sum(k where k <= q + (|k| - |q|)) exp(S[b,h,q,k] - max(k where k <= q + (|k|
+    #     - |q|)) S[b,h,q,k]) else 0
+    where_qk = k <= (q + (NK - NQ))[:, None]
+    max_P_q = _amax(torch.where(where_qk, S, -math.inf), 3, -math.inf)
+    exp_P_qk = torch.exp(torch.where(where_qk, S - max_P_q[..., None], -math.inf))
+    P = _divide(exp_P_qk, exp_P_qk.sum(-1)[..., None])
+    # O[b,h,q,e] = sum(k) P[b,h,q,k] * V[b, h // (|h| // |g|), k, e]
+    O = _einsum("bhqk,bhke->bhqe", P, V[:, h // (NH // NG)])
+    return O
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    device = "cpu"
+    given = {
+        "Q": torch.randn(2, 4, 150, 64, device=device, dtype=torch.float32),
+        "K": torch.randn(2, 2, 203, 64, device=device, dtype=torch.float32),
+        "V": torch.randn(2, 2, 203, 64, device=device, dtype=torch.float32),
+        "E": torch.randn(4, 64, 64, device=device, dtype=torch.float32),
+    }
+    floats = {
+        name: x.double()
+        for name, x in given.items()
+        if torch.is_tensor(x) and x.is_floating_point()
+    }
+    for name, x in floats.items():
+        given[name].requires_grad_()
+        x.requires_grad_()
+    made = music(**given)
+    meant = reference(**{**given, **floats})
+    names = ["Q", "K", "V", "E"]
+    pairs = [(made, meant)]
+    weights = [torch.where(x.isfinite(), torch.randn_like(x), 0) for x, _ in pairs]
+    found = torch.autograd.grad([x for x, _ in pairs], [given[n] for n in names], weights)
+    weights = [w.double() for w in weights]
+    wanted = torch.autograd.grad([y for _, y in pairs], [floats[n] for n in names], weights)
+    gradients = [
+        (n, torch.atleast_2d(x), torch.atleast_2d(y)) for n, x, y in zip(names, found, wanted)
+    ]
+    for name, x, y, allowed in (
+        ("O", made, meant, 1e-5),
+        *((f"d{n}", x, y, 5e-5) for n, x, y in gradients),
+    ):
+        row = torch.linalg.vector_norm(torch.where(y.isfinite(), y, 0), dim=-1).mean()
+        error = torch.linalg.vector_norm(torch.where(x == y, 0, x - y), dim=-1).max() / row
+        print(f"{name}: the worst row is {error:.1e} of a mean row off")
+        assert error < allowed, f"{name} is wrong"

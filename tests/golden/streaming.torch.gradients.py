@@ -1,0 +1,534 @@
+"""StreamingLLM: a causal window and attention sinks (arXiv 2309.17453).
+
+The mask alone: keys come rotated by their own positions, not by their places in the cache.
+
+(1) S[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
+(2) P[q,k] = softmax(k where k <= q and (q - k < window or k < sinks)) S[q,k]
+(3) O[q,e] = sum(k) P[q,k] * V[k,e]
+(4) lse[q] = logsumexp(k where k <= q and (q - k < window or k < sinks)) S[q,k]
+
+As it runs:
+
+    seen: k <= q + (|k| - |q|) and (q + (|k| - |q|) - k < window or k < sinks)
+    S[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
+    S_max[q] = max(k where seen) S[q,k]
+    P_total_total[q] = sum(k where seen) exp(S[q,k] - finite(S_max[q]))
+    P_log[q] = S_max[q] + log(P_total_total[q])
+    O_total_total[q,e] = sum(k where seen) V[k,e] * exp(S[q,k] - finite(S_max[q]))
+    O[q,e] = O_total_total[q,e] * exp(S_max[q] - finite(S_max[q] + log(P_total_total[q])))
+
+One pass over k for every tile of rows q,
+over 2 ranges of tiles that its predicate leaves live.
+State of a row: S_max[q], P_total_total[q], O_total_total[q,e].
+
+Its gradients:
+
+    seen: k <= q + (|k| - |q|) and (q + (|k| - |q|) - k < window or k < sinks)
+    dP_log[q] = sum(e) (-dO[q,e] * O[q,e])
+    S[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
+    dS_total[q,k] = sum(e) dO[q,e] * V[k,e]
+    dQ_sum[q,d] = sum(k where seen) (dS_total[q,k] + dP_log[q]) * K[k,d] * exp(S[q,k] -
+        finite(P_log[q]))
+    dQ[q,d] = dQ_sum[q,d] / sqrt(|d|)
+    S[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
+    dS_total[q,k] = sum(e) dO[q,e] * V[k,e]
+    dK_sum[k,d] = sum(h_of_g, q where seen) (dS_total[q,k] + dP_log[q]) * Q[q,d] * exp(S[q,k] -
+        finite(P_log[q]))
+    dK[k,d] = dK_sum[k,d] / sqrt(|d|)
+    dV[k,e] = sum(h_of_g, q where seen) dO[q,e] * exp(S[q,k] - finite(P_log[q]))
+
+Kernel streaming_backward_dP_log writes dP_log[b,h,q].
+Kernel streaming_backward_dQ writes dQ[b,h,q,d].
+One pass over k for every tile of rows q,
+over 2 ranges of tiles that its predicate leaves live.
+State of a row: dQ_sum[q,d].
+Kernel streaming_backward_dK writes dK[b,g,k,d], dV[b,g,k,e].
+One pass over q at every h_of_g for every tile of rows k,
+over 2 ranges of tiles that its predicate leaves live.
+State of a row: dK_sum[k,d], dV[k,e].
+
+Edit the pattern, not this file.
+"""
+
+import math
+
+import torch
+
+
+def extents(*tensors):
+    """Extents by index; each tensor is (name, its indices, itself). What does not fit is an error."""
+    found = {}
+    first = tensors[0][2]
+    for name, indices, tensor in tensors:
+        names = indices.split()
+        if not torch.is_tensor(tensor):
+            raise TypeError(f"`{name}` is a tensor over ({indices}), not {type(tensor).__name__}")
+        if tensor.dim() != len(names):
+            shape = tuple(tensor.shape)
+            raise ValueError(f"`{name}` is over ({indices}), but has {tensor.dim()} axes: {shape}")
+        if tensor.device != first.device:
+            raise ValueError(f"`{name}` is on {tensor.device}, `{tensors[0][0]}` on {first.device}")
+        for index, size in zip(names, tensor.shape):
+            other, known = found.setdefault(index, (name, size))
+            if known != size:
+                raise ValueError(f"`{name}` has {size} along `{index}`, but `{other}` has {known}")
+    return {index: size for index, (_, size) in found.items()}
+
+
+def check_kinds(floats, integers, booleans, allowed):
+    """Element types: all float tensors share one of `allowed`. What this launches has no gradients."""
+    for name, tensor in floats:
+        if tensor.dtype not in allowed:
+            names = ", ".join(str(kind)[6:] for kind in allowed)
+            raise TypeError(f"`{name}` is {str(tensor.dtype)[6:]}; this kernel takes {names}")
+        if tensor.dtype != floats[0][1].dtype:
+            first, other = floats[0][0], str(floats[0][1].dtype)[6:]
+            raise TypeError(f"`{name}` is {str(tensor.dtype)[6:]}, but `{first}` is {other}")
+        if tensor.requires_grad and torch.is_grad_enabled():
+            raise NotImplementedError(
+                f"`{name}` requires grad, and this function has no backward pass: call it under "
+                "torch.no_grad(), or as the dense `reference`, which is differentiable"
+            )
+    for name, tensor in integers:
+        if tensor.dtype not in (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8):
+            raise TypeError(f"`{name}` is a table of integers, not {str(tensor.dtype)[6:]}")
+    for name, tensor in booleans:
+        if tensor.dtype != torch.bool:
+            raise TypeError(f"`{name}` is a table of truth values, not {str(tensor.dtype)[6:]}")
+
+
+def check_number(name, value, kind):
+    """A number of the pattern; an integer fits 29 bits, so that positions can be added to it."""
+    if kind is bool and not isinstance(value, bool):
+        raise TypeError(f"`{name}` is True or False, not {value!r}")
+    if kind is int and (isinstance(value, bool) or not isinstance(value, int)):
+        raise TypeError(f"`{name}` is an integer, not {value!r}")
+    if kind is int and not -(1 << 29) < value < 1 << 29:
+        raise ValueError(f"`{name}` is {value}: integers of a pattern stay between -2**29 and 2**29")
+    if kind is float and (isinstance(value, bool) or not isinstance(value, (int, float))):
+        raise TypeError(f"`{name}` is a number, not {value!r}")
+
+
+KINDS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+# rows and columns of a tile
+BLOCK_Q = 128
+BLOCK_K = 128
+
+
+def accumulator(tensor):
+    """The kind that sums are held in: float64 for float64, otherwise float32."""
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+def finite(m):
+    """A maximum as a scale: that of nothing, -inf, scales by 0."""
+    return torch.where(m == -math.inf, 0.0, m)
+
+
+def walk(tiles, block, end):
+    """(start, stop, seen whole) of every tile."""
+    for steps, whole in tiles:
+        for n in steps:
+            yield n * block, min((n + 1) * block, end), whole
+
+
+def streaming_forward(Q, K, V, window=1024, sinks=4):
+    """Q[b,h,q,d], K[b,g,k,d], V[b,g,k,e] -> O[b,h,q,e], P_log[b,h,q], on any device.
+
+    Tensors may have any strides. ValueError and TypeError name what does not fit.
+    """
+    sizes = extents(
+        ("Q", "b h q d", Q),
+        ("K", "b g k d", K),
+        ("V", "b g k e", V),
+    )
+    check_kinds([("Q", Q), ("K", K), ("V", V)], [], [], KINDS)
+    check_number("window", window, int)
+    check_number("sinks", sinks, int)
+    NB, NH, NQ, D, NG, NK, E = (
+        sizes["b"], sizes["h"], sizes["q"], sizes["d"], sizes["g"], sizes["k"], sizes["e"]
+    )
+    if NG == 0 or NH % NG:
+        raise ValueError(f"|g| = {NG} does not divide |h| = {NH}")
+    O = Q.new_empty((NB, NH, NQ, E))
+    P_log = Q.new_empty((NB, NH, NQ), dtype=accumulator(Q))
+    device, kind = Q.device, accumulator(Q)
+    h = torch.arange(NH, device=device)[None, :]
+    for q0 in range(0, NQ, BLOCK_Q):
+        q1 = min(q0 + BLOCK_Q, NQ)
+        q = torch.arange(q0, q1, device=device)
+        # state of S_max[q] = max(k where seen) S[q,k]
+        S_max_q = torch.full([NB, NH, q1 - q0], -math.inf, device=device, dtype=kind)
+        # state of P_total_total[q] = sum(k where seen) exp(S[q,k] - finite(S_max[q]))
+        P_total_total_q = torch.full([NB, NH, q1 - q0], 0.0, device=device, dtype=kind)
+        # state of O_total_total[q,e] = sum(k where seen) V[k,e] * exp(S[q,k] - finite(S_max[q]))
+        O_total_total_qe = torch.full([NB, NH, q1 - q0, E], 0.0, device=device, dtype=kind)
+        Q_qd = Q[:, :, q0:q1].to(kind)
+        # tiles of k that these rows see, and which of them whole
+        last = q1 - 1
+        end0 = max(0, min(NK + last - NQ + 1, sinks))
+        hi0 = (BLOCK_K + end0 - 1) // BLOCK_K
+        inner_end0 = max(0, min(NK + q0 - NQ + 1, sinks))
+        full_hi0 = inner_end0 // BLOCK_K
+        begin1 = max(0, NK + q0 - NQ - window + 1)
+        end1 = max(0, NK + last - NQ + 1)
+        lo1 = begin1 // BLOCK_K
+        hi1 = (BLOCK_K + end1 - 1) // BLOCK_K if begin1 < end1 else lo1
+        inner_begin1 = max(0, NK + last - NQ - window + 1)
+        inner_end1 = max(0, NK + q0 - NQ + 1)
+        full_lo1 = min((BLOCK_K + inner_begin1 - 1) // BLOCK_K, hi1)
+        full_hi1 = max(full_lo1, inner_end1 // BLOCK_K)
+        stop0 = min(hi0, max(lo1, full_hi0)) if hi0 <= hi1 else hi0
+        full_stop0 = min(full_hi0, stop0)
+        start1 = max(lo1, stop0)
+        stop1 = max(hi1, start1)
+        full_start1 = min(max(full_lo1, start1), stop1)
+        full_stop1 = min(max(full_hi1, full_start1), stop1)
+        tiles = (
+            (range(0, full_stop0), True),
+            (range(full_stop0, stop0), False),
+            (range(start1, full_start1), False),
+            (range(full_start1, full_stop1), True),
+            (range(full_stop1, stop1), False),
+        )
+        for k0, k1, whole in walk(tiles, BLOCK_K, NK):
+            k = torch.arange(k0, k1, device=device)
+            # S[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
+            K_kd = K[:, :, k0:k1].index_select(1, (h // (NH // NG)).flatten()).to(kind)
+            S_qk = Q_qd @ K_kd.mT
+            # S_max[q] = max(k where seen) S[q,k]
+            S_seen_qk = S_qk
+            if not whole:
+                # seen: k < |k| and k <= q + (|k| - |q|) and (q + (|k| - |q|) - k < window or k <
+                #     sinks)
+                seen_qk = (
+                    (k[None, :] <= (q + (NK - NQ))[:, None])
+                    & (((q + (NK - NQ))[:, None] - k[None, :] < window) | (k < sinks)[None, :])
+                )
+                S_seen_qk = torch.where(seen_qk, S_seen_qk, -math.inf)
+            S_max_tile_q = S_seen_qk.amax(-1)
+            S_max_old_q = S_max_q
+            S_max_q = torch.maximum(S_max_old_q, S_max_tile_q * (1 / math.sqrt(D)))
+            # P_total_total[q] = sum(k where seen) exp(S[q,k] - finite(S_max[q]))
+            alpha_q = torch.exp2(
+                S_max_old_q * 1.4426950408889634 - finite(S_max_q) * 1.4426950408889634
+            )
+            exp_S_seen_qk = torch.exp2(
+                S_seen_qk * (1.4426950408889634 / math.sqrt(D))
+                - (finite(S_max_q) * 1.4426950408889634)[..., :, None]
+            )
+            P_total_total_tile_q = exp_S_seen_qk.sum(-1)
+            P_total_total_q = P_total_total_q * alpha_q + P_total_total_tile_q
+            # O_total_total[q,e] = sum(k where seen) V[k,e] * exp(S[q,k] - finite(S_max[q]))
+            V_ke = V[:, :, k0:k1].index_select(1, (h // (NH // NG)).flatten()).to(kind)
+            O_total_total_qe = O_total_total_qe * alpha_q[..., :, None] + exp_S_seen_qk @ V_ke
+        # P_log[q] = S_max[q] + log(P_total_total[q])
+        P_log_q = S_max_q + torch.log(P_total_total_q)
+        # O[q,e] = O_total_total[q,e] * exp(S_max[q] - finite(S_max[q] + log(P_total_total[q])))
+        O_qe = (
+            O_total_total_qe
+            * torch.exp2(
+                S_max_q * 1.4426950408889634
+                - finite(S_max_q + torch.log(P_total_total_q)) * 1.4426950408889634
+            )[..., :, None]
+        )
+        O[..., q0:q1, :] = O_qe
+        P_log[..., q0:q1] = P_log_q
+    return O, P_log
+
+
+def streaming_backward(Q, K, V, window, sinks, P_log, O, dO):
+    """Q[b,h,q,d], K[b,g,k,d], V[b,g,k,e], P_log[b,h,q], O[b,h,q,e], dO[b,h,q,e] -> dQ[b,h,q,d],
+        dK[b,g,k,d], dV[b,g,k,e], on any device.
+
+    Tensors may have any strides. ValueError and TypeError name what does not fit.
+    """
+    sizes = extents(
+        ("Q", "b h q d", Q),
+        ("K", "b g k d", K),
+        ("V", "b g k e", V),
+        ("P_log", "b h q", P_log),
+        ("O", "b h q e", O),
+        ("dO", "b h q e", dO),
+    )
+    check_kinds([("Q", Q), ("K", K), ("V", V), ("dO", dO)], [], [], KINDS)
+    check_number("window", window, int)
+    check_number("sinks", sinks, int)
+    NB, NH, NQ, D, NG, NK, E = (
+        sizes["b"], sizes["h"], sizes["q"], sizes["d"], sizes["g"], sizes["k"], sizes["e"]
+    )
+    NH_OF_G = (NH // NG)
+    if NG == 0 or NH % NG:
+        raise ValueError(f"|g| = {NG} does not divide |h| = {NH}")
+    if NG <= 0:
+        raise ValueError(f"`|g|` divides positions and must be positive, not {NG}")
+    dP_log = Q.new_empty((NB, NH, NQ), dtype=accumulator(Q))
+    dQ = Q.new_empty((NB, NH, NQ, D))
+    dK = Q.new_empty((NB, NG, NK, D))
+    dV = Q.new_empty((NB, NG, NK, E))
+    device, kind = Q.device, accumulator(Q)
+    for q0 in range(0, NQ, BLOCK_Q):
+        q1 = min(q0 + BLOCK_Q, NQ)
+        # dP_log[q] = sum(e) (-dO[q,e] * O[q,e])
+        dO_qe = dO[:, :, q0:q1].to(kind)
+        O_qe = O[:, :, q0:q1].to(kind)
+        dP_log_q = (-(dO_qe * O_qe)).sum(-1)
+        dP_log[..., q0:q1] = dP_log_q
+    h = torch.arange(NH, device=device)[None, :]
+    for q0 in range(0, NQ, BLOCK_Q):
+        q1 = min(q0 + BLOCK_Q, NQ)
+        q = torch.arange(q0, q1, device=device)
+        # state of dQ_sum[q,d] = sum(k where seen) (dS_total[q,k] + dP_log[q]) * K[k,d] * exp(S[q,k]
+        #     - finite(P_log[q]))
+        dQ_sum_qd = torch.full([NB, NH, q1 - q0, D], 0.0, device=device, dtype=kind)
+        Q_qd = Q[:, :, q0:q1].to(kind)
+        dO_qe = dO[:, :, q0:q1].to(kind)
+        dP_log_q = dP_log[:, :, q0:q1].to(kind)
+        P_log_q = P_log[:, :, q0:q1].to(kind)
+        # tiles of k that these rows see, and which of them whole
+        last = q1 - 1
+        end0 = max(0, min(NK + last - NQ + 1, sinks))
+        hi0 = (BLOCK_K + end0 - 1) // BLOCK_K
+        inner_end0 = max(0, min(NK + q0 - NQ + 1, sinks))
+        full_hi0 = inner_end0 // BLOCK_K
+        begin1 = max(0, NK + q0 - NQ - window + 1)
+        end1 = max(0, NK + last - NQ + 1)
+        lo1 = begin1 // BLOCK_K
+        hi1 = (BLOCK_K + end1 - 1) // BLOCK_K if begin1 < end1 else lo1
+        inner_begin1 = max(0, NK + last - NQ - window + 1)
+        inner_end1 = max(0, NK + q0 - NQ + 1)
+        full_lo1 = min((BLOCK_K + inner_begin1 - 1) // BLOCK_K, hi1)
+        full_hi1 = max(full_lo1, inner_end1 // BLOCK_K)
+        stop0 = min(hi0, max(lo1, full_hi0)) if hi0 <= hi1 else hi0
+        full_stop0 = min(full_hi0, stop0)
+        start1 = max(lo1, stop0)
+        stop1 = max(hi1, start1)
+        full_start1 = min(max(full_lo1, start1), stop1)
+        full_stop1 = min(max(full_hi1, full_start1), stop1)
+        tiles = (
+            (range(0, full_stop0), True),
+            (range(full_stop0, stop0), False),
+            (range(start1, full_start1), False),
+            (range(full_start1, full_stop1), True),
+            (range(full_stop1, stop1), False),
+        )
+        for k0, k1, whole in walk(tiles, BLOCK_K, NK):
+            k = torch.arange(k0, k1, device=device)
+            # S[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
+            K_kd = K[:, :, k0:k1].index_select(1, (h // (NH // NG)).flatten()).to(kind)
+            S_qk = Q_qd @ K_kd.mT
+            S_seen_qk = S_qk
+            if not whole:
+                # seen: k < |k| and k <= q + (|k| - |q|) and (q + (|k| - |q|) - k < window or k <
+                #     sinks)
+                seen_qk = (
+                    (k[None, :] <= (q + (NK - NQ))[:, None])
+                    & (((q + (NK - NQ))[:, None] - k[None, :] < window) | (k < sinks)[None, :])
+                )
+                S_seen_qk = torch.where(seen_qk, S_seen_qk, -math.inf)
+            # dS_total[q,k] = sum(e) dO[q,e] * V[k,e]
+            V_ke = V[:, :, k0:k1].index_select(1, (h // (NH // NG)).flatten()).to(kind)
+            dS_total_qk = dO_qe @ V_ke.mT
+            # dQ_sum[q,d] = sum(k where seen) (dS_total[q,k] + dP_log[q]) * K[k,d] * exp(S[q,k] -
+            #     finite(P_log[q]))
+            exp_S_seen_qk = torch.exp2(
+                S_seen_qk * (1.4426950408889634 / math.sqrt(D))
+                - (finite(P_log_q) * 1.4426950408889634)[..., :, None]
+            )
+            dQ_sum_qd = dQ_sum_qd + ((dS_total_qk + dP_log_q[..., :, None]) * exp_S_seen_qk) @ K_kd
+        # dQ[q,d] = dQ_sum[q,d] / sqrt(|d|)
+        dQ_qd = dQ_sum_qd / math.sqrt(D)
+        dQ[..., q0:q1, :] = dQ_qd
+    g = torch.arange(NG, device=device)[None, :]
+    for k0 in range(0, NK, BLOCK_K):
+        k1 = min(k0 + BLOCK_K, NK)
+        k = torch.arange(k0, k1, device=device)
+        # state of dK_sum[k,d] = sum(h_of_g, q where seen) (dS_total[q,k] + dP_log[q]) * Q[q,d] *
+        #     exp(S[q,k] - finite(P_log[q]))
+        dK_sum_kd = torch.full([NB, NG, k1 - k0, D], 0.0, device=device, dtype=kind)
+        # state of dV[k,e] = sum(h_of_g, q where seen) dO[q,e] * exp(S[q,k] - finite(P_log[q]))
+        dV_ke = torch.full([NB, NG, k1 - k0, E], 0.0, device=device, dtype=kind)
+        K_kd = K[:, :, k0:k1].to(kind)
+        V_ke = V[:, :, k0:k1].to(kind)
+        for h_of_g in range(0, NH_OF_G):
+            # tiles of q that these rows see, and which of them whole
+            last = k1 - 1
+            begin0 = max(0, NQ + k0 - NK)
+            end0 = max(0, min(NQ, NQ + last + window - NK))
+            lo0 = begin0 // BLOCK_Q
+            hi0 = (BLOCK_Q + end0 - 1) // BLOCK_Q if begin0 < end0 else lo0
+            inner_begin0 = max(0, NQ + last - NK)
+            inner_end0 = max(0, min(NQ, NQ + k0 + window - NK))
+            full_lo0 = min((BLOCK_Q + inner_begin0 - 1) // BLOCK_Q, hi0)
+            full_hi0 = max(full_lo0, inner_end0 // BLOCK_Q)
+            end1 = min(NQ, NQ if k0 < sinks else 0)
+            hi1 = (BLOCK_Q + end1 - 1) // BLOCK_Q if begin0 < end1 else lo0
+            inner_end1 = min(NQ, NQ if last < sinks else 0)
+            full_lo1 = min((BLOCK_Q + inner_begin0 - 1) // BLOCK_Q, hi1)
+            full_hi1 = max(full_lo1, inner_end1 // BLOCK_Q)
+            stop0 = max(min(hi0, max(lo0, full_hi0)) if hi0 <= hi1 else hi0, lo0)
+            full_start0 = min(max(full_lo0, lo0), stop0)
+            full_stop0 = min(max(full_hi0, full_start0), stop0)
+            start1 = max(lo0, stop0)
+            stop1 = max(hi1, start1)
+            full_start1 = min(max(full_lo1, start1), stop1)
+            full_stop1 = min(max(full_hi1, full_start1), stop1)
+            tiles = (
+                (range(lo0, full_start0), False),
+                (range(full_start0, full_stop0), True),
+                (range(full_stop0, stop0), False),
+                (range(start1, full_start1), False),
+                (range(full_start1, full_stop1), True),
+                (range(full_stop1, stop1), False),
+            )
+            for q0, q1, whole in walk(tiles, BLOCK_Q, NQ):
+                q = torch.arange(q0, q1, device=device)
+                # S[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
+                Q_qd = Q[:, :, q0:q1].index_select(1, (g * (NH // NG) + h_of_g).flatten()).to(kind)
+                S_kq = K_kd @ Q_qd.mT
+                S_seen_kq = S_kq
+                if not whole:
+                    # seen: q < |q| and k <= q + (|k| - |q|) and (q + (|k| - |q|) - k < window or k
+                    #     < sinks)
+                    seen_kq = (
+                        (k[:, None] <= (q + (NK - NQ))[None, :])
+                        & (((q + (NK - NQ))[None, :] - k[:, None] < window) | (k < sinks)[:, None])
+                    )
+                    S_seen_kq = torch.where(seen_kq, S_seen_kq, -math.inf)
+                # dS_total[q,k] = sum(e) dO[q,e] * V[k,e]
+                dO_qe = dO[:, :, q0:q1].index_select(
+                    1, (g * (NH // NG) + h_of_g).flatten()
+                ).to(kind)
+                dS_total_kq = V_ke @ dO_qe.mT
+                # dK_sum[k,d] = sum(h_of_g, q where seen) (dS_total[q,k] + dP_log[q]) * Q[q,d] *
+                #     exp(S[q,k] - finite(P_log[q]))
+                dP_log_q = dP_log[:, :, q0:q1].index_select(
+                    1, (g * (NH // NG) + h_of_g).flatten()
+                ).to(kind)
+                P_log_q = P_log[:, :, q0:q1].index_select(
+                    1, (g * (NH // NG) + h_of_g).flatten()
+                ).to(kind)
+                exp_S_seen_kq = torch.exp2(
+                    S_seen_kq * (1.4426950408889634 / math.sqrt(D))
+                    - (finite(P_log_q) * 1.4426950408889634)[..., None, :]
+                )
+                dK_sum_kd = (
+                    dK_sum_kd + ((dS_total_kq + dP_log_q[..., None, :]) * exp_S_seen_kq) @ Q_qd
+                )
+                # dV[k,e] = sum(h_of_g, q where seen) dO[q,e] * exp(S[q,k] - finite(P_log[q]))
+                dV_ke = dV_ke + exp_S_seen_kq @ dO_qe
+        # dK[k,d] = dK_sum[k,d] / sqrt(|d|)
+        dK_kd = dK_sum_kd / math.sqrt(D)
+        dK[..., k0:k1, :] = dK_kd
+        dV[..., k0:k1, :] = dV_ke
+    return dQ, dK, dV
+
+
+class _streaming_gradients(torch.autograd.Function):
+    """`streaming` and its gradients, once; a second derivative is an error."""
+
+    @staticmethod
+    def forward(ctx, Q, K, V, window, sinks):
+        O, P_log = streaming_forward(Q, K, V, window, sinks)
+        ctx.save_for_backward(Q, K, V, P_log, O)
+        ctx.numbers = window, sinks,
+        return O
+
+    @staticmethod
+    def backward(ctx, dO):
+        if torch.is_grad_enabled():
+            words = "`streaming` has no second derivative (create_graph=True), but `reference` has"
+            raise NotImplementedError(words)
+        Q, K, V, P_log, O = ctx.saved_tensors
+        window, sinks, = ctx.numbers
+        dQ, dK, dV = streaming_backward(Q, K, V, window, sinks, P_log, O, dO)
+        return dQ, dK, dV, None, None
+
+
+def streaming(Q, K, V, window=1024, sinks=4):
+    """Q[b,h,q,d], K[b,g,k,d], V[b,g,k,e] -> O[b,h,q,e], differentiable."""
+    return _streaming_gradients.apply(Q, K, V, window, sinks)
+
+
+def _divide(a, b):
+    """a / b; 0 / 0 is 0, and no gradient passes where the divisor is 0."""
+    none = b == 0
+    at_none = torch.where(a == 0, 0, a / b).detach()
+    return torch.where(none, at_none, a / torch.where(none, 1, b))
+
+
+def _einsum(spelled, *tensors):
+    """torch.einsum in the widest dtype of its tensors; a mask among them is 0 and 1."""
+    dtype = tensors[0].dtype
+    for x in tensors[1:]:
+        dtype = torch.promote_types(dtype, x.dtype)
+    return torch.einsum(spelled, *(x.to(dtype) for x in tensors))
+
+
+def _amax(x, dim, nothing):
+    """The largest along an axis, which may be empty."""
+    return x.amax(dim) if x.shape[dim] else torch.full_like(x.sum(dim), nothing)
+
+
+def reference(Q, K, V, window=1024, sinks=4):
+    """`streaming`: dense, differentiable, any device and dtype."""
+    _, NH, NQ, D = Q.shape
+    _, NG, NK, _ = K.shape
+    h = torch.arange(NH, device=Q.device)
+    q = torch.arange(NQ, device=Q.device)
+    k = torch.arange(NK, device=Q.device)
+    # S[b,h,q,k] = sum(d) Q[b,h,q,d] * K[b, h // (|h| // |g|), k, d] / sqrt(|d|)
+    S = _einsum("bhqd,bhkd->bhqk", Q, K[:, h // (NH // NG)]) / math.sqrt(D)
+    # P[b,h,q,k] = if k <= q + (|k| - |q|) and (q + (|k| - |q|) - k < window or k < sinks) then
+    #     exp(S[b,h,q,k] - max(k where k <= q + (|k| - |q|) and (q + (|k| - |q|) - k < window or k <
+    #     sinks)) S[b,h,q,k]) / sum(k where k <= q + (|k| - |q|) and (q + (|k| - |q|) - k < window
+    #     or k < sinks)) exp(S[b,h,q,k] - max(k where k <= q + (|k| - |q|) and (q + (|k| - |q|) - k
+    #     < window or k < sinks)) S[b,h,q,k]) else 0
+    at_q = q + (NK - NQ)
+    where_qk = (k <= at_q[:, None]) & ((at_q[:, None] - k < window) | (k < sinks))
+    max_P_q = _amax(torch.where(where_qk, S, -math.inf), 3, -math.inf)
+    exp_P_qk = torch.exp(torch.where(where_qk, S - max_P_q[..., None], -math.inf))
+    P = _divide(exp_P_qk, exp_P_qk.sum(-1)[..., None])
+    # O[b,h,q,e] = sum(k) P[b,h,q,k] * V[b, h // (|h| // |g|), k, e]
+    O = _einsum("bhqk,bhke->bhqe", P, V[:, h // (NH // NG)])
+    return O
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    device = "cpu"
+    given = {
+        "Q": torch.randn(2, 4, 150, 64, device=device, dtype=torch.float32),
+        "K": torch.randn(2, 2, 203, 64, device=device, dtype=torch.float32),
+        "V": torch.randn(2, 2, 203, 64, device=device, dtype=torch.float32),
+        "window": 16,
+        "sinks": 4,
+    }
+    floats = {
+        name: x.double()
+        for name, x in given.items()
+        if torch.is_tensor(x) and x.is_floating_point()
+    }
+    for name, x in floats.items():
+        given[name].requires_grad_()
+        x.requires_grad_()
+    made = streaming(**given)
+    meant = reference(**{**given, **floats})
+    names = ["Q", "K", "V"]
+    pairs = [(made, meant)]
+    weights = [torch.where(x.isfinite(), torch.randn_like(x), 0) for x, _ in pairs]
+    found = torch.autograd.grad([x for x, _ in pairs], [given[n] for n in names], weights)
+    weights = [w.double() for w in weights]
+    wanted = torch.autograd.grad([y for _, y in pairs], [floats[n] for n in names], weights)
+    gradients = [
+        (n, torch.atleast_2d(x), torch.atleast_2d(y)) for n, x, y in zip(names, found, wanted)
+    ]
+    for name, x, y, allowed in (
+        ("O", made, meant, 1e-5),
+        *((f"d{n}", x, y, 5e-5) for n, x, y in gradients),
+    ):
+        row = torch.linalg.vector_norm(torch.where(y.isfinite(), y, 0), dim=-1).mean()
+        error = torch.linalg.vector_norm(torch.where(x == y, 0, x - y), dim=-1).max() / row
+        print(f"{name}: the worst row is {error:.1e} of a mean row off")
+        assert error < allowed, f"{name} is wrong"
