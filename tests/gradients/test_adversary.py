@@ -1,5 +1,5 @@
-"""Patterns written to break gradients, next to those of the reference in float64: rows that see nothing, powers
-of 0, ties, what is read twice.
+"""Patterns written to break gradients, next to those of the reference in float64: rows that see nothing,
+powers of 0, ties, what is read backward.
 """
 
 from __future__ import annotations
