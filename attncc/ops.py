@@ -168,7 +168,8 @@ SLOPES: dict[str, Callable[..., tuple[Any, ...]]] = {
     "*": lambda o, a, b: (b, a),
     "/": lambda o, a, b: (o("reciprocal", b), o("neg", o("*", o("/", a, b), o("reciprocal", b)))),
     "**": lambda o, a, b: (
-        o("*", b, o("**", a, o("-", b, 1))),
+        # a power of 0 is 1 whatever its base
+        o("if", o("==", b, 0), 0, o("*", b, o("**", a, o("-", b, 1)))),
         o("if", o("==", a, 0), 0, o("*", o("**", a, b), o("log", a))),
     ),
     "neg": lambda o, x: (-1,),

@@ -90,16 +90,20 @@ def _judged(cascade: Cascade) -> tuple[Plan | Refused, list[Diagnostic]]:
 
 def generate(cascade: Cascade, source: Source, spec: Specialisation, wrt: tuple[str, ...] | None = ()) -> str:
     """The module of a cascade, as text, with the gradients of the inputs named by `wrt`; None: of all."""
-    plan = planned(cascade, source)
+    write, plan = BACKENDS[spec.backend], planned(cascade, source)
+    given = said(source), pruned(cascade), plan, spec
     try:
-        training = None if wrt == () else trained(cascade, wrt)
+        return write(*given, None if wrt == () else trained(cascade, wrt))
     except Refused as refused:
-        found = replace(refused.diagnostic, help=UNTRAINED)
-        raise PatternError(source, [replace(found, message=f"{found.message} (a gradient)")]) from None
-    try:
-        return BACKENDS[spec.backend](said(source), pruned(cascade), plan, spec, training)
-    except Refused as refused:
-        raise PatternError(source, [refused.diagnostic]) from None
+        found = refused.diagnostic
+    if wrt != ():
+        try:
+            write(*given, None)
+        except Refused as refused:
+            found = refused.diagnostic
+        else:
+            found = replace(found, message=f"{found.message} (a gradient)", help=UNTRAINED)
+    raise PatternError(source, [found])
 
 
 def trained(cascade: Cascade, wrt: tuple[str, ...] | None = None) -> Training:

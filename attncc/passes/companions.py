@@ -59,12 +59,13 @@ class _Company:
 
     def join(self, host: Equation, e: Reduce) -> Tensor:
         """A tensor that holds a reduction, by an equation of its own if there is none."""
-        held = next((t for t, r in self.reductions.items() if r == e), None)
+        indices = tuple(i for i in host.tensor.indices if i.role != "feature" or i in free(e))
+        near = (t for t, r in self.reductions.items() if r == e and set(t.indices) <= set(indices))
+        held = next(near, None)
         if held is not None:
             return held
         name = fresh(f"{host.tensor.name}_companion", self.taken)
         self.taken.add(name)
-        indices = tuple(i for i in host.tensor.indices if i.role != "feature" or i in free(e))
         tensor = Tensor(name, indices, kind(e), "equation")
         self.equations.append(Equation(tensor, e, host.span))
         self.reductions[tensor] = self.every[tensor] = e

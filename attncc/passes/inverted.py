@@ -119,16 +119,27 @@ def _solved(
             if shift is not None:
                 return unknown[0], Apply("%", (Apply("-", (place, shift)), size)), (), ()
     for index in reversed(unknown):
-        shift = _shift(s, index)
-        if shift is not None:
-            value = Apply("-", (place, shift))
+        shift, back = _shift(s, index), _turned(s, index)
+        sides = (place, shift) if shift is not None else (back, place) if back is not None else None
+        if sides is not None:
+            value = Apply("-", sides)
             return index, value, (), (Apply(">=", (value, ZERO)), Apply("<", (value, extent(index))))
     return None
 
 
 def _shift(s: Expr, index: Index) -> Expr | None:
     """`c` where a subscript is `index + c`."""
+    return _rest(s, index, 1)
+
+
+def _turned(s: Expr, index: Index) -> Expr | None:
+    """`c` where a subscript is `c - index`."""
+    return _rest(s, index, -1)
+
+
+def _rest(s: Expr, index: Index, times: int) -> Expr | None:
+    """`c` where a subscript is `times * index + c`."""
     whole = linear(s)
-    if whole[0].get(index) != 1 or any(index in free(t) for t in whole[0] if t != index):
+    if whole[0].get(index) != times or any(index in free(t) for t in whole[0] if t != index):
         return None
-    return written(added(whole, linear(index), -1))
+    return written(added(whole, linear(index), -times))

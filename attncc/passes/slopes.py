@@ -15,7 +15,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from attncc.ir.cascade import Apply, Choose, Equation, Expr, Index, Literal, Read, Reduce, kind, number, reads
+from attncc.ir.cascade import (
+    Apply,
+    Choose,
+    Equation,
+    Expr,
+    Index,
+    Literal,
+    Read,
+    Reduce,
+    free,
+    kind,
+    number,
+    reads,
+)
 from attncc.ir.logic import conjoin, factors, is_literal, negated, quotient, times
 from attncc.ir.sign import Bodies, positive
 from attncc.ops import SLOPES
@@ -75,6 +88,12 @@ class Slopes:
             case Apply("log", (x,)) if isinstance(known, Read):
                 slope = Apply("exp", (Apply("neg", (Apply("finite", (known,)),)),))
                 yield from self._through(x, replace(at, weight=times(at.weight, slope)), x)
+            case Apply("max" | "min" as op, (a, b)) if _is_number(a) or _is_number(b):
+                # clamped at a number: what is equal to it still moves
+                x, limit = (b, a) if _is_number(a) else (a, b)
+                passes = Apply(">=" if op == "max" else "<=", (x, limit))
+                weight = times(at.weight, Choose(passes, number(1.0), number(0.0)))
+                yield from self._through(x, replace(at, weight=weight), x)
             case Apply(op, args) if op in SLOPES:
                 for slope, x in zip(SLOPES[op](_apply, *args), args, strict=True):
                     step = _expression(slope)
@@ -112,6 +131,11 @@ def _sums(e: Expr, bodies: Bodies) -> bool:
     return any(isinstance(x, Reduce) for x in inside) or any(_sums(x, bodies) for x in inside)
 
 
+def _is_number(e: Expr) -> bool:
+    """Whether a value is one number for all, known at the call."""
+    return not free(e) and all(r.tensor.origin in ("scalar", "static") for r in reads(e))
+
+
 def _weighed(weight: Expr, slope: Expr) -> Expr:
     if is_literal(slope, -1):
         return Apply("neg", (weight,))
@@ -126,6 +150,12 @@ def _apply(op: str, *args: Any) -> Expr:
     """An operation as the table of slopes writes it, numbers among its arguments."""
     said = tuple(map(_expression, args))
     match op, said:
+        case "==", (Literal(a), Literal(b)):
+            return Literal(a == b, "bool")
+        case "if", (Literal(True, "bool"), then, _):
+            return then
+        case "if", (Literal(False, "bool"), _, other):
+            return other
         case "if", (condition, then, other):
             return Choose(condition, then, other)
         case "-", (Literal(a, "int"), Literal(b, "int")):

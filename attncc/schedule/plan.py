@@ -175,9 +175,13 @@ def _kernels(cascade: Cascade) -> tuple[Kernel, ...]:
         while kept := of_turned(_of(cascade, group)):
             first, cascade = cut(cascade, kept)
             kernels += _kernels(first)
-        while (found := of_other_rows(part := _of(cascade, group), _rows(part))) is not None:
+        part = _of(cascade, group)
+        while part.outputs and (found := of_other_rows(part, _rows(part))) is not None:
             first, cascade = cut(joined(cascade, found[0]), found[1])
             kernels += _kernels(first)
+            part = _of(cascade, group)
+        if not part.outputs:
+            continue  # others read them, and they have been made
         part, positions = with_inverses(part, _rows(part))
         cascade = joined(cascade, part) if positions else cascade
         for tensors in positions:
