@@ -16,7 +16,7 @@ from attncc.passes import PASSES
 from attncc.passes.adjoint import adjoint
 from attncc.passes.share import pruned
 from attncc.passes.stream import deferred, stream
-from attncc.schedule.plan import Plan, partition
+from attncc.schedule.plan import Plan, check_families, partition
 from attncc.schedule.refused import Refused
 from attncc.schedule.required import not_causal, too_many_passes
 from attncc.schedule.spec import KINDS, Points, Specialisation
@@ -110,6 +110,7 @@ def trained(cascade: Cascade, wrt: tuple[str, ...] | None = None) -> Training:
     """The forward and the backward pass of a cascade, planned. Refused names the rule where there is none."""
     for rewrite in PASSES[: PASSES.index(stream)]:
         cascade = verified(rewrite(cascade))
+    check_families(cascade)
     made = adjoint(verified(deferred(cascade)), wrt)
     forward, backward = verified(made.forward), verified(made.backward)
     plans = (partition(streamed(c)) for c in (forward, backward))

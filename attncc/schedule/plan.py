@@ -157,7 +157,7 @@ class Plan:
 
 def partition(cascade: Cascade) -> Plan:
     """The kernels of a cascade, or `Refused`."""
-    _check_families(cascade)
+    check_families(cascade)
     _check_inputs(cascade)
     rows, totals = by_rows(cascade)
     kernels = _kernels(rows)
@@ -236,7 +236,8 @@ def _kernel(cascade: Cascade) -> Kernel:
     return Kernel(cascade, rows, batch, prologue, loops, epilogue)
 
 
-def _check_families(cascade: Cascade) -> None:
+def check_families(cascade: Cascade) -> None:
+    """Refused, where a cascade has what no kernel computes: recurrences, selections, other reductions."""
     groups = recurrent(cascade)
     if groups:
         equation = cascade.equation(groups[0][0])

@@ -6,12 +6,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 import torch
 
 from attncc.diagnostics import PatternError
-from attncc.pipeline import generate, meaning
+from attncc.pipeline import differentiated, generate, meaning
 from attncc.runtime.module import load
 from attncc.schedule.spec import Specialisation
 from attncc.source import Source
@@ -159,3 +160,11 @@ def slopes(
     drawn = [torch.randn(x.shape, generator=generator, dtype=x.dtype) for x in outputs]
     reach = [torch.where(x.isfinite(), w, 0) for x, w in zip(outputs, drawn, strict=True)]
     return torch.autograd.grad(outputs, list(leaves.values()), reach, allow_unused=True)
+
+
+@pytest.mark.parametrize(("name", "code"), [("gla", "plan-recurrence"), ("moba", "plan-selection")])
+def test_no_kernels_at_all(name: str, code: str, root: Path) -> None:
+    source = Source.read(root / "patterns" / f"{name}.attn")
+    with pytest.raises(PatternError) as refused:
+        differentiated(meaning(source), source, ("Q",))
+    assert [d.code for d in refused.value.diagnostics] == [code]
