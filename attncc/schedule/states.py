@@ -10,10 +10,12 @@ from attncc.diagnostics import Diagnostic, Label
 from attncc.ir.brief import one_place
 from attncc.ir.cascade import (
     ONE,
+    ZERO,
     Apply,
     Choose,
     Equation,
     Expr,
+    Index,
     Read,
     Tensor,
     children,
@@ -21,6 +23,7 @@ from attncc.ir.cascade import (
     free,
     number,
     reads,
+    substitute,
     walk,
 )
 from attncc.ir.logic import conjoin, factors, is_literal, plus, product, quotient, terms, times
@@ -29,7 +32,7 @@ from attncc.masks.undivided import undivided
 from attncc.passes.online import before
 from attncc.passes.operator import State
 from attncc.schedule.block import Block, let, name_of, positive, positive_scale, value_of, vanishes
-from attncc.schedule.loops import Dot, Edge, Fold, Let, Note
+from attncc.schedule.loops import Dot, Each, Edge, Fold, Let, Note
 from attncc.schedule.plan import Loop
 from attncc.schedule.refused import REFERENCE, Refused
 from attncc.schedule.scattered import places_in, scattered
@@ -196,13 +199,33 @@ def accumulate(state: State, loop: Loop, block: Block) -> None:
             state.equation, "a sum over rows and columns has one feature index, in a factor of its own"
         )
     if any(free(f) & set(held.tensor.indices) - set(features) for f in values):
-        raise _refused(
-            state.equation, "a factor depends on row, column and feature at once: not a matrix product"
-        )
+        _one_by_one(state, start, features[0], loop, block)
+        return
     weight = value_of(quotient([f for f in up if f not in values], down), block)
     weight = masked(weight, e.where, loop, block)
     right = value_of(product(values), block)
     block.statements.append(Dot(held.tensor, weight, right, loop.index, start))
+
+
+def _one_by_one(state: State, start: Expr, feature: Index, loop: Loop, block: Block) -> None:
+    """A sum of what depends on row, column and feature at once: one position of the feature after the other.
+
+    y[q,d] = y[q,d] + sum(k) f(x[q,d], z[k,d])   -->   at each d:  y[q,d] = y[q,d] + sum(k) f(x[q], z[k])
+    """
+    held = block.find(state.tensor)
+    assert isinstance(held, Read)
+    if start != held:
+        block.statements.append(Let(held.tensor, start))
+    at = replace(feature, name=f"{feature.name}_at")
+    inner = Block(block.axes, block, where=block.where)
+    seen = _seen(block.where, loop, block)
+    term = Choose(seen, value_of(substitute(state.reduce.body, {feature: at}), inner), number(0.0))
+    rows = tuple(i for i in held.tensor.indices if i != feature)
+    part = replace(inner.local(f"{state.tensor.name}_at", term, rows), kind="float")
+    inner.statements.append(Fold(part, "sum", loop.index, term))
+    more = Choose(Apply("==", (feature, at)), Read(part, part.indices), number(0.0))
+    inner.statements.append(Let(held.tensor, plus(held, more)))
+    block.statements.append(Each(at, feature, tuple(inner.statements), ZERO, extent(feature)))
 
 
 def _refused(equation: Equation, rule: str) -> Refused:
