@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from attncc.ir.cascade import TRUE, ZERO, Apply, Choose, Expr, Index, Reduce, free, kind, number, reads
+from attncc.ir.cascade import TRUE, ZERO, Apply, Choose, Expr, Index, Reduce, free, kind, number, reads, walk
 from attncc.ir.logic import conjoin, conjuncts, disjoin, factors, is_literal, plus, quotient, terms
 from attncc.passes.simplify import tidy
 
@@ -80,7 +80,10 @@ def _layer(
 
 
 def _is_given(e: Expr) -> bool:
-    return all(r.tensor.origin != "equation" for r in reads(e))
+    """Whether a factor is of no equation and has a value at every position, also where nothing is summed."""
+    partial = any(isinstance(x, Apply) and x.op in ("log", "sqrt", "**", "/", "reciprocal") for x in walk(e))
+    placed = any(i.role == "sequence" for i in free(e))
+    return all(r.tensor.origin != "equation" for r in reads(e)) and not (partial and placed)
 
 
 def unsigned(e: Expr) -> tuple[int, Expr]:

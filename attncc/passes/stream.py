@@ -192,7 +192,7 @@ def _sum(equation: Equation, e: Reduce, made: _Made) -> Scaled:
     elif free(exponent) & set(e.over) and at_most_zero(exponent, where, made.tops, made.inside.lengths):
         # the same terms in the same order, so that the exponential is the same text
         exponent = made.exponents.setdefault(frozenset(Counter(terms(exponent)).items()), exponent)
-        kept = times(_finite_beside(exponent, _in_terms_of(exponent, kept)), Apply("exp", (exponent,)))
+        kept = times(kept, Apply("exp", (exponent,)))
     elif free(exponent) & set(e.over):
         top = Reduce("max", e.over, _of_rows(where, exponent), exponent, e.span)
         scale = _read(_maximum(top, equation, made))
@@ -276,18 +276,6 @@ def _in_terms_of(x: Expr, e: Expr) -> Expr:
         if sorted(here, key=str) == sorted(((sign * s, t) for s, t in own), key=str):
             return x if sign > 0 else Apply("neg", (x,))
     return rebuild(e, tuple(_in_terms_of(x, part) for part in children(e))) if isinstance(e, Apply) else e
-
-
-def _finite_beside(exponent: Expr, e: Expr) -> Expr:
-    """A factor of an exponential, in which what is finite in the exponent is so, too: 0 times it is 0."""
-    limits = {x.args[0] for _, x in terms(exponent) if isinstance(x, Apply) and x.op == "finite"}
-    match e:
-        case Apply("finite"):
-            return e
-        case _ if e in limits:
-            return Apply("finite", (e,))
-        case _:
-            return rebuild(e, tuple(_finite_beside(exponent, part) for part in children(e)))
 
 
 def _real(e: Expr) -> Expr:

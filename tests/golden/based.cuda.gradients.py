@@ -141,7 +141,7 @@ TILES_based_backward_dO_sum2_sum = {
 }
 TILES_based_backward_dQ = {
     (64, 64, 2): {
-        "BLOCK_Q": 128, "BLOCK_K": 64, "BLOCK_D": 64, "BLOCK_E": 64,
+        "BLOCK_Q": 64, "BLOCK_K": 64, "BLOCK_D": 64, "BLOCK_E": 64,
         "num_warps": 4, "num_stages": 3,
     },
     (64, 64, 4): {
@@ -159,7 +159,7 @@ TILES_based_backward_dQ = {
 }
 TILES_based_backward_dK = {
     (64, 64, 2): {
-        "BLOCK_K": 64, "BLOCK_Q": 64, "BLOCK_D": 64, "BLOCK_E": 64,
+        "BLOCK_K": 64, "BLOCK_Q": 32, "BLOCK_D": 64, "BLOCK_E": 64,
         "num_warps": 4, "num_stages": 2,
     },
     (64, 64, 4): {
@@ -167,7 +167,7 @@ TILES_based_backward_dK = {
         "num_warps": 8, "num_stages": 2,
     },
     (128, 128, 2): {
-        "BLOCK_K": 64, "BLOCK_Q": 32, "BLOCK_D": 128, "BLOCK_E": 128,
+        "BLOCK_K": 32, "BLOCK_Q": 32, "BLOCK_D": 128, "BLOCK_E": 128,
         "num_warps": 4, "num_stages": 2,
     },
     (128, 128, 4): {

@@ -170,7 +170,7 @@ TILES_differential_backward_dP2_log = {
 }
 TILES_differential_backward_dQ1 = {
     (64, 64, 2): {
-        "BLOCK_Q": 64, "BLOCK_K": 32, "BLOCK_D": 64, "BLOCK_E": 64,
+        "BLOCK_Q": 32, "BLOCK_K": 32, "BLOCK_D": 64, "BLOCK_E": 64,
         "num_warps": 4, "num_stages": 2,
     },
     (64, 64, 4): {
@@ -188,7 +188,7 @@ TILES_differential_backward_dQ1 = {
 }
 TILES_differential_backward_dK1 = {
     (64, 64, 2): {
-        "BLOCK_K": 64, "BLOCK_Q": 32, "BLOCK_D": 64, "BLOCK_E": 64,
+        "BLOCK_K": 32, "BLOCK_Q": 32, "BLOCK_D": 64, "BLOCK_E": 64,
         "num_warps": 4, "num_stages": 2,
     },
     (64, 64, 4): {

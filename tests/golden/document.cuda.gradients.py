@@ -172,7 +172,7 @@ TILES_document_backward_dP_log = {
 TILES_document_backward_dQ = {
     (64, 64, 2): {
         "BLOCK_Q": 64, "BLOCK_K": 64, "BLOCK_D": 64, "BLOCK_E": 64,
-        "num_warps": 4, "num_stages": 3,
+        "num_warps": 4, "num_stages": 2,
     },
     (64, 64, 4): {
         "BLOCK_Q": 32, "BLOCK_K": 32, "BLOCK_D": 64, "BLOCK_E": 64,
@@ -180,7 +180,7 @@ TILES_document_backward_dQ = {
     },
     (128, 128, 2): {
         "BLOCK_Q": 64, "BLOCK_K": 64, "BLOCK_D": 128, "BLOCK_E": 128,
-        "num_warps": 4, "num_stages": 3,
+        "num_warps": 4, "num_stages": 2,
     },
     (128, 128, 4): {
         "BLOCK_Q": 32, "BLOCK_K": 32, "BLOCK_D": 128, "BLOCK_E": 128,

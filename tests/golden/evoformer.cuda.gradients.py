@@ -146,7 +146,7 @@ TILES_evoformer_backward_dP_log = {
 }
 TILES_evoformer_backward_dQ = {
     (64, 64, 2): {
-        "BLOCK_Q": 64, "BLOCK_K": 32, "BLOCK_D": 64, "BLOCK_E": 64,
+        "BLOCK_Q": 32, "BLOCK_K": 32, "BLOCK_D": 64, "BLOCK_E": 64,
         "num_warps": 4, "num_stages": 2,
     },
     (64, 64, 4): {
@@ -164,7 +164,7 @@ TILES_evoformer_backward_dQ = {
 }
 TILES_evoformer_backward_dK = {
     (64, 64, 2): {
-        "BLOCK_K": 64, "BLOCK_Q": 64, "BLOCK_D": 64, "BLOCK_E": 64,
+        "BLOCK_K": 64, "BLOCK_Q": 32, "BLOCK_D": 64, "BLOCK_E": 64,
         "num_warps": 4, "num_stages": 2,
     },
     (64, 64, 4): {

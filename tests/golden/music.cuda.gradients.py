@@ -160,7 +160,7 @@ TILES_music_backward_dP_log = {
 }
 TILES_music_backward_dQ = {
     (64, 64, 64, 2): {
-        "BLOCK_Q": 64, "BLOCK_K": 64, "BLOCK_D": 64, "BLOCK_E": 64, "BLOCK_R": 64,
+        "BLOCK_Q": 64, "BLOCK_K": 32, "BLOCK_D": 64, "BLOCK_E": 64, "BLOCK_R": 64,
         "num_warps": 4, "num_stages": 2,
     },
     (64, 64, 64, 4): {
@@ -168,7 +168,7 @@ TILES_music_backward_dQ = {
         "num_warps": 8, "num_stages": 2,
     },
     (128, 128, 128, 2): {
-        "BLOCK_Q": 64, "BLOCK_K": 32, "BLOCK_D": 128, "BLOCK_E": 128, "BLOCK_R": 128,
+        "BLOCK_Q": 32, "BLOCK_K": 32, "BLOCK_D": 128, "BLOCK_E": 128, "BLOCK_R": 128,
         "num_warps": 4, "num_stages": 2,
     },
     (128, 128, 128, 4): {
@@ -178,7 +178,7 @@ TILES_music_backward_dQ = {
 }
 TILES_music_backward_dK = {
     (64, 64, 64, 2): {
-        "BLOCK_K": 64, "BLOCK_Q": 64, "BLOCK_D": 64, "BLOCK_E": 64,
+        "BLOCK_K": 64, "BLOCK_Q": 32, "BLOCK_D": 64, "BLOCK_E": 64,
         "num_warps": 4, "num_stages": 2,
     },
     (64, 64, 64, 4): {
@@ -186,7 +186,7 @@ TILES_music_backward_dK = {
         "num_warps": 8, "num_stages": 2,
     },
     (128, 128, 128, 2): {
-        "BLOCK_K": 64, "BLOCK_Q": 32, "BLOCK_D": 128, "BLOCK_E": 128,
+        "BLOCK_K": 32, "BLOCK_Q": 32, "BLOCK_D": 128, "BLOCK_E": 128,
         "num_warps": 4, "num_stages": 2,
     },
     (128, 128, 128, 4): {

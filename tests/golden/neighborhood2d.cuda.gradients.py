@@ -198,7 +198,7 @@ TILES_neighborhood2d_backward_dQ = {
         "BLOCK_K_B": 8,
         "BLOCK_D": 64,
         "BLOCK_E": 64,
-        "num_warps": 4, "num_stages": 3,
+        "num_warps": 4, "num_stages": 2,
     },
     (64, 64, 4): {
         "BLOCK_Q": 32,
@@ -213,14 +213,14 @@ TILES_neighborhood2d_backward_dQ = {
     },
     (128, 128, 2): {
         "BLOCK_Q": 64,
-        "BLOCK_K": 64,
+        "BLOCK_K": 32,
         "BLOCK_Q_A": 8,
         "BLOCK_Q_B": 8,
-        "BLOCK_K_A": 8,
+        "BLOCK_K_A": 4,
         "BLOCK_K_B": 8,
         "BLOCK_D": 128,
         "BLOCK_E": 128,
-        "num_warps": 4, "num_stages": 3,
+        "num_warps": 4, "num_stages": 2,
     },
     (128, 128, 4): {
         "BLOCK_Q": 32,
@@ -1205,7 +1205,7 @@ class _neighborhood2d_gradients(torch.autograd.Function):
     def forward(ctx, Q, K, V, width, window):
         O, P_log = neighborhood2d_forward(Q, K, V, width, window)
         ctx.save_for_backward(Q, K, V, P_log, O)
-        ctx.numbers = width, window,
+        ctx.numbers = (width, window,)
         return O
 
     @staticmethod
@@ -1214,7 +1214,7 @@ class _neighborhood2d_gradients(torch.autograd.Function):
             words = "`neighborhood2d` has no second derivative (create_graph=True), but `reference` has"
             raise NotImplementedError(words)
         Q, K, V, P_log, O = ctx.saved_tensors
-        width, window, = ctx.numbers
+        (width, window,) = ctx.numbers
         dQ, dK, dV = neighborhood2d_backward(Q, K, V, width, window, P_log, O, dO)
         return dQ, dK, dV, None, None
 

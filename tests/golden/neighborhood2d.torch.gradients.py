@@ -658,7 +658,7 @@ class _neighborhood2d_gradients(torch.autograd.Function):
     def forward(ctx, Q, K, V, width, window):
         O, P_log = neighborhood2d_forward(Q, K, V, width, window)
         ctx.save_for_backward(Q, K, V, P_log, O)
-        ctx.numbers = width, window,
+        ctx.numbers = (width, window,)
         return O
 
     @staticmethod
@@ -667,7 +667,7 @@ class _neighborhood2d_gradients(torch.autograd.Function):
             words = "`neighborhood2d` has no second derivative (create_graph=True), but `reference` has"
             raise NotImplementedError(words)
         Q, K, V, P_log, O = ctx.saved_tensors
-        width, window, = ctx.numbers
+        (width, window,) = ctx.numbers
         dQ, dK, dV = neighborhood2d_backward(Q, K, V, width, window, P_log, O, dO)
         return dQ, dK, dV, None, None
 

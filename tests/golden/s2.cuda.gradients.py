@@ -167,7 +167,7 @@ TILES_s2_backward_dP_log = {
 TILES_s2_backward_dQ = {
     (64, 64, 2): {
         "BLOCK_Q": 64, "BLOCK_K": 64, "BLOCK_D": 64, "BLOCK_E": 64,
-        "num_warps": 4, "num_stages": 3,
+        "num_warps": 4, "num_stages": 2,
     },
     (64, 64, 4): {
         "BLOCK_Q": 32, "BLOCK_K": 32, "BLOCK_D": 64, "BLOCK_E": 64,
@@ -175,7 +175,7 @@ TILES_s2_backward_dQ = {
     },
     (128, 128, 2): {
         "BLOCK_Q": 64, "BLOCK_K": 64, "BLOCK_D": 128, "BLOCK_E": 128,
-        "num_warps": 4, "num_stages": 3,
+        "num_warps": 4, "num_stages": 2,
     },
     (128, 128, 4): {
         "BLOCK_Q": 32, "BLOCK_K": 32, "BLOCK_D": 128, "BLOCK_E": 128,
@@ -984,7 +984,7 @@ class _s2_gradients(torch.autograd.Function):
     def forward(ctx, Q, K, V, block, local, stride, offset, alike):
         O, P_log = s2_forward(Q, K, V, block, local, stride, offset, alike)
         ctx.save_for_backward(Q, K, V, P_log, O)
-        ctx.numbers = block, local, stride, offset, alike,
+        ctx.numbers = (block, local, stride, offset, alike,)
         return O
 
     @staticmethod
@@ -993,7 +993,7 @@ class _s2_gradients(torch.autograd.Function):
             words = "`s2` has no second derivative (create_graph=True), but `reference` has"
             raise NotImplementedError(words)
         Q, K, V, P_log, O = ctx.saved_tensors
-        block, local, stride, offset, alike, = ctx.numbers
+        (block, local, stride, offset, alike,) = ctx.numbers
         dQ, dK, dV = s2_backward(Q, K, V, block, local, stride, offset, alike, P_log, O, dO)
         return dQ, dK, dV, None, None, None, None, None
 

@@ -590,7 +590,7 @@ class _s2_gradients(torch.autograd.Function):
     def forward(ctx, Q, K, V, block, local, stride, offset, alike):
         O, P_log = s2_forward(Q, K, V, block, local, stride, offset, alike)
         ctx.save_for_backward(Q, K, V, P_log, O)
-        ctx.numbers = block, local, stride, offset, alike,
+        ctx.numbers = (block, local, stride, offset, alike,)
         return O
 
     @staticmethod
@@ -599,7 +599,7 @@ class _s2_gradients(torch.autograd.Function):
             words = "`s2` has no second derivative (create_graph=True), but `reference` has"
             raise NotImplementedError(words)
         Q, K, V, P_log, O = ctx.saved_tensors
-        block, local, stride, offset, alike, = ctx.numbers
+        (block, local, stride, offset, alike,) = ctx.numbers
         dQ, dK, dV = s2_backward(Q, K, V, block, local, stride, offset, alike, P_log, O, dO)
         return dQ, dK, dV, None, None, None, None, None
 

@@ -155,7 +155,7 @@ TILES_streaming_backward_dP_log = {
 TILES_streaming_backward_dQ = {
     (64, 64, 2): {
         "BLOCK_Q": 64, "BLOCK_K": 64, "BLOCK_D": 64, "BLOCK_E": 64,
-        "num_warps": 4, "num_stages": 3,
+        "num_warps": 4, "num_stages": 2,
     },
     (64, 64, 4): {
         "BLOCK_Q": 32, "BLOCK_K": 32, "BLOCK_D": 64, "BLOCK_E": 64,
@@ -163,7 +163,7 @@ TILES_streaming_backward_dQ = {
     },
     (128, 128, 2): {
         "BLOCK_Q": 64, "BLOCK_K": 64, "BLOCK_D": 128, "BLOCK_E": 128,
-        "num_warps": 4, "num_stages": 3,
+        "num_warps": 4, "num_stages": 2,
     },
     (128, 128, 4): {
         "BLOCK_Q": 32, "BLOCK_K": 32, "BLOCK_D": 128, "BLOCK_E": 128,
@@ -710,7 +710,7 @@ class _streaming_gradients(torch.autograd.Function):
     def forward(ctx, Q, K, V, window, sinks):
         O, P_log = streaming_forward(Q, K, V, window, sinks)
         ctx.save_for_backward(Q, K, V, P_log, O)
-        ctx.numbers = window, sinks,
+        ctx.numbers = (window, sinks,)
         return O
 
     @staticmethod
@@ -719,7 +719,7 @@ class _streaming_gradients(torch.autograd.Function):
             words = "`streaming` has no second derivative (create_graph=True), but `reference` has"
             raise NotImplementedError(words)
         Q, K, V, P_log, O = ctx.saved_tensors
-        window, sinks, = ctx.numbers
+        (window, sinks,) = ctx.numbers
         dQ, dK, dV = streaming_backward(Q, K, V, window, sinks, P_log, O, dO)
         return dQ, dK, dV, None, None
 

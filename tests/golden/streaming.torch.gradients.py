@@ -432,7 +432,7 @@ class _streaming_gradients(torch.autograd.Function):
     def forward(ctx, Q, K, V, window, sinks):
         O, P_log = streaming_forward(Q, K, V, window, sinks)
         ctx.save_for_backward(Q, K, V, P_log, O)
-        ctx.numbers = window, sinks,
+        ctx.numbers = (window, sinks,)
         return O
 
     @staticmethod
@@ -441,7 +441,7 @@ class _streaming_gradients(torch.autograd.Function):
             words = "`streaming` has no second derivative (create_graph=True), but `reference` has"
             raise NotImplementedError(words)
         Q, K, V, P_log, O = ctx.saved_tensors
-        window, sinks, = ctx.numbers
+        (window, sinks,) = ctx.numbers
         dQ, dK, dV = streaming_backward(Q, K, V, window, sinks, P_log, O, dO)
         return dQ, dK, dV, None, None
 
