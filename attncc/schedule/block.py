@@ -177,8 +177,8 @@ def is_finite(e: Expr, made: Callable[[Tensor], Expr | None]) -> bool:
     match e:
         case Read(tensor):
             value = made(tensor)
-            # a running value is made of itself
-            return value is None or tensor in {r.tensor for r in reads(value)} or is_finite(value, made)
+            # a running value is made of what it was
+            return value is None or is_finite(value, lambda t: None if t == tensor else made(t))
         case Index() | Apply("extent" | "tanh" | "sigmoid" | "sin" | "cos"):
             return all(is_finite(r, made) for r in reads(e))
         case Literal(value):
