@@ -70,6 +70,12 @@ class Block:
         found = self.held.get(key)
         return found if found is not None or self.outer is None else self.outer.find(key)
 
+    def made(self, tensor: Tensor) -> Expr | None:
+        """What a local was first said to be; None for what is loaded, folded or contracted."""
+        said = (s.value for s in self.statements if isinstance(s, Let) and s.target == tensor)
+        value = next(said, None)
+        return value if value is not None or self.outer is None else self.outer.made(tensor)
+
     def outermost(self, key: Expr | Tensor) -> Block:
         """The outermost block that holds a value."""
         above = self.outer and self.outer.find(key) is not None
@@ -161,21 +167,30 @@ def vanishes(value: Expr, where: Expr, block: Block) -> bool:
     up, down = factors(value)
     zero = {z for (_, w), z in block.zero.items() if w == where}
     rest = [f for f in up if f not in zero]
-    finite = block.mask is not None and all(map(_finite, rest)) and all(map(positive, down))
+    finite = block.mask is not None and all(is_finite(f, block.made) for f in rest)
+    finite = finite and all(map(positive, down))
     return len(rest) < len(up) and (finite or (not down and block.bounded.issuperset(rest)))
 
 
-def _finite(e: Expr) -> bool:
-    """Whether a value is finite if the tensors that it is made of are."""
+def is_finite(e: Expr, made: Callable[[Tensor], Expr | None]) -> bool:
+    """Whether a value is finite if the tensors are that it is made of; `made` says of what another one is."""
     match e:
-        case Index() | Read() | Apply("extent" | "tanh" | "sigmoid" | "sin" | "cos"):
-            return True
+        case Read(tensor):
+            value = made(tensor)
+            # a running value is made of what it was
+            return value is None or is_finite(value, lambda t: None if t == tensor else made(t))
+        case Index() | Apply("extent" | "tanh" | "sigmoid" | "sin" | "cos"):
+            return all(is_finite(r, made) for r in reads(e))
         case Literal(value):
             return abs(value) != float("inf")
         case Apply("+" | "-" | "*" | "neg" | "abs" | "relu" | "max" | "min" | "finite", args):
-            return all(map(_finite, args))
+            return all(is_finite(a, made) for a in args)
         case Apply("/", (a, b)):
-            return _finite(a) and positive(b)
+            return is_finite(a, made) and positive(b)
+        case Choose(_, then, other):
+            return is_finite(then, made) and is_finite(other, made)
+        case Reduce("sum", body=body):
+            return is_finite(body, made)
         case _:
             return False
 

@@ -31,7 +31,7 @@ from attncc.ir.show import show_expr
 from attncc.masks.undivided import undivided
 from attncc.passes.online import before
 from attncc.passes.operator import State
-from attncc.schedule.block import Block, let, name_of, positive, positive_scale, value_of, vanishes
+from attncc.schedule.block import Block, is_finite, let, name_of, positive, positive_scale, value_of, vanishes
 from attncc.schedule.loops import Dot, Each, Edge, Fold, Let, Note
 from attncc.schedule.plan import Loop
 from attncc.schedule.refused import REFERENCE, Refused
@@ -41,8 +41,12 @@ from attncc.schedule.scattered import places_in, scattered
 def rising(loop: Loop) -> frozenset[Tensor]:
     """The tiles with which exponents rise: where they are -inf, the exponentials are 0."""
     found: set[Tensor] = set()
+    made = {e.tensor: e.body for e in loop.tiles}
     for e in (x for s in loop.states for x in walk(s.reduce.body) if _is_exp(x)):
-        for sign, term in terms(e.args[0]):
+        signed = terms(e.args[0])
+        for n, (sign, term) in enumerate(signed):
+            if not all(is_finite(x, made.get) for _, x in (*signed[:n], *signed[n + 1 :])):
+                continue
             up, down = factors(term)
             tiles = [f for f in up if isinstance(f, Read) and f.tensor.origin == "equation"]
             if sign > 0 and len(tiles) == 1 and all(positive(f) for f in (*up, *down) if f not in tiles):

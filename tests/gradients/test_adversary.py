@@ -64,6 +64,15 @@ BROKEN = {
         ),
         outputs="H[b,h,q]",
     ),
+    # what is no number outside the set, in an exponent, beside an exponential
+    "distance in an exponent": Broken((f"{SCORES} - t * log(1 + q - k)", WEIGHTS, VALUES), "t[h]"),
+    "root of a distance": Broken((f"{SCORES} - t * sqrt(q - k)", WEIGHTS, VALUES), "t[h]"),
+    "divided by a distance": Broken((f"{SCORES} + t / (1 + q - k)", WEIGHTS, VALUES), "t[h]"),
+    "distance beside weights": Broken(
+        (SCORES, WEIGHTS, "O[q,e] = sum(k where k <= q) P[q,k] * log(1 + t * (q - k)) * V[k,e]"),
+        "t[h]",
+        put=lambda given: given["t"].abs_(),
+    ),
     # powers of 0
     "power 0": Broken(
         ("S[q,k] = (sum(d) Q[q,d] * K[k,d]) ** n", WEIGHTS, VALUES),
