@@ -87,7 +87,7 @@ KERNELS = (
 MANY = KERNELS.index("lssa")
 """So many of them are interpreted at every length, the others at a few."""
 
-MORE = ("s2", "lightning", "retnet", "based", "based_window")
+MORE = ("s2", "lightning", "retnet", "based", "based_window", "h2o")
 """References that have a kernel too, as their quadratic form is one."""
 
 PACKED = ("packed",)

@@ -319,12 +319,12 @@ def test_compile_writes_one_module(file: Path, tmp_path: Path, compiled: list[tu
     chosen = ["--target", "hip:gfx942", "--extent", "d=128", "--extent", "e=64", "--dtype", "fp16"]
     assert run("compile", str(file), "-o", str(out), *chosen).exit_code == 0
     assert out.read_text() == "# a module\n"
-    assert compiled == [("hip:gfx942", {"d": 128, "e": 64}, "fp16")]
+    assert compiled == [("hip:gfx942", {"d": 128, "e": 64}, "fp16", True)]
 
 
 def test_compile_to_standard_output(file: Path, compiled: list[tuple[object, ...]]) -> None:
     assert run("compile", str(file), "-o", "-").stdout == "# a module\n"
-    assert compiled == [("cuda:90", {}, None)]
+    assert compiled == [("cuda:90", {}, None, True)]
 
 
 def test_compile_keeps_the_pattern(file: Path, compiled: list[tuple[object, ...]]) -> None:

@@ -22,11 +22,10 @@ NAMES = sorted(p.stem for p in PATTERNS.glob("*.attn") if p.stem != "std")
 REFUSED = {
     "moba": "plan-selection",
     "nsa": "plan-selection",
-    "h2o": "plan-rows",
     "gla": "plan-recurrence",
     "gated_delta": "plan-recurrence",
     "landmark": "plan-earlier-kernel",
-    "hilo": "plan-rows",
+    "hilo": "plan-earlier-kernel",
     "halonet_padded": "plan-contraction",
 }
 """Patterns without kernels, and the rule that says so."""

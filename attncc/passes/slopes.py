@@ -33,6 +33,9 @@ from attncc.ir.logic import conjoin, factors, is_literal, negated, quotient, tim
 from attncc.ir.sign import Bodies, positive
 from attncc.ops import SLOPES
 
+NEAR = 1e-5
+"""How far from the largest a term may be, as a part of it, or of 1, to count as equal to it."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -70,8 +73,10 @@ class Slopes:
                 inside = replace(at, where=conjoin((at.where, e.where)), over=(*at.over, *e.over))
                 yield from self._through(e.body, inside, e.body)
             case Reduce("max" | "min"):
-                # equal ones share it
-                among = Apply("==", (e.body, known))
+                # equal ones share it; what is computed again is equal up to rounding
+                below = (known, e.body) if e.op == "max" else (e.body, known)
+                near = Apply("*", (number(NEAR), Apply("+", (number(1.0), Apply("abs", (known,))))))
+                among = Apply("<=", (Apply("-", below), near))
                 ties = replace(e, op="sum", where=conjoin((e.where, among)), body=number(1.0))
                 inside = replace(at, where=conjoin((at.where, e.where, among)), over=(*at.over, *e.over))
                 inside = replace(inside, weight=Apply("/", (at.weight, ties)))

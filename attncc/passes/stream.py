@@ -169,7 +169,8 @@ def _reduced(equation: Equation, e: Reduce, made: _Made) -> Scaled:
 def _is_total(equation: Equation, e: Reduce) -> bool:
     """Whether rows are added up to a number without one: their values are taken as they are."""
     rows = any(i.role == "sequence" for i in equation.tensor.indices)
-    return not rows and any(i.role == "sequence" for i in e.over)
+    whole = any(i.role == "batch" for i in e.over) or isinstance(e.body, Read)
+    return not rows and whole and any(i.role == "sequence" for i in e.over)
 
 
 def _sum(equation: Equation, e: Reduce, made: _Made) -> Scaled:

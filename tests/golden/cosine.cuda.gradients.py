@@ -648,7 +648,12 @@ def cosine_backward_dQ_kernel(
             seen_qk = (k < NK)[None, :] & (k[None, :] <= (q + (NK - NQ))[:, None])
             ratio_S_total2_seen_qk = tl.where(seen_qk, ratio_S_total2_seen_qk, float("-inf"))
         exp_ratio_S_total2_seen_qk = tl.exp2(ratio_S_total2_seen_qk)
-        dX_sum_sum_tile_q = tl.sum(ratio_S_total_qk * exp_ratio_S_total2_seen_qk, 1)
+        ratio_S_total_seen_qk = ratio_S_total_qk * exp_ratio_S_total2_seen_qk
+        if step >= k_edge:
+            # seen: k < |k| and k <= q + (|k| - |q|)
+            seen_qk = (k < NK)[None, :] & (k[None, :] <= (q + (NK - NQ))[:, None])
+            ratio_S_total_seen_qk = tl.where(seen_qk, ratio_S_total_seen_qk, 0.0)
+        dX_sum_sum_tile_q = tl.sum(ratio_S_total_seen_qk, 1)
         dX_sum_sum_q = dX_sum_sum_q + dX_sum_sum_tile_q
         # dX_sum_sum2[q] = sum(k where seen) dP_log[q] * S_total[q,k] * reciprocal(sqrt(X_sum[q]) *
         #     sqrt(Y_sum[k])) * sqrt(Y_sum[k]) * reciprocal(sqrt(X_sum[q])) * Y_sum_inverse[k] /
@@ -663,7 +668,12 @@ def cosine_backward_dQ_kernel(
             * Y_sum_inverse_k[None, :],
             tl.sqrt(X_sum_q)[:, None],
         )
-        dX_sum_sum2_tile_q = tl.sum(ratio_S_total3_qk * exp_ratio_S_total2_seen_qk, 1)
+        ratio_S_total3_seen_qk = ratio_S_total3_qk * exp_ratio_S_total2_seen_qk
+        if step >= k_edge:
+            # seen: k < |k| and k <= q + (|k| - |q|)
+            seen_qk = (k < NK)[None, :] & (k[None, :] <= (q + (NK - NQ))[:, None])
+            ratio_S_total3_seen_qk = tl.where(seen_qk, ratio_S_total3_seen_qk, 0.0)
+        dX_sum_sum2_tile_q = tl.sum(ratio_S_total3_seen_qk, 1)
         dX_sum_sum2_q = dX_sum_sum2_q + dX_sum_sum2_tile_q
         # dscale_rows[q] = sum(k where seen) (S_total[q,k] * reciprocal(sqrt(X_sum[q]) *
         #     sqrt(Y_sum[k])) * dS_total_total[q,k] + dP_log[q] * S_total[q,k] *

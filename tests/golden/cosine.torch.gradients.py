@@ -449,7 +449,12 @@ def cosine_backward(Q, K, V, scale, P_log, O, dO):
                 seen_qk = k[None, :] <= (q + (NK - NQ))[:, None]
                 ratio_S_total2_seen_qk = torch.where(seen_qk, ratio_S_total2_seen_qk, -math.inf)
             exp_ratio_S_total2_seen_qk = torch.exp2(ratio_S_total2_seen_qk)
-            dX_sum_sum_tile_q = (ratio_S_total_qk * exp_ratio_S_total2_seen_qk).sum(-1)
+            ratio_S_total_seen_qk = ratio_S_total_qk * exp_ratio_S_total2_seen_qk
+            if not whole:
+                # seen: k < |k| and k <= q + (|k| - |q|)
+                seen_qk = k[None, :] <= (q + (NK - NQ))[:, None]
+                ratio_S_total_seen_qk = torch.where(seen_qk, ratio_S_total_seen_qk, 0.0)
+            dX_sum_sum_tile_q = ratio_S_total_seen_qk.sum(-1)
             dX_sum_sum_q = dX_sum_sum_q + dX_sum_sum_tile_q
             # dX_sum_sum2[q] = sum(k where seen) dP_log[q] * S_total[q,k] *
             #     reciprocal(sqrt(X_sum[q]) * sqrt(Y_sum[k])) * sqrt(Y_sum[k]) *
@@ -464,7 +469,12 @@ def cosine_backward(Q, K, V, scale, P_log, O, dO):
                 * Y_sum_inverse_k[..., None, :],
                 torch.sqrt(X_sum_q)[..., :, None],
             )
-            dX_sum_sum2_tile_q = (ratio_S_total3_qk * exp_ratio_S_total2_seen_qk).sum(-1)
+            ratio_S_total3_seen_qk = ratio_S_total3_qk * exp_ratio_S_total2_seen_qk
+            if not whole:
+                # seen: k < |k| and k <= q + (|k| - |q|)
+                seen_qk = k[None, :] <= (q + (NK - NQ))[:, None]
+                ratio_S_total3_seen_qk = torch.where(seen_qk, ratio_S_total3_seen_qk, 0.0)
+            dX_sum_sum2_tile_q = ratio_S_total3_seen_qk.sum(-1)
             dX_sum_sum2_q = dX_sum_sum2_q + dX_sum_sum2_tile_q
             # dscale_rows[q] = sum(k where seen) (S_total[q,k] * reciprocal(sqrt(X_sum[q]) *
             #     sqrt(Y_sum[k])) * dS_total_total[q,k] + dP_log[q] * S_total[q,k] *

@@ -1,0 +1,574 @@
+"""H2O: causal attention that also tells how much attention each key has received (arXiv 2306.14048).
+
+`mass` is the statistic of prefill, per head and sequence (the authors' code adds it up over the batch).
+`keep` is the cache that follows: the last `recent` keys, and the `heavy` others of greatest mass.
+
+(1) S[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
+(2) P[q,k] = softmax(k where k <= q) S[q,k]
+(3) O[q,e] = sum(k) P[q,k] * V[k,e]
+(4) mass[k] = sum(q) P[q,k]
+(5) keep[k] = k >= |k| - recent or top(k where k < |k| - recent, count = heavy) mass[k]
+
+As it runs:
+
+    S[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
+    P_max[q] = max(k where k <= q + (|k| - |q|)) S[q,k]
+    P_total[q] = sum(k where k <= q + (|k| - |q|)) exp(S[q,k] - finite(P_max[q]))
+    P_total_row[q] = 1 / P_total[q]
+    P_total[q] = sum(k where k <= q + (|k| - |q|)) exp(S[q,k] - finite(P_max[q]))
+    O_total[q,e] = sum(k where k <= q + (|k| - |q|)) V[k,e] * exp(S[q,k] - finite(P_max[q]))
+    O[q,e] = O_total[q,e] / P_total[q]
+    mass_max[k] = max(q where k <= q + (|k| - |q|)) (S[q,k] - P_max[q])
+    mass_total[k] = sum(q where k <= q + (|k| - |q|)) P_total_row[q] * exp(S[q,k] - P_max[q] -
+        finite(mass_max[k]))
+    mass[k] = mass_total[k] * exp(mass_max[k])
+
+Kernel h2o_P_total_row writes P_total_row[b,h,q], P_max[b,h,q].
+One pass over k for every tile of rows q,
+over one range of tiles that its predicate leaves live.
+State of a row: P_max[q], P_total[q].
+Kernel h2o_O writes O[b,h,q,e].
+One pass over k for every tile of rows q,
+over one range of tiles that its predicate leaves live.
+State of a row: P_total[q], O_total[q,e].
+Kernel h2o_mass writes mass[b,h,k].
+One pass over q for every tile of rows k,
+over one range of tiles that its predicate leaves live.
+State of a row: mass_max[k], mass_total[k].
+
+Edit the pattern, not this file.
+"""
+
+import contextlib
+import math
+
+import torch
+import triton
+import triton.language as tl
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+
+def extents(*tensors):
+    """Extents by index; each tensor is (name, its indices, itself). What does not fit is an error."""
+    found = {}
+    first = tensors[0][2]
+    for name, indices, tensor in tensors:
+        names = indices.split()
+        if not torch.is_tensor(tensor):
+            raise TypeError(f"`{name}` is a tensor over ({indices}), not {type(tensor).__name__}")
+        if tensor.dim() != len(names):
+            shape = tuple(tensor.shape)
+            raise ValueError(f"`{name}` is over ({indices}), but has {tensor.dim()} axes: {shape}")
+        if tensor.device != first.device:
+            raise ValueError(f"`{name}` is on {tensor.device}, `{tensors[0][0]}` on {first.device}")
+        for index, size in zip(names, tensor.shape):
+            other, known = found.setdefault(index, (name, size))
+            if known != size:
+                raise ValueError(f"`{name}` has {size} along `{index}`, but `{other}` has {known}")
+    return {index: size for index, (_, size) in found.items()}
+
+
+def check_kinds(floats, integers, booleans, allowed):
+    """Element types: all float tensors share one of `allowed`. What this launches has no gradients."""
+    for name, tensor in floats:
+        if tensor.dtype not in allowed:
+            names = ", ".join(str(kind)[6:] for kind in allowed)
+            raise TypeError(f"`{name}` is {str(tensor.dtype)[6:]}; this kernel takes {names}")
+        if tensor.dtype != floats[0][1].dtype:
+            first, other = floats[0][0], str(floats[0][1].dtype)[6:]
+            raise TypeError(f"`{name}` is {str(tensor.dtype)[6:]}, but `{first}` is {other}")
+        if tensor.requires_grad and torch.is_grad_enabled():
+            raise NotImplementedError(
+                f"`{name}` requires grad, and this function has no backward pass: call it under "
+                "torch.no_grad(), or as the dense `reference`, which is differentiable"
+            )
+    for name, tensor in integers:
+        if tensor.dtype not in (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8):
+            raise TypeError(f"`{name}` is a table of integers, not {str(tensor.dtype)[6:]}")
+    for name, tensor in booleans:
+        if tensor.dtype != torch.bool:
+            raise TypeError(f"`{name}` is a table of truth values, not {str(tensor.dtype)[6:]}")
+
+
+def check_number(name, value, kind):
+    """A number of the pattern; an integer fits 29 bits, so that positions can be added to it."""
+    if kind is bool and not isinstance(value, bool):
+        raise TypeError(f"`{name}` is True or False, not {value!r}")
+    if kind is int and (isinstance(value, bool) or not isinstance(value, int)):
+        raise TypeError(f"`{name}` is an integer, not {value!r}")
+    if kind is int and not -(1 << 29) < value < 1 << 29:
+        raise ValueError(f"`{name}` is {value}: integers of a pattern stay between -2**29 and 2**29")
+    if kind is float and (isinstance(value, bool) or not isinstance(value, (int, float))):
+        raise TypeError(f"`{name}` is a number, not {value!r}")
+
+
+KINDS = (torch.float16, torch.bfloat16, torch.float32)
+
+# tiles, warps and pipeline stages by the extents of features and the bytes of an element
+TILES_h2o_P_total_row = {
+    (64, 2): {
+        "BLOCK_Q": 128, "BLOCK_K": 64, "BLOCK_D": 64,
+        "num_warps": 4, "num_stages": 2,
+    },
+    (64, 4): {
+        "BLOCK_Q": 32, "BLOCK_K": 32, "BLOCK_D": 64,
+        "num_warps": 8, "num_stages": 2,
+    },
+    (128, 2): {
+        "BLOCK_Q": 128, "BLOCK_K": 128, "BLOCK_D": 128,
+        "num_warps": 8, "num_stages": 2,
+    },
+    (128, 4): {
+        "BLOCK_Q": 32, "BLOCK_K": 32, "BLOCK_D": 128,
+        "num_warps": 8, "num_stages": 2,
+    },
+}
+TILES_h2o_O = {
+    (64, 64, 2): {
+        "BLOCK_Q": 128, "BLOCK_K": 64, "BLOCK_D": 64, "BLOCK_E": 64,
+        "num_warps": 4, "num_stages": 3,
+    },
+    (64, 64, 4): {
+        "BLOCK_Q": 32, "BLOCK_K": 32, "BLOCK_D": 64, "BLOCK_E": 64,
+        "num_warps": 8, "num_stages": 2,
+    },
+    (128, 128, 2): {
+        "BLOCK_Q": 128, "BLOCK_K": 128, "BLOCK_D": 128, "BLOCK_E": 128,
+        "num_warps": 8, "num_stages": 3,
+    },
+    (128, 128, 4): {
+        "BLOCK_Q": 32, "BLOCK_K": 32, "BLOCK_D": 128, "BLOCK_E": 128,
+        "num_warps": 8, "num_stages": 2,
+    },
+}
+TILES = {
+    (64, 2): {
+        "BLOCK_K": 64, "BLOCK_Q": 64, "BLOCK_D": 64,
+        "num_warps": 4, "num_stages": 2,
+    },
+    (64, 4): {
+        "BLOCK_K": 32, "BLOCK_Q": 32, "BLOCK_D": 64,
+        "num_warps": 8, "num_stages": 2,
+    },
+    (128, 2): {
+        "BLOCK_K": 64, "BLOCK_Q": 64, "BLOCK_D": 128,
+        "num_warps": 4, "num_stages": 2,
+    },
+    (128, 4): {
+        "BLOCK_K": 32, "BLOCK_Q": 32, "BLOCK_D": 128,
+        "num_warps": 8, "num_stages": 2,
+    },
+}
+
+
+def describe(tensor, block):
+    """A tensor for the copy engine, which loads blocks of it. Its rows have to be contiguous and to begin at
+    multiples of 16 bytes; a tensor of another layout is copied."""
+    size = tensor.element_size()
+    if tensor.numel() == 0:
+        tensor = tensor.new_zeros([16] * tensor.dim())
+    strides = [step if n > 1 else 16 for n, step in zip(tensor.shape, tensor.stride())]
+    strides[-1] = tensor.stride(-1) if tensor.shape[-1] > 1 else 1
+    near = strides[-1] == 1 and tensor.data_ptr() % 16 == 0
+    if not near or any(step == 0 or step * size % 16 for step in strides[:-1]):
+        wide = -(-tensor.shape[-1] * size // 16) * 16 // size
+        tensor = tensor.new_empty((*tensor.shape[:-1], wide))[..., : tensor.shape[-1]].copy_(tensor)
+        strides = [*tensor.stride()[:-1], 1]
+    return TensorDescriptor(tensor, list(tensor.shape), strides, block)
+
+
+@triton.jit
+def divide(a, b):
+    """a / b to the last digit, where 0 / 0 is 0: the mean of nothing, a softmax over nothing."""
+    return tl.where((a == 0) & (b == 0), 0.0, tl.math.div_rn(a * 1.0, b * 1.0))
+
+
+@triton.jit
+def finite(m):
+    """A maximum as a scale: that of nothing, -inf, scales by 0."""
+    return tl.where(m == float("-inf"), 0.0, m)
+
+
+@triton.jit(
+    do_not_specialize=[
+        "sP_total_row_b",
+        "sP_total_row_h",
+        "sP_total_row_q",
+        "sP_max_b",
+        "sP_max_h",
+        "sP_max_q",
+        "NQ",
+        "NK",
+        "NB",
+        "NH",
+        "NG",
+    ]
+)
+def h2o_P_total_row_kernel(
+    Q, K, P_total_row, P_max,
+    sP_total_row_b, sP_total_row_h, sP_total_row_q,
+    sP_max_b, sP_max_h, sP_max_q,
+    NQ, NK, NB, NH, NG,
+    D: tl.constexpr,
+    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
+):
+    # one program: a tile of rows at one place of the batch; late rows see most, and come first
+    pid = tl.program_id(0)
+    tiles = tl.cdiv(NQ, BLOCK_Q)
+    q0 = (tiles - 1 - pid % tiles) * BLOCK_Q
+    h = (pid // tiles) % NH
+    b = pid // tiles // NH
+    q_in = tl.arange(0, BLOCK_Q)
+    q = q0 + q_in
+    k_in = tl.arange(0, BLOCK_K)
+    P_total_row_here = (
+        P_total_row + b.to(tl.int64) * sP_total_row_b + h.to(tl.int64) * sP_total_row_h
+    )
+    P_max_here = P_max + b.to(tl.int64) * sP_max_b + h.to(tl.int64) * sP_max_h
+    # state of P_max[q] = max(k where seen) S[q,k]
+    P_max_q = tl.full([BLOCK_Q], float("-inf"), tl.float32)
+    # state of P_total[q] = sum(k where seen) exp(S[q,k] - finite(P_max[q]))
+    P_total_q = tl.full([BLOCK_Q], 0.0, tl.float32)
+    Q_qd = Q.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_D])
+    last = tl.minimum(q0 + BLOCK_Q, NQ) - 1
+    k_end = tl.maximum(0, NK + last - NQ + 1)
+    k_hi = (BLOCK_K + k_end - 1) // BLOCK_K
+    k_inner_end = tl.maximum(0, NK + q0 - NQ + 1)
+    k_full_hi = k_inner_end // BLOCK_K
+    k_steps = k_hi
+    k_edge = k_full_hi
+    # live tiles; those on an edge are tested
+    for step in tl.range(0, k_steps):
+        k0 = step * BLOCK_K
+        k = k0 + k_in
+        # S[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
+        K_kd = K.load([b, h // (NH // NG), k0, 0]).reshape([BLOCK_K, BLOCK_D])
+        S_qk = tl.dot(Q_qd, tl.trans(K_kd), input_precision="ieee")
+        # P_max[q] = max(k where seen) S[q,k]
+        S_seen_qk = S_qk
+        if step >= k_edge:
+            # seen: k < |k| and k <= q + (|k| - |q|)
+            seen_qk = (k < NK)[None, :] & (k[None, :] <= (q + (NK - NQ))[:, None])
+            S_seen_qk = tl.where(seen_qk, S_seen_qk, float("-inf"))
+        P_max_tile_q = tl.max(S_seen_qk, 1)
+        P_max_old_q = P_max_q
+        P_max_q = tl.maximum(P_max_old_q, P_max_tile_q * (1 / D ** 0.5))
+        # P_total[q] = sum(k where seen) exp(S[q,k] - finite(P_max[q]))
+        alpha_q = tl.exp2(P_max_old_q * 1.4426950408889634 - finite(P_max_q) * 1.4426950408889634)
+        exp_S_seen_qk = tl.exp2(
+            S_seen_qk * (1.4426950408889634 / D ** 0.5)
+            - (finite(P_max_q) * 1.4426950408889634)[:, None]
+        )
+        P_total_tile_q = tl.sum(exp_S_seen_qk, 1)
+        P_total_q = P_total_q * alpha_q + P_total_tile_q
+    # P_total_row[q] = 1 / P_total[q]
+    P_total_row_q = divide(1, P_total_q)
+    tl.store(
+        P_total_row_here + q0.to(tl.int64) * sP_total_row_q + q_in * sP_total_row_q,
+        P_total_row_q.to(P_total_row.dtype.element_ty),
+        mask=(q < NQ),
+    )
+    tl.store(
+        P_max_here + q0.to(tl.int64) * sP_max_q + q_in * sP_max_q,
+        P_max_q.to(P_max.dtype.element_ty),
+        mask=(q < NQ),
+    )
+
+
+@triton.jit(do_not_specialize=["NQ", "NK", "NB", "NH", "NG"])
+def h2o_O_kernel(
+    Q, K, V, P_max, O,
+    sO_b, sO_h, sO_q, sO_e,
+    NQ, NK, NB, NH, NG,
+    D: tl.constexpr, E: tl.constexpr,
+    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
+):
+    # one program: a tile of rows at one place of the batch; late rows see most, and come first
+    pid = tl.program_id(0)
+    tiles = tl.cdiv(NQ, BLOCK_Q)
+    q0 = (tiles - 1 - pid % tiles) * BLOCK_Q
+    h = (pid // tiles) % NH
+    b = pid // tiles // NH
+    q_in = tl.arange(0, BLOCK_Q)
+    q = q0 + q_in
+    e = tl.arange(0, BLOCK_E)
+    k_in = tl.arange(0, BLOCK_K)
+    O_here = O + b.to(tl.int64) * sO_b + h.to(tl.int64) * sO_h
+    # state of P_total[q] = sum(k where seen) exp(S[q,k] - finite(P_max[q]))
+    P_total_q = tl.full([BLOCK_Q], 0.0, tl.float32)
+    # state of O_total[q,e] = sum(k where seen) V[k,e] * exp(S[q,k] - finite(P_max[q]))
+    O_total_qe = tl.full([BLOCK_Q, BLOCK_E], 0.0, tl.float32)
+    Q_qd = Q.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_D])
+    P_max_q = P_max.load([b, h, q0]).reshape([BLOCK_Q]).to(tl.float32)
+    last = tl.minimum(q0 + BLOCK_Q, NQ) - 1
+    k_end = tl.maximum(0, NK + last - NQ + 1)
+    k_hi = (BLOCK_K + k_end - 1) // BLOCK_K
+    k_inner_end = tl.maximum(0, NK + q0 - NQ + 1)
+    k_full_hi = k_inner_end // BLOCK_K
+    k_steps = k_hi
+    k_edge = k_full_hi
+    # live tiles; those on an edge are tested
+    for step in tl.range(0, k_steps):
+        k0 = step * BLOCK_K
+        k = k0 + k_in
+        # S[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
+        K_kd = K.load([b, h // (NH // NG), k0, 0]).reshape([BLOCK_K, BLOCK_D])
+        S_qk = tl.dot(Q_qd, tl.trans(K_kd), input_precision="ieee")
+        S_seen_qk = S_qk
+        if step >= k_edge:
+            # seen: k < |k| and k <= q + (|k| - |q|)
+            seen_qk = (k < NK)[None, :] & (k[None, :] <= (q + (NK - NQ))[:, None])
+            S_seen_qk = tl.where(seen_qk, S_seen_qk, float("-inf"))
+        # P_total[q] = sum(k where seen) exp(S[q,k] - finite(P_max[q]))
+        exp_S_seen_qk = tl.exp2(
+            S_seen_qk * (1.4426950408889634 / D ** 0.5)
+            - (finite(P_max_q) * 1.4426950408889634)[:, None]
+        )
+        P_total_tile_q = tl.sum(exp_S_seen_qk, 1)
+        P_total_q = P_total_q + P_total_tile_q
+        # O_total[q,e] = sum(k where seen) V[k,e] * exp(S[q,k] - finite(P_max[q]))
+        V_ke = V.load([b, h // (NH // NG), k0, 0]).reshape([BLOCK_K, BLOCK_E])
+        O_total_qe = tl.dot(exp_S_seen_qk.to(V_ke.dtype), V_ke, O_total_qe, input_precision="ieee")
+    # O[q,e] = O_total[q,e] / P_total[q]
+    O_qe = divide(O_total_qe, P_total_q[:, None])
+    tl.store(
+        O_here + q0.to(tl.int64) * sO_q + q_in[:, None] * sO_q + e[None, :] * sO_e,
+        O_qe.to(O.dtype.element_ty),
+        mask=(q[:, None] < NQ),
+    )
+
+
+@triton.jit(do_not_specialize=["smass_b", "smass_h", "smass_k", "NK", "NQ", "NB", "NH", "NG"])
+def h2o_mass_kernel(
+    Q, K, P_total_row, P_max, mass,
+    smass_b, smass_h, smass_k,
+    NK, NQ, NB, NH, NG,
+    D: tl.constexpr,
+    BLOCK_K: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_D: tl.constexpr,
+):
+    # one program: a tile of rows at one place of the batch; early rows see most, and come first
+    pid = tl.program_id(0)
+    tiles = tl.cdiv(NK, BLOCK_K)
+    k0 = (pid % tiles) * BLOCK_K
+    h = (pid // tiles) % NH
+    b = pid // tiles // NH
+    k_in = tl.arange(0, BLOCK_K)
+    k = k0 + k_in
+    q_in = tl.arange(0, BLOCK_Q)
+    mass_here = mass + b.to(tl.int64) * smass_b + h.to(tl.int64) * smass_h
+    # state of mass_max[k] = max(q where seen) (S[q,k] - P_max[q])
+    mass_max_k = tl.full([BLOCK_K], float("-inf"), tl.float32)
+    # state of mass_total[k] = sum(q where seen) P_total_row[q] * exp(S[q,k] - P_max[q] -
+    #     finite(mass_max[k]))
+    mass_total_k = tl.full([BLOCK_K], 0.0, tl.float32)
+    K_kd = K.load([b, h // (NH // NG), k0, 0]).reshape([BLOCK_K, BLOCK_D])
+    last = tl.minimum(k0 + BLOCK_K, NK) - 1
+    q_begin = tl.maximum(0, NQ + k0 - NK)
+    q_end = NQ
+    q_lo = q_begin // BLOCK_Q
+    q_hi = tl.where(q_begin < q_end, (BLOCK_Q + q_end - 1) // BLOCK_Q, q_lo)
+    q_inner_begin = tl.maximum(0, NQ + last - NK)
+    q_full_lo = tl.minimum((BLOCK_Q + q_inner_begin - 1) // BLOCK_Q, q_hi)
+    q_full_hi = tl.maximum(q_full_lo, q_end // BLOCK_Q)
+    q_steps = q_hi - q_lo
+    q_whole = q_full_lo - q_lo
+    q_edge = q_full_hi - q_lo
+    # live tiles; those on an edge are tested
+    for step in tl.range(0, q_steps):
+        q0 = (q_lo + step) * BLOCK_Q
+        q = q0 + q_in
+        # S[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
+        Q_qd = Q.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_D])
+        S_kq = tl.dot(K_kd, tl.trans(Q_qd), input_precision="ieee")
+        # mass_max[k] = max(q where seen) (S[q,k] - P_max[q])
+        P_max_q = P_max.load([b, h, q0]).reshape([BLOCK_Q]).to(tl.float32)
+        exponent_kq = S_kq * (1 / D ** 0.5) - P_max_q[None, :]
+        exponent_seen_kq = exponent_kq
+        if (step < q_whole) | (step >= q_edge):
+            # seen: q < |q| and k <= q + (|k| - |q|)
+            seen_kq = (q < NQ)[None, :] & (k[:, None] <= (q + (NK - NQ))[None, :])
+            exponent_seen_kq = tl.where(seen_kq, exponent_seen_kq, float("-inf"))
+        mass_max_tile_k = tl.max(exponent_seen_kq, 1)
+        mass_max_old_k = mass_max_k
+        mass_max_k = tl.maximum(mass_max_old_k, mass_max_tile_k)
+        # mass_total[k] = sum(q where seen) P_total_row[q] * exp(S[q,k] - P_max[q] -
+        #     finite(mass_max[k]))
+        alpha_k = tl.exp2(
+            mass_max_old_k * 1.4426950408889634 - finite(mass_max_k) * 1.4426950408889634
+        )
+        P_total_row_q = P_total_row.load([b, h, q0]).reshape([BLOCK_Q]).to(tl.float32)
+        exp_exponent_seen_kq = tl.exp2(
+            exponent_seen_kq * 1.4426950408889634
+            - (finite(mass_max_k) * 1.4426950408889634)[:, None]
+        )
+        exp_exponent_seen_seen_kq = P_total_row_q[None, :] * exp_exponent_seen_kq
+        if (step < q_whole) | (step >= q_edge):
+            # seen: q < |q| and k <= q + (|k| - |q|)
+            seen_kq = (q < NQ)[None, :] & (k[:, None] <= (q + (NK - NQ))[None, :])
+            exp_exponent_seen_seen_kq = tl.where(seen_kq, exp_exponent_seen_seen_kq, 0.0)
+        mass_total_tile_k = tl.sum(exp_exponent_seen_seen_kq, 1)
+        mass_total_k = mass_total_k * alpha_k + mass_total_tile_k
+    # mass[k] = mass_total[k] * exp(mass_max[k])
+    mass_k = mass_total_k * tl.exp2(mass_max_k * 1.4426950408889634)
+    tl.store(
+        mass_here + k0.to(tl.int64) * smass_k + k_in * smass_k,
+        mass_k.to(mass.dtype.element_ty),
+        mask=(k < NK),
+    )
+
+
+def h2o(Q, K, V, heavy=64, recent=64):
+    """Q[b,h,q,d], K[b,g,k,d], V[b,g,k,e] -> O[b,h,q,e], mass[b,h,k], on cuda:90.
+
+    Tensors may have any strides. ValueError and TypeError name what does not fit.
+    """
+    sizes = extents(
+        ("Q", "b h q d", Q),
+        ("K", "b g k d", K),
+        ("V", "b g k e", V),
+    )
+    check_kinds([("Q", Q), ("K", K), ("V", V)], [], [], KINDS)
+    check_number("heavy", heavy, int)
+    check_number("recent", recent, int)
+    NB, NH, NQ, D, NG, NK, E = (
+        sizes["b"], sizes["h"], sizes["q"], sizes["d"], sizes["g"], sizes["k"], sizes["e"]
+    )
+    if NG == 0 or NH % NG:
+        raise ValueError(f"|g| = {NG} does not divide |h| = {NH}")
+    if max(sizes.values()) >= 1 << 29:
+        raise ValueError(f"extents {sizes}: those of a kernel stay below 2**29")
+    if not (Q.is_cuda or triton.knobs.runtime.interpret):
+        raise ValueError(f"this kernel runs on a GPU, and `Q` is on {Q.device}")
+    tile = TILES_h2o_P_total_row.get((D, Q.element_size()))
+    if tile is None:
+        raise ValueError(
+            f"no tiles for d={D} and {Q.element_size()} bytes an element: "
+            "compile the pattern with --extent"
+        )
+    P_total_row = Q.new_empty((NB, NH, -(-NQ // 4) * 4), dtype=torch.float32)[..., :NQ]
+    P_max = Q.new_empty((NB, NH, -(-NQ // 4) * 4), dtype=torch.float32)[..., :NQ]
+    grid = triton.cdiv(NQ, tile["BLOCK_Q"]) * NB * NH
+    if grid:
+        with torch.cuda.device(Q.device) if Q.is_cuda else contextlib.nullcontext():
+            h2o_P_total_row_kernel[(grid,)](
+                describe(Q, [1, 1, tile["BLOCK_Q"], tile["BLOCK_D"]]),
+                describe(K, [1, 1, tile["BLOCK_K"], tile["BLOCK_D"]]),
+                P_total_row, P_max,
+                *P_total_row.stride(), *P_max.stride(),
+                NQ, NK, NB, NH, NG,
+                D,
+                **tile,
+            )
+    tile = TILES_h2o_O.get((D, E, Q.element_size()))
+    if tile is None:
+        raise ValueError(
+            f"no tiles for d={D}, e={E} and {Q.element_size()} bytes an element: "
+            "compile the pattern with --extent"
+        )
+    O = Q.new_empty((NB, NH, NQ, E))
+    grid = triton.cdiv(NQ, tile["BLOCK_Q"]) * NB * NH
+    if grid:
+        with torch.cuda.device(Q.device) if Q.is_cuda else contextlib.nullcontext():
+            h2o_O_kernel[(grid,)](
+                describe(Q, [1, 1, tile["BLOCK_Q"], tile["BLOCK_D"]]),
+                describe(K, [1, 1, tile["BLOCK_K"], tile["BLOCK_D"]]),
+                describe(V, [1, 1, tile["BLOCK_K"], tile["BLOCK_E"]]),
+                describe(P_max, [1, 1, tile["BLOCK_Q"]]),
+                O,
+                *O.stride(),
+                NQ, NK, NB, NH, NG,
+                D, E,
+                **tile,
+            )
+    tile = TILES.get((D, Q.element_size()))
+    if tile is None:
+        raise ValueError(
+            f"no tiles for d={D} and {Q.element_size()} bytes an element: "
+            "compile the pattern with --extent"
+        )
+    mass = Q.new_empty((NB, NH, NK), dtype=torch.float32)
+    grid = triton.cdiv(NK, tile["BLOCK_K"]) * NB * NH
+    if grid:
+        with torch.cuda.device(Q.device) if Q.is_cuda else contextlib.nullcontext():
+            h2o_mass_kernel[(grid,)](
+                describe(Q, [1, 1, tile["BLOCK_Q"], tile["BLOCK_D"]]),
+                describe(K, [1, 1, tile["BLOCK_K"], tile["BLOCK_D"]]),
+                describe(P_total_row, [1, 1, tile["BLOCK_Q"]]),
+                describe(P_max, [1, 1, tile["BLOCK_Q"]]),
+                mass,
+                *mass.stride(),
+                NK, NQ, NB, NH, NG,
+                D,
+                **tile,
+            )
+    return O, mass
+
+
+def _divide(a, b):
+    """a / b; 0 / 0 is 0, and no gradient passes where the divisor is 0."""
+    none = b == 0
+    at_none = torch.where(a == 0, 0, a / b).detach()
+    return torch.where(none, at_none, a / torch.where(none, 1, b))
+
+
+def _einsum(spelled, *tensors):
+    """torch.einsum in the widest dtype of its tensors; a mask among them is 0 and 1."""
+    dtype = tensors[0].dtype
+    for x in tensors[1:]:
+        dtype = torch.promote_types(dtype, x.dtype)
+    return torch.einsum(spelled, *(x.to(dtype) for x in tensors))
+
+
+def _amax(x, dim, nothing):
+    """The largest along an axis, which may be empty."""
+    return x.amax(dim) if x.shape[dim] else torch.full_like(x.sum(dim), nothing)
+
+
+def reference(Q, K, V, heavy=64, recent=64):
+    """`h2o`: dense, differentiable, any device and dtype."""
+    _, NH, NQ, D = Q.shape
+    _, NG, NK, _ = K.shape
+    h = torch.arange(NH, device=Q.device)
+    q = torch.arange(NQ, device=Q.device)
+    k = torch.arange(NK, device=Q.device)
+    # S[b,h,q,k] = sum(d) Q[b,h,q,d] * K[b, h // (|h| // |g|), k, d] / sqrt(|d|)
+    S = _einsum("bhqd,bhkd->bhqk", Q, K[:, h // (NH // NG)]) / math.sqrt(D)
+    # P[b,h,q,k] = if k <= q + (|k| - |q|) then exp(S[b,h,q,k] - max(k where k <= q + (|k| - |q|))
+    #     S[b,h,q,k]) / sum(k where k <= q + (|k| - |q|)) exp(S[b,h,q,k] - max(k where k <= q + (|k|
+    #     - |q|)) S[b,h,q,k]) else 0
+    where_qk = k <= (q + (NK - NQ))[:, None]
+    max_P_q = _amax(torch.where(where_qk, S, -math.inf), 3, -math.inf)
+    exp_P_qk = torch.exp(torch.where(where_qk, S - max_P_q[..., None], -math.inf))
+    P = _divide(exp_P_qk, exp_P_qk.sum(-1)[..., None])
+    # O[b,h,q,e] = sum(k) P[b,h,q,k] * V[b, h // (|h| // |g|), k, e]
+    O = _einsum("bhqk,bhke->bhqe", P, V[:, h // (NH // NG)])
+    # mass[b,h,k] = sum(q) P[b,h,q,k]
+    mass = P.sum(2)
+    return O, mass
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    given = {
+        "Q": torch.randn(2, 4, 150, 64, device=device, dtype=torch.float32),
+        "K": torch.randn(2, 2, 203, 64, device=device, dtype=torch.float32),
+        "V": torch.randn(2, 2, 203, 64, device=device, dtype=torch.float32),
+        "heavy": 16,
+        "recent": 16,
+    }
+    floats = {
+        name: x.double()
+        for name, x in given.items()
+        if torch.is_tensor(x) and x.is_floating_point()
+    }
+    made = h2o(**given)
+    meant = reference(**{**given, **floats})
+    for name, x, y, allowed in (
+        ("O", made[0], meant[0], 1e-5),
+        ("mass", made[1][..., None], meant[1][..., None], 1e-5),
+    ):
+        row = torch.linalg.vector_norm(torch.where(y.isfinite(), y, 0), dim=-1).mean()
+        error = torch.linalg.vector_norm(torch.where(x == y, 0, x - y), dim=-1).max() / row
+        print(f"{name}: the worst row is {error:.1e} of a mean row off")
+        assert error < allowed, f"{name} is wrong"
