@@ -54,11 +54,17 @@ def test_every_pattern_has_kernels_or_a_reason() -> None:
 
 @pytest.mark.parametrize("name", [*KERNELS, *MORE, *PACKED])
 def test_kernels(name: str) -> None:
-    """Of two passes each has a kernel, and norms of keys and what agents gather have one before."""
+    """Of two passes each has a kernel, and norms of keys and what agents gather have one before; what
+    other rows give has one of its own.
+    """
     kernels = planned(meaning(source(name)), source(name)).kernels
     found = [(kernel.rows.name, [loop.index.name for loop in kernel.loops]) for kernel in kernels]
     norms = [("k", [])] if name in ("qk_norm", "cosine", "lssa") else []
-    walks = {"pointer": [("q", ["k"])] * 2, "agent": [("a", ["k"]), ("q", ["a"])]}
+    walks = {
+        "pointer": [("q", ["k"])] * 2,
+        "agent": [("a", ["k"]), ("q", ["a"])],
+        "h2o": [("q", ["k"])] * 2 + [("k", ["q"])],
+    }
     assert found == [*norms, *walks.get(name, [("q", ["k"])])]
 
 

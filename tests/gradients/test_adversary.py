@@ -97,6 +97,8 @@ BROKEN = {
         "c[h]",
         put=lambda given: [given[n].round_() for n in "QKc"],
     ),
+    # a sum over columns of what depends on row, column and feature at once
+    "distances": Broken(("S[q,k] = -(sum(d) abs(Q[q,d] - K[k,d]))", WEIGHTS, VALUES)),
     # what is read backward
     "features": Broken(("S[q,k] = sum(d) Q[q,d] * K[k, |d| - 1 - d]", WEIGHTS, VALUES)),
     # means of two, each counted at its own rows
@@ -120,7 +122,6 @@ REFUSED = {
         ),
         "plan-position",
     ),
-    "distances": (Broken(("S[q,k] = -(sum(d) abs(Q[q,d] - K[k,d]))", WEIGHTS, VALUES)), "plan-contraction"),
 }
 
 

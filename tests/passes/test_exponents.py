@@ -28,6 +28,8 @@ SCALES = {
     "l2_softmax": {"O": "P_max[b,h,q] - finite(W_sum_max[b,h,q] * 0.5)"},
     # no normaliser divides the sum of a row, which is as large as its largest decay
     "lightning": {"O": "O_max[h,q]"},
+    # a maximum of what is at most 1, which is not proved as a row's scale stands between
+    "h2o": {"mass": "mass_max[b,h,k]"},
     # two maxima under predicates that say the same in other words, found out when kernels are planned
     "block_layout": {"O": "S_max[b,h,q] - finite(P_max[b,h,q])"},
 }

@@ -154,6 +154,8 @@ AGAIN = {
     "evoformer": "a bias of every pair",
     "agent": "two attentions, one after the other",
     "kronecker": "keys of two kinds",
+    "pointer": "what reaches weights is weighed by them first",
+    "h2o": "what reaches the weight of a key reaches its rows first",
 }
 """Patterns whose gradients take another pass, and why."""
 
