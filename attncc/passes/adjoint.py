@@ -43,6 +43,7 @@ from attncc.passes.saved import Adjoint, adjoined
 from attncc.passes.settled import apart
 from attncc.passes.share import fresh
 from attncc.passes.slopes import Part, Slopes
+from attncc.source import NOWHERE, Span
 
 
 def adjoint(cascade: Cascade, wrt: Iterable[str] | None = None) -> Adjoint:
@@ -68,6 +69,8 @@ def _taken(cascade: Cascade) -> set[str]:
 
 @dataclass
 class _Reverse:
+    """What has reached each tensor so far, and `rows` of it before they are added up; the equations made."""
+
     cascade: Cascade
     wrt: tuple[Tensor, ...]
     logarithms: dict[Expr, Tensor]
@@ -76,16 +79,8 @@ class _Reverse:
     made: list[Equation] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.names = Names(
-            _taken(self.cascade)
-            | {
-                i.name
-                for e in self.cascade.equations
-                for x in walk(e.body)
-                if isinstance(x, Index)
-                for i in [x]
-            }
-        )
+        bodies = (x for e in self.cascade.equations for x in walk(e.body))
+        self.names = Names(_taken(self.cascade) | {x.name for x in bodies if isinstance(x, Index)})
         self.bodies = {e.tensor: e.body for e in self.cascade.equations}
         self.live = set(self.wrt)
         for e in self.cascade.equations:
@@ -105,7 +100,7 @@ class _Reverse:
             self._collect(tensor)
             body = summed(self.reached.get(tensor, []))
             gradient = Tensor(self._name(tensor), tensor.indices, "float", "equation")
-            self.made.append(Equation(gradient, real(body)))
+            self.made.append(Equation(gradient, real(body), self._span(tensor)))
             gradients.append(gradient)
         backward = replace(
             self.cascade,
@@ -118,6 +113,12 @@ class _Reverse:
             demands=tuple(d for d in self.cascade.demands if d.name in ("sorted", "range")),
         )
         return adjoined(self.cascade, backward, self.logarithms, self.wrt)
+
+    def _span(self, tensor: Tensor) -> Span:
+        """Where a tensor is said, or first read."""
+        own = (e.span for e in self.cascade.equations if e.tensor == tensor)
+        first = (e.span for e in self.cascade.equations if any(r.tensor == tensor for r in reads(e.body)))
+        return next(own, next(first, NOWHERE))
 
     def _name(self, tensor: Tensor) -> str:
         name = fresh(f"d{tensor.name}", self.names.taken)
@@ -142,7 +143,7 @@ class _Reverse:
         if isinstance(body, Read):
             return body
         made = Tensor(self._name(tensor), tensor.indices, "float", "equation")
-        self.made.append(Equation(made, body))
+        self.made.append(Equation(made, body, self._span(tensor)))
         return Read(made, made.indices)
 
     def _reach(self, part: Part) -> None:
@@ -178,7 +179,7 @@ class _Reverse:
                 name = fresh(f"d{tensor.name}_rows", self.names.taken)
                 self.names.taken.add(name)
                 rows = Tensor(name, place, "float", "equation")
-                self.made.append(Equation(rows, real(summed(parts))))
+                self.made.append(Equation(rows, real(summed(parts)), self._span(tensor)))
                 body = found.said(Read(rows, place))
                 self.reached.setdefault(tensor, []).append(_over(found.others, conjoin(found.where), body))
 
@@ -191,7 +192,7 @@ class _Reverse:
                 name = fresh(f"d{tensor.name}_rows", self.names.taken)
                 self.names.taken.add(name)
                 rows = Tensor(name, tuple(i for i in place if i in free(f)), "float", "equation")
-                self.made.append(Equation(rows, real(f)))
+                self.made.append(Equation(rows, real(f), self._span(tensor)))
                 up[n] = Read(rows, rows.indices)
         whole = quotient(up, down)
         return whole if sign > 0 else Apply("neg", (whole,))

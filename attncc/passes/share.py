@@ -31,6 +31,7 @@ from attncc.ir.cascade import (
     walk,
 )
 from attncc.ir.graph import live, recurrent
+from attncc.source import NOWHERE
 
 LARGEST = 2000
 """Nodes an equation may have before nothing more is inlined into it."""
@@ -88,7 +89,7 @@ def _extract(e: Expr, host: Equation, named: _Named) -> Expr:
         )
         named.taken.add(tensor.name)
         named.holders[e] = tensor
-        named.equations.append(Equation(tensor, e, e.span))
+        named.equations.append(Equation(tensor, e, host.span if e.span == NOWHERE else e.span))
     return Read(tensor, tensor.indices)
 
 
