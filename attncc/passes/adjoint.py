@@ -99,9 +99,7 @@ class _Reverse:
         for tensor in self.wrt:
             self._collect(tensor)
             body = summed(self.reached.get(tensor, []))
-            gradient = Tensor(self._name(tensor), tensor.indices, "float", "equation")
-            self.made.append(Equation(gradient, real(body), self._span(tensor)))
-            gradients.append(gradient)
+            gradients.append(self._made(tensor, tensor.indices, real(body)).tensor)
         backward = replace(
             self.cascade,
             name=f"{self.cascade.name}_backward",
@@ -120,10 +118,16 @@ class _Reverse:
         first = (e.span for e in self.cascade.equations if any(r.tensor == tensor for r in reads(e.body)))
         return next(own, next(first, NOWHERE))
 
-    def _name(self, tensor: Tensor) -> str:
-        name = fresh(f"d{tensor.name}", self.names.taken)
+    def _name(self, tensor: Tensor, more: str = "") -> str:
+        name = fresh(f"d{tensor.name}{more}", self.names.taken)
         self.names.taken.add(name)
         return name
+
+    def _made(self, tensor: Tensor, place: tuple[Index, ...], body: Expr, more: str = "") -> Read:
+        """What reaches a tensor, under a name: a read of the equation that is made of it."""
+        made = Tensor(self._name(tensor, more), place, "float", "equation")
+        self.made.append(Equation(made, body, self._span(tensor)))
+        return Read(made, place)
 
     def _given(self, output: Tensor) -> Tensor:
         """What reaches an output, an input of the gradients; summed over indices its equation lacks."""
@@ -142,9 +146,7 @@ class _Reverse:
         body = summed(self.reached[tensor])
         if isinstance(body, Read):
             return body
-        made = Tensor(self._name(tensor), tensor.indices, "float", "equation")
-        self.made.append(Equation(made, body, self._span(tensor)))
-        return Read(made, made.indices)
+        return self._made(tensor, tensor.indices, body)
 
     def _reach(self, part: Part) -> None:
         """What reaches a read reaches the element it reads; of an element without a position, row by row."""
@@ -176,11 +178,7 @@ class _Reverse:
                     wholes = [_over(found.others, conjoin(found.where), x) for x in named]
                     self.reached.setdefault(tensor, []).extend(wholes)
                     continue
-                name = fresh(f"d{tensor.name}_rows", self.names.taken)
-                self.names.taken.add(name)
-                rows = Tensor(name, place, "float", "equation")
-                self.made.append(Equation(rows, real(summed(parts)), self._span(tensor)))
-                body = found.said(Read(rows, place))
+                body = found.said(self._made(tensor, place, real(summed(parts)), "_rows"))
                 self.reached.setdefault(tensor, []).append(_over(found.others, conjoin(found.where), body))
 
     def _with_sums(self, e: Expr, tensor: Tensor, place: tuple[Index, ...]) -> Expr:
@@ -189,11 +187,7 @@ class _Reverse:
         up, down = factors(e)
         for n, f in enumerate(up):
             if isinstance(f, Reduce):
-                name = fresh(f"d{tensor.name}_rows", self.names.taken)
-                self.names.taken.add(name)
-                rows = Tensor(name, tuple(i for i in place if i in free(f)), "float", "equation")
-                self.made.append(Equation(rows, real(f), self._span(tensor)))
-                up[n] = Read(rows, rows.indices)
+                up[n] = self._made(tensor, tuple(i for i in place if i in free(f)), real(f), "_rows")
         whole = quotient(up, down)
         return whole if sign > 0 else Apply("neg", (whole,))
 

@@ -47,7 +47,8 @@ def with_logarithms(cascade: Cascade, taken: set[str]) -> tuple[Cascade, dict[Ex
         name = fresh(f"{first_name(e)}_log", taken)
         taken.add(name)
         held[e] = Tensor(name, ordered(e), "float", "equation")
-    last = {e: max(bodies_place(cascade)[r.tensor] for r in reads(e) if r.tensor in bodies) for e in held}
+    stands = {e.tensor: n for n, e in enumerate(cascade.equations)}
+    last = {e: max(stands[r.tensor] for r in reads(e) if r.tensor in stands) for e in held}
     said = _Said(held)
     made = []
     for place, equation in enumerate(cascade.equations):
@@ -56,11 +57,6 @@ def with_logarithms(cascade: Cascade, taken: set[str]) -> tuple[Cascade, dict[Ex
             if last[e] == place:
                 made.append(Equation(tensor, Apply("log", (e,)), equation.span))
     return replace(cascade, equations=tuple(made)), held
-
-
-def bodies_place(cascade: Cascade) -> dict[Tensor, int]:
-    """Where every tensor's equation stands."""
-    return {e.tensor: n for n, e in enumerate(cascade.equations)}
 
 
 def first_name(e: Expr) -> str:

@@ -60,7 +60,7 @@ def apart(cascade: Cascade, taken: set[str]) -> Cascade:
 
     for equation in cascade.equations:
         own = equation.body
-        plain = isinstance(own, Apply) and own.op in "*/" and at_rows(own) and _allsettled(own, whole)
+        plain = isinstance(own, Apply) and own.op in ("*", "/") and at_rows(own) and _all_settled(own, whole)
         body = own if plain else part(own, equation)
         if settled(own, whole):
             whole.add(equation.tensor)
@@ -68,7 +68,7 @@ def apart(cascade: Cascade, taken: set[str]) -> Cascade:
     return replace(cascade, equations=tuple(made))
 
 
-def _allsettled(e: Expr, whole: set[Tensor]) -> bool:
+def _all_settled(e: Expr, whole: set[Tensor]) -> bool:
     return all(settled(x, whole) for side in factors(e) for x in side)
 
 
