@@ -78,7 +78,13 @@ def direct(cascade: Cascade, wrt: tuple[str, ...], runs: Runs) -> Any:
     training = runs.training(wrt)
     forward, backward = _forward(cascade, wrt, runs), _backward(cascade, wrt, runs)
     name = f"{cascade.name}_backward"
-    back = differentiable(name, backward, training.backward, nothing, _twice(cascade))
+    watched = differentiable(name, backward, training.backward, nothing, _twice(cascade))
+
+    def back(*given: Any) -> Any:
+        # what reaches the outputs may be mapped, or differentiated
+        plain = not torch.is_grad_enabled() and not torch._C._are_functorch_transforms_active()
+        return (backward if plain else watched)(*given)
+
     formulas = _formulas(cascade, training, back)
     function = differentiable(f"{cascade.name}_forward", forward, training.forward, *formulas)
     return lambda *given: outputs_of(cascade, function(*given))

@@ -43,13 +43,15 @@ def lower(kernel: Kernel) -> Program:
     axes = (kernel.rows, *walked, *sorted(features, key=lambda i: i.name))
     block = Block(axes)
     _define_here(kernel.prologue, block, kernel)
+    first = {e.tensor.name for e in kernel.prologue}
+    _store([cascade.equation(t.name).tensor for t in kernel.writes if t.name in first], kernel, block)
     for loop in kernel.loops:
         _define_here(loop.rows, block, kernel)
         states = tuple(_hoisted(state, loop.index, cascade.sorted_tables) for state in loop.states)
         tiles = tuple(e for e in loop.tiles if not _turned_through(e, kernel))
         _lower_loop(replace(loop, states=states, tiles=tiles), block, kernel)
     _define_here(kernel.epilogue, block, kernel)
-    stored = {t.name for loop in kernel.loops for t in loop.stored}
+    stored = {t.name for loop in kernel.loops for t in loop.stored} | first
     _store([cascade.equation(t.name).tensor for t in kernel.writes if t.name not in stored], kernel, block)
     used = {r.tensor.name for e in cascade.equations for r in reads(e.body)}
     inputs = tuple(t for t in cascade.inputs if t.name in used and t.loaded)

@@ -10,6 +10,7 @@ one where it asks for no row (`cuts`); a pooled block, a selection, a recurrence
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from graphlib import TopologicalSorter
 
 from attncc.ir.cascade import (
     TRUE,
@@ -30,11 +31,10 @@ from attncc.masks.grid import Grid, grid
 from attncc.masks.summary import deciding
 from attncc.masks.uneven import told, uneven
 from attncc.ops import REDUCTIONS
-from attncc.passes.companions import accompany
 from attncc.passes.operator import Operator, State
-from attncc.passes.share import pruned
 from attncc.schedule.alike import alike
 from attncc.schedule.cuts import cut, joined, of_first_pass, of_other_rows, with_inverses
+from attncc.schedule.groups import Outputs, Waits, by_place, host_of, part_of
 from attncc.schedule.heads import at_grid, turned_beside
 from attncc.schedule.refused import REFERENCE, refuse
 from attncc.schedule.scattered import by_features
@@ -170,25 +170,32 @@ def _kernels(cascade: Cascade) -> tuple[Kernel, ...]:
     or one for every pass over an index.
     """
     kernels: list[Kernel] = []
-    groups = _groups(cascade)
+    groups = by_place(cascade)
+    waits: Waits = {group: {} for group in groups}
+    beside: dict[Outputs, tuple[Tensor, ...]] = {}
     for group in groups:
-        while kept := of_turned(_of(cascade, group)):
+        while kept := of_turned(part_of(cascade, group)):
             first, cascade = cut(cascade, kept)
             kernels += _kernels(first)
-        part = _of(cascade, group)
+        part = part_of(cascade, group)
         while part.outputs and (found := of_other_rows(part, _rows(part))) is not None:
             first, cascade = cut(joined(cascade, found[0]), found[1])
             kernels += _kernels(first)
-            part = _of(cascade, group)
+            part = part_of(cascade, group)
         if not part.outputs:
             continue  # others read them, and they have been made
         part, positions = with_inverses(part, _rows(part))
         cascade = joined(cascade, part) if positions else cascade
         for tensors in positions:
-            first, cascade = cut(cascade, tensors)
-            kernels.append(_kernel(first))
-    for group in groups:
-        part = _of(cascade, group)
+            host = host_of(tensors, cascade, waits, group)
+            if host is None:
+                first, cascade = cut(cascade, tensors)
+                kernels.append(_kernel(first))
+            else:
+                waits[group][host] = None
+                beside[host] = tuple(dict.fromkeys((*beside.get(host, ()), *tensors)))
+    for group in TopologicalSorter(waits).static_order():
+        part = part_of(cascade, group, beside.get(group, ()))
         if not part.outputs:
             continue
         if len(groups) > 1:
@@ -197,26 +204,9 @@ def _kernels(cascade: Cascade) -> tuple[Kernel, ...]:
             first, part = cut(*found)
             kernels.append(_kernel(first))
         kernels.append(last)
+        if group in beside:
+            _, cascade = cut(cascade, beside[group])
     return tuple(kernels)
-
-
-def _of(cascade: Cascade, names: frozenset[str]) -> Cascade:
-    """The part of a cascade that gives some outputs, with the sums beside which others move."""
-    outputs = tuple(t for t in cascade.outputs if t.name in names)
-    return cascade if outputs == cascade.outputs else accompany(pruned(replace(cascade, outputs=outputs)))
-
-
-def _groups(cascade: Cascade) -> tuple[frozenset[str], ...]:
-    """The outputs by name, those over the same rows together."""
-    found: dict[tuple[frozenset[Index], frozenset[Index], bool], list[str]] = {}
-    for t in cascade.outputs:
-        places = (frozenset(i for i in t.indices if i.role == role) for role in ("batch", "sequence"))
-        batch, rows = places
-        # what is written at rows and columns goes with what is written at the rows
-        own = turns(cascade.equation(t.name).body)
-        key = next((k for k in found if k[0] == batch and (k[1] & rows) and k[2] == own), (batch, rows, own))
-        found.setdefault(key, []).append(t.name)
-    return tuple(map(frozenset, found.values()))
 
 
 def _kernel(cascade: Cascade) -> Kernel:

@@ -25,8 +25,8 @@ State of a row: P_total_max[q], P_total_total[q], O_total_total[q,e].
 
 Its gradients:
 
-    dP_log[q] = sum(e) (-dO[q,e] * O[q,e])
     S_sum[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
+    dP_log[q] = sum(e) (-dO[q,e] * O[q,e])
     dS_sum_total[q,k] = sum(e) dO[q,e] * V[k,e]
     dQ_sum[q,d] = sum(k where k <= q + (|k| - |q|)) (dS_sum_total[q,k] + dP_log[q]) * K[k,d] *
         exp(S_sum[q,k] - slope * (q + (|k| - |q|) - k) - finite(P_log[q]))
@@ -43,8 +43,7 @@ Its gradients:
         - |q|) - k) - finite(P_log[q]))
     dslope = sum(b, q) dslope_rows[q]
 
-Kernel alibi_backward_dP_log writes dP_log[b,h,q].
-Kernel alibi_backward_dQ writes dQ[b,h,q,d], dslope_rows[b,h,q].
+Kernel alibi_backward_dQ writes dQ[b,h,q,d], dslope_rows[b,h,q], dP_log[b,h,q].
 One pass over k for every tile of rows q,
 over one range of tiles that its predicate leaves live.
 State of a row: dslope_rows[q], dQ_sum[q,d].
@@ -254,23 +253,21 @@ def alibi_backward(Q, K, V, slope, P_log, O, dO):
         raise ValueError(f"|g| = {NG} does not divide |h| = {NH}")
     if NG <= 0:
         raise ValueError(f"`|g|` divides positions and must be positive, not {NG}")
-    dP_log = Q.new_empty((NB, NH, NQ), dtype=accumulator(Q))
     dQ = Q.new_empty((NB, NH, NQ, D))
     dslope_rows = Q.new_empty((NB, NH, NQ), dtype=accumulator(Q))
+    dP_log = Q.new_empty((NB, NH, NQ), dtype=accumulator(Q))
     dK = Q.new_empty((NB, NG, NK, D))
     dV = Q.new_empty((NB, NG, NK, E))
     device, kind = Q.device, accumulator(Q)
+    h = torch.arange(NH, device=device)[None, :]
     for q0 in range(0, NQ, BLOCK_Q):
         q1 = min(q0 + BLOCK_Q, NQ)
+        q = torch.arange(q0, q1, device=device)
         # dP_log[q] = sum(e) (-dO[q,e] * O[q,e])
         dO_qe = dO[:, :, q0:q1].to(kind)
         O_qe = O[:, :, q0:q1].to(kind)
         dP_log_q = (-(dO_qe * O_qe)).sum(-1)
         dP_log[..., q0:q1] = dP_log_q
-    h = torch.arange(NH, device=device)[None, :]
-    for q0 in range(0, NQ, BLOCK_Q):
-        q1 = min(q0 + BLOCK_Q, NQ)
-        q = torch.arange(q0, q1, device=device)
         # state of dslope_rows[q] = sum(k where seen) (-(q + (|k| - |q|) - k) * dS_sum_total[q,k] -
         #     dP_log[q] * (q + (|k| - |q|) - k)) * exp(S_sum[q,k] - slope * (q + (|k| - |q|) - k) -
         #     finite(P_log[q]))
@@ -279,8 +276,6 @@ def alibi_backward(Q, K, V, slope, P_log, O, dO):
         #     exp(S_sum[q,k] - slope * (q + (|k| - |q|) - k) - finite(P_log[q]))
         dQ_sum_qd = torch.full([NB, NH, q1 - q0, D], 0.0, device=device, dtype=kind)
         Q_qd = Q[:, :, q0:q1].to(kind)
-        dO_qe = dO[:, :, q0:q1].to(kind)
-        dP_log_q = dP_log[:, :, q0:q1].to(kind)
         slope_ = slope[None, :, ...].to(kind)
         P_log_q = P_log[:, :, q0:q1].to(kind)
         # tiles of k that these rows see, and which of them whole

@@ -20,8 +20,8 @@ State of a row: O_sum2[q], O_sum[q,e].
 
 Its gradients:
 
-    dO_sum2_sum[q] = sum(e) dO[q,e] * O[q,e]
     s[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
+    dO_sum2_sum[q] = sum(e) dO[q,e] * O[q,e]
     ds_sum[q,k] = sum(e) dO[q,e] * reciprocal(O_sum2[q]) * V[k,e]
     dQ_sum[q,d] = sum(k where k <= q + (|k| - |q|)) (-reciprocal(O_sum2[q]) * dO_sum2_sum[q] +
         (-reciprocal(O_sum2[q]) * dO_sum2_sum[q]) * s[q,k] / 2 + (-reciprocal(O_sum2[q]) *
@@ -36,8 +36,7 @@ Its gradients:
     dV[k,e] = sum(q where k <= q + (|k| - |q|)) dO[q,e] * reciprocal(O_sum2[q]) * (s[q,k] + s[q,k] *
         s[q,k] / 2 + 1)
 
-Kernel based_backward_dO_sum2_sum writes dO_sum2_sum[b,h,q].
-Kernel based_backward_dQ writes dQ[b,h,q,d].
+Kernel based_backward_dQ writes dQ[b,h,q,d], dO_sum2_sum[b,h,q].
 One pass over k for every tile of rows q,
 over one range of tiles that its predicate leaves live.
 State of a row: dQ_sum[q,d].
@@ -121,24 +120,6 @@ TILES = {
         "num_warps": 8, "num_stages": 2,
     },
 }
-TILES_based_backward_dO_sum2_sum = {
-    (64, 2): {
-        "BLOCK_Q": 32, "BLOCK_E": 64,
-        "num_warps": 8, "num_stages": 2,
-    },
-    (64, 4): {
-        "BLOCK_Q": 32, "BLOCK_E": 64,
-        "num_warps": 8, "num_stages": 2,
-    },
-    (128, 2): {
-        "BLOCK_Q": 32, "BLOCK_E": 128,
-        "num_warps": 8, "num_stages": 2,
-    },
-    (128, 4): {
-        "BLOCK_Q": 32, "BLOCK_E": 128,
-        "num_warps": 8, "num_stages": 2,
-    },
-}
 TILES_based_backward_dQ = {
     (64, 64, 2): {
         "BLOCK_Q": 64, "BLOCK_K": 64, "BLOCK_D": 64, "BLOCK_E": 64,
@@ -180,14 +161,18 @@ TILES_based_backward_dK = {
 def describe(tensor, block):
     """A tensor for the copy engine, which loads blocks of it. Its rows have to be contiguous and to begin at
     multiples of 16 bytes; a tensor of another layout is copied."""
-    size = tensor.element_size()
-    if tensor.numel() == 0:
+    unit = 16 // tensor.element_size()
+    shape, strides = tensor.shape, tensor.stride()
+    near = strides[-1] == 1 and tensor.data_ptr() % 16 == 0 and 0 not in shape
+    if near and all(step and not step % unit for step in strides[:-1]):
+        return TensorDescriptor(tensor, shape, strides, block)
+    if 0 in shape:
         tensor = tensor.new_zeros([16] * tensor.dim())
-    strides = [step if n > 1 else 16 for n, step in zip(tensor.shape, tensor.stride())]
+    strides = [step if n > 1 else unit for n, step in zip(tensor.shape, tensor.stride())]
     strides[-1] = tensor.stride(-1) if tensor.shape[-1] > 1 else 1
     near = strides[-1] == 1 and tensor.data_ptr() % 16 == 0
-    if not near or any(step == 0 or step * size % 16 for step in strides[:-1]):
-        wide = -(-tensor.shape[-1] * size // 16) * 16 // size
+    if not near or any(step == 0 or step % unit for step in strides[:-1]):
+        wide = -(-tensor.shape[-1] // unit) * unit
         tensor = tensor.new_empty((*tensor.shape[:-1], wide))[..., : tensor.shape[-1]].copy_(tensor)
         strides = [*tensor.stride()[:-1], 1]
     return TensorDescriptor(tensor, list(tensor.shape), strides, block)
@@ -271,41 +256,12 @@ def based_kernel(
 
 
 @triton.jit(
-    do_not_specialize=["sdO_sum2_sum_b", "sdO_sum2_sum_h", "sdO_sum2_sum_q", "NQ", "NB", "NH"]
+    do_not_specialize=["sdO_sum2_sum_b", "sdO_sum2_sum_h", "sdO_sum2_sum_q", "NQ", "NK", "NB", "NH"]
 )
-def based_backward_dO_sum2_sum_kernel(
-    O, dO, dO_sum2_sum,
-    sdO_sum2_sum_b, sdO_sum2_sum_h, sdO_sum2_sum_q,
-    NQ, NB, NH,
-    E: tl.constexpr,
-    BLOCK_Q: tl.constexpr, BLOCK_E: tl.constexpr,
-):
-    # one program: a tile of rows at one place of the batch; late rows see most, and come first
-    pid = tl.program_id(0)
-    tiles = tl.cdiv(NQ, BLOCK_Q)
-    q0 = (tiles - 1 - pid % tiles) * BLOCK_Q
-    h = (pid // tiles) % NH
-    b = pid // tiles // NH
-    q_in = tl.arange(0, BLOCK_Q)
-    q = q0 + q_in
-    dO_sum2_sum_here = (
-        dO_sum2_sum + b.to(tl.int64) * sdO_sum2_sum_b + h.to(tl.int64) * sdO_sum2_sum_h
-    )
-    # dO_sum2_sum[q] = sum(e) dO[q,e] * O[q,e]
-    dO_qe = dO.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_E]).to(tl.float32)
-    O_qe = O.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_E]).to(tl.float32)
-    dO_sum2_sum_q = tl.sum(dO_qe * O_qe, 1)
-    tl.store(
-        dO_sum2_sum_here + q0.to(tl.int64) * sdO_sum2_sum_q + q_in * sdO_sum2_sum_q,
-        dO_sum2_sum_q.to(dO_sum2_sum.dtype.element_ty),
-        mask=(q < NQ),
-    )
-
-
-@triton.jit(do_not_specialize=["NQ", "NK", "NB", "NH"])
 def based_backward_dQ_kernel(
-    Q, K, V, O_sum2, dO, dO_sum2_sum, dQ,
+    Q, K, V, O, O_sum2, dO, dQ, dO_sum2_sum,
     sdQ_b, sdQ_h, sdQ_q, sdQ_d,
+    sdO_sum2_sum_b, sdO_sum2_sum_h, sdO_sum2_sum_q,
     NQ, NK, NB, NH,
     D: tl.constexpr, E: tl.constexpr,
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
@@ -320,16 +276,26 @@ def based_backward_dQ_kernel(
     q = q0 + q_in
     d = tl.arange(0, BLOCK_D)
     k_in = tl.arange(0, BLOCK_K)
+    dO_sum2_sum_here = (
+        dO_sum2_sum + b.to(tl.int64) * sdO_sum2_sum_b + h.to(tl.int64) * sdO_sum2_sum_h
+    )
     dQ_here = dQ + b.to(tl.int64) * sdQ_b + h.to(tl.int64) * sdQ_h
+    # dO_sum2_sum[q] = sum(e) dO[q,e] * O[q,e]
+    dO_qe = dO.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_E])
+    O_qe = O.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_E]).to(tl.float32)
+    dO_sum2_sum_q = tl.sum(dO_qe.to(tl.float32) * O_qe, 1)
+    tl.store(
+        dO_sum2_sum_here + q0.to(tl.int64) * sdO_sum2_sum_q + q_in * sdO_sum2_sum_q,
+        dO_sum2_sum_q.to(dO_sum2_sum.dtype.element_ty),
+        mask=(q < NQ),
+    )
     # state of dQ_sum[q,d] = sum(k where seen) (-reciprocal(O_sum2[q]) * dO_sum2_sum[q] +
     #     (-reciprocal(O_sum2[q]) * dO_sum2_sum[q]) * s[q,k] / 2 + (-reciprocal(O_sum2[q]) *
     #     dO_sum2_sum[q]) * s[q,k] / 2 + s[q,k] * ds_sum[q,k] / 2 + s[q,k] * ds_sum[q,k] / 2 +
     #     ds_sum[q,k]) * K[k,d]
     dQ_sum_qd = tl.full([BLOCK_Q, BLOCK_D], 0.0, tl.float32)
     Q_qd = Q.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_D])
-    dO_qe = dO.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_E])
     O_sum2_q = O_sum2.load([b, h, q0]).reshape([BLOCK_Q]).to(tl.float32)
-    dO_sum2_sum_q = dO_sum2_sum.load([b, h, q0]).reshape([BLOCK_Q]).to(tl.float32)
     last = tl.minimum(q0 + BLOCK_Q, NQ) - 1
     k_end = tl.maximum(0, NK + last - NQ + 1)
     k_hi = (BLOCK_K + k_end - 1) // BLOCK_K
@@ -530,25 +496,6 @@ def based_backward(Q, K, V, O, O_sum2, dO):
         raise ValueError(f"extents {sizes}: those of a kernel stay below 2**29")
     if not (Q.is_cuda or triton.knobs.runtime.interpret):
         raise ValueError(f"this kernel runs on a GPU, and `Q` is on {Q.device}")
-    tile = TILES_based_backward_dO_sum2_sum.get((E, Q.element_size()))
-    if tile is None:
-        raise ValueError(
-            f"no tiles for e={E} and {Q.element_size()} bytes an element: "
-            "compile the pattern with --extent"
-        )
-    dO_sum2_sum = Q.new_empty((NB, NH, -(-NQ // 4) * 4), dtype=torch.float32)[..., :NQ]
-    grid = triton.cdiv(NQ, tile["BLOCK_Q"]) * NB * NH
-    if grid:
-        with torch.cuda.device(Q.device) if Q.is_cuda else contextlib.nullcontext():
-            based_backward_dO_sum2_sum_kernel[(grid,)](
-                describe(O, [1, 1, tile["BLOCK_Q"], tile["BLOCK_E"]]),
-                describe(dO, [1, 1, tile["BLOCK_Q"], tile["BLOCK_E"]]),
-                dO_sum2_sum,
-                *dO_sum2_sum.stride(),
-                NQ, NB, NH,
-                E,
-                **tile,
-            )
     tile = TILES_based_backward_dQ.get((D, E, Q.element_size()))
     if tile is None:
         raise ValueError(
@@ -556,6 +503,7 @@ def based_backward(Q, K, V, O, O_sum2, dO):
             "compile the pattern with --extent"
         )
     dQ = Q.new_empty((NB, NH, NQ, D))
+    dO_sum2_sum = Q.new_empty((NB, NH, -(-NQ // 4) * 4), dtype=torch.float32)[..., :NQ]
     grid = triton.cdiv(NQ, tile["BLOCK_Q"]) * NB * NH
     if grid:
         with torch.cuda.device(Q.device) if Q.is_cuda else contextlib.nullcontext():
@@ -563,11 +511,11 @@ def based_backward(Q, K, V, O, O_sum2, dO):
                 describe(Q, [1, 1, tile["BLOCK_Q"], tile["BLOCK_D"]]),
                 describe(K, [1, 1, tile["BLOCK_K"], tile["BLOCK_D"]]),
                 describe(V, [1, 1, tile["BLOCK_K"], tile["BLOCK_E"]]),
+                describe(O, [1, 1, tile["BLOCK_Q"], tile["BLOCK_E"]]),
                 describe(O_sum2, [1, 1, tile["BLOCK_Q"]]),
                 describe(dO, [1, 1, tile["BLOCK_Q"], tile["BLOCK_E"]]),
-                describe(dO_sum2_sum, [1, 1, tile["BLOCK_Q"]]),
-                dQ,
-                *dQ.stride(),
+                dQ, dO_sum2_sum,
+                *dQ.stride(), *dO_sum2_sum.stride(),
                 NQ, NK, NB, NH,
                 D, E,
                 **tile,

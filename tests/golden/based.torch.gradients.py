@@ -20,8 +20,8 @@ State of a row: O_sum2[q], O_sum[q,e].
 
 Its gradients:
 
-    dO_sum2_sum[q] = sum(e) dO[q,e] * O[q,e]
     s[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
+    dO_sum2_sum[q] = sum(e) dO[q,e] * O[q,e]
     ds_sum[q,k] = sum(e) dO[q,e] * reciprocal(O_sum2[q]) * V[k,e]
     dQ_sum[q,d] = sum(k where k <= q + (|k| - |q|)) (-reciprocal(O_sum2[q]) * dO_sum2_sum[q] +
         (-reciprocal(O_sum2[q]) * dO_sum2_sum[q]) * s[q,k] / 2 + (-reciprocal(O_sum2[q]) *
@@ -36,8 +36,7 @@ Its gradients:
     dV[k,e] = sum(q where k <= q + (|k| - |q|)) dO[q,e] * reciprocal(O_sum2[q]) * (s[q,k] + s[q,k] *
         s[q,k] / 2 + 1)
 
-Kernel based_backward_dO_sum2_sum writes dO_sum2_sum[b,h,q].
-Kernel based_backward_dQ writes dQ[b,h,q,d].
+Kernel based_backward_dQ writes dQ[b,h,q,d], dO_sum2_sum[b,h,q].
 One pass over k for every tile of rows q,
 over one range of tiles that its predicate leaves live.
 State of a row: dQ_sum[q,d].
@@ -204,30 +203,26 @@ def based_backward(Q, K, V, O, O_sum2, dO):
     )
     check_kinds([("Q", Q), ("K", K), ("V", V), ("dO", dO)], [], [], KINDS)
     NB, NH, NQ, D, NK, E = sizes["b"], sizes["h"], sizes["q"], sizes["d"], sizes["k"], sizes["e"]
-    dO_sum2_sum = Q.new_empty((NB, NH, NQ), dtype=accumulator(Q))
     dQ = Q.new_empty((NB, NH, NQ, D))
+    dO_sum2_sum = Q.new_empty((NB, NH, NQ), dtype=accumulator(Q))
     dK = Q.new_empty((NB, NH, NK, D))
     dV = Q.new_empty((NB, NH, NK, E))
     device, kind = Q.device, accumulator(Q)
     for q0 in range(0, NQ, BLOCK_Q):
         q1 = min(q0 + BLOCK_Q, NQ)
+        q = torch.arange(q0, q1, device=device)
         # dO_sum2_sum[q] = sum(e) dO[q,e] * O[q,e]
         dO_qe = dO[:, :, q0:q1].to(kind)
         O_qe = O[:, :, q0:q1].to(kind)
         dO_sum2_sum_q = (dO_qe * O_qe).sum(-1)
         dO_sum2_sum[..., q0:q1] = dO_sum2_sum_q
-    for q0 in range(0, NQ, BLOCK_Q):
-        q1 = min(q0 + BLOCK_Q, NQ)
-        q = torch.arange(q0, q1, device=device)
         # state of dQ_sum[q,d] = sum(k where seen) (-reciprocal(O_sum2[q]) * dO_sum2_sum[q] +
         #     (-reciprocal(O_sum2[q]) * dO_sum2_sum[q]) * s[q,k] / 2 + (-reciprocal(O_sum2[q]) *
         #     dO_sum2_sum[q]) * s[q,k] / 2 + s[q,k] * ds_sum[q,k] / 2 + s[q,k] * ds_sum[q,k] / 2 +
         #     ds_sum[q,k]) * K[k,d]
         dQ_sum_qd = torch.full([NB, NH, q1 - q0, D], 0.0, device=device, dtype=kind)
         Q_qd = Q[:, :, q0:q1].to(kind)
-        dO_qe = dO[:, :, q0:q1].to(kind)
         O_sum2_q = O_sum2[:, :, q0:q1].to(kind)
-        dO_sum2_sum_q = dO_sum2_sum[:, :, q0:q1].to(kind)
         # tiles of k that these rows see, and which of them whole
         last = q1 - 1
         end = max(0, NK + last - NQ + 1)

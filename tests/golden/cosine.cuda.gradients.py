@@ -34,8 +34,8 @@ Its gradients:
     Y_sum_inverse[k] = inverse(sqrt(Y_sum[k]))
     X_sum[q] = sum(d) Q[q,d] * Q[q,d]
     X_sum_inverse[q] = inverse(sqrt(X_sum[q]))
-    dP_log[q] = sum(e) (-dO[q,e] * O[q,e])
     S_total[q,k] = sum(d) Q[q,d] * K[k,d]
+    dP_log[q] = sum(e) (-dO[q,e] * O[q,e])
     dS_total_total[q,k] = sum(e) dO[q,e] * V[k,e]
     dX_sum_sum[q] = sum(k where k <= q + (|k| - |q|)) S_total[q,k] * reciprocal(sqrt(X_sum[q]) *
         sqrt(Y_sum[k])) * sqrt(Y_sum[k]) * reciprocal(sqrt(X_sum[q])) * dS_total_total[q,k] *
@@ -80,8 +80,8 @@ Its gradients:
     dscale = sum(b, h, q) dscale_rows[q]
 
 Kernel cosine_backward_Y_sum writes Y_sum[b,g,k], Y_sum_inverse[b,g,k].
-Kernel cosine_backward_X_sum writes X_sum[b,h,q], dP_log[b,h,q], X_sum_inverse[b,h,q].
-Kernel cosine_backward_dQ writes dQ[b,h,q,d], dscale_rows[b,h,q].
+Kernel cosine_backward_dQ writes dQ[b,h,q,d], dscale_rows[b,h,q], X_sum[b,h,q], dP_log[b,h,q],
+    X_sum_inverse[b,h,q].
 One pass over k for every tile of rows q,
 over one range of tiles that its predicate leaves live.
 State of a row: dX_sum_sum[q], dX_sum_sum2[q], dscale_rows[q], dQ_sum[q,d].
@@ -201,24 +201,6 @@ TILES_cosine_backward_Y_sum = {
         "num_warps": 8, "num_stages": 2,
     },
 }
-TILES_cosine_backward_X_sum = {
-    (64, 64, 2): {
-        "BLOCK_Q": 32, "BLOCK_D": 64, "BLOCK_E": 64,
-        "num_warps": 8, "num_stages": 2,
-    },
-    (64, 64, 4): {
-        "BLOCK_Q": 32, "BLOCK_D": 64, "BLOCK_E": 64,
-        "num_warps": 8, "num_stages": 2,
-    },
-    (128, 128, 2): {
-        "BLOCK_Q": 32, "BLOCK_D": 128, "BLOCK_E": 128,
-        "num_warps": 8, "num_stages": 2,
-    },
-    (128, 128, 4): {
-        "BLOCK_Q": 32, "BLOCK_D": 128, "BLOCK_E": 128,
-        "num_warps": 8, "num_stages": 2,
-    },
-}
 TILES_cosine_backward_dQ = {
     (64, 64, 2): {
         "BLOCK_Q": 64, "BLOCK_K": 32, "BLOCK_D": 64, "BLOCK_E": 64,
@@ -260,14 +242,18 @@ TILES_cosine_backward_dK = {
 def describe(tensor, block):
     """A tensor for the copy engine, which loads blocks of it. Its rows have to be contiguous and to begin at
     multiples of 16 bytes; a tensor of another layout is copied."""
-    size = tensor.element_size()
-    if tensor.numel() == 0:
+    unit = 16 // tensor.element_size()
+    shape, strides = tensor.shape, tensor.stride()
+    near = strides[-1] == 1 and tensor.data_ptr() % 16 == 0 and 0 not in shape
+    if near and all(step and not step % unit for step in strides[:-1]):
+        return TensorDescriptor(tensor, shape, strides, block)
+    if 0 in shape:
         tensor = tensor.new_zeros([16] * tensor.dim())
-    strides = [step if n > 1 else 16 for n, step in zip(tensor.shape, tensor.stride())]
+    strides = [step if n > 1 else unit for n, step in zip(tensor.shape, tensor.stride())]
     strides[-1] = tensor.stride(-1) if tensor.shape[-1] > 1 else 1
     near = strides[-1] == 1 and tensor.data_ptr() % 16 == 0
-    if not near or any(step == 0 or step * size % 16 for step in strides[:-1]):
-        wide = -(-tensor.shape[-1] * size // 16) * 16 // size
+    if not near or any(step == 0 or step % unit for step in strides[:-1]):
+        wide = -(-tensor.shape[-1] // unit) * unit
         tensor = tensor.new_empty((*tensor.shape[:-1], wide))[..., : tensor.shape[-1]].copy_(tensor)
         strides = [*tensor.stride()[:-1], 1]
     return TensorDescriptor(tensor, list(tensor.shape), strides, block)
@@ -489,6 +475,9 @@ def cosine_backward_Y_sum_kernel(
 
 @triton.jit(
     do_not_specialize=[
+        "sdscale_rows_b",
+        "sdscale_rows_h",
+        "sdscale_rows_q",
         "sX_sum_b",
         "sX_sum_h",
         "sX_sum_q",
@@ -499,67 +488,32 @@ def cosine_backward_Y_sum_kernel(
         "sX_sum_inverse_h",
         "sX_sum_inverse_q",
         "NQ",
+        "NK",
         "NB",
         "NH",
-    ]
-)
-def cosine_backward_X_sum_kernel(
-    Q, O, dO, X_sum, dP_log, X_sum_inverse,
-    sX_sum_b, sX_sum_h, sX_sum_q,
-    sdP_log_b, sdP_log_h, sdP_log_q,
-    sX_sum_inverse_b, sX_sum_inverse_h, sX_sum_inverse_q,
-    NQ, NB, NH,
-    D: tl.constexpr, E: tl.constexpr,
-    BLOCK_Q: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
-):
-    # one program: a tile of rows at one place of the batch; late rows see most, and come first
-    pid = tl.program_id(0)
-    tiles = tl.cdiv(NQ, BLOCK_Q)
-    q0 = (tiles - 1 - pid % tiles) * BLOCK_Q
-    h = (pid // tiles) % NH
-    b = pid // tiles // NH
-    q_in = tl.arange(0, BLOCK_Q)
-    q = q0 + q_in
-    X_sum_here = X_sum + b.to(tl.int64) * sX_sum_b + h.to(tl.int64) * sX_sum_h
-    dP_log_here = dP_log + b.to(tl.int64) * sdP_log_b + h.to(tl.int64) * sdP_log_h
-    X_sum_inverse_here = (
-        X_sum_inverse + b.to(tl.int64) * sX_sum_inverse_b + h.to(tl.int64) * sX_sum_inverse_h
-    )
-    # X_sum[q] = sum(d) Q[q,d] * Q[q,d]
-    Q_qd = Q.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_D]).to(tl.float32)
-    X_sum_q = tl.sum(Q_qd * Q_qd, 1)
-    # X_sum_inverse[q] = inverse(sqrt(X_sum[q]))
-    X_sum_inverse_q = inverse(tl.sqrt(X_sum_q))
-    # dP_log[q] = sum(e) (-dO[q,e] * O[q,e])
-    dO_qe = dO.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_E]).to(tl.float32)
-    O_qe = O.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_E]).to(tl.float32)
-    dP_log_q = tl.sum(-(dO_qe * O_qe), 1)
-    tl.store(
-        X_sum_here + q0.to(tl.int64) * sX_sum_q + q_in * sX_sum_q,
-        X_sum_q.to(X_sum.dtype.element_ty),
-        mask=(q < NQ),
-    )
-    tl.store(
-        dP_log_here + q0.to(tl.int64) * sdP_log_q + q_in * sdP_log_q,
-        dP_log_q.to(dP_log.dtype.element_ty),
-        mask=(q < NQ),
-    )
-    tl.store(
-        X_sum_inverse_here + q0.to(tl.int64) * sX_sum_inverse_q + q_in * sX_sum_inverse_q,
-        X_sum_inverse_q.to(X_sum_inverse.dtype.element_ty),
-        mask=(q < NQ),
-    )
-
-
-@triton.jit(
-    do_not_specialize=[
-        "sdscale_rows_b", "sdscale_rows_h", "sdscale_rows_q", "NQ", "NK", "NB", "NH", "NG"
+        "NG",
     ]
 )
 def cosine_backward_dQ_kernel(
-    Q, K, V, P_log, dO, Y_sum, Y_sum_inverse, X_sum, dP_log, scale, dQ, dscale_rows,
+    Q,
+    K,
+    V,
+    P_log,
+    O,
+    dO,
+    Y_sum,
+    Y_sum_inverse,
+    scale,
+    dQ,
+    dscale_rows,
+    X_sum,
+    dP_log,
+    X_sum_inverse,
     sdQ_b, sdQ_h, sdQ_q, sdQ_d,
     sdscale_rows_b, sdscale_rows_h, sdscale_rows_q,
+    sX_sum_b, sX_sum_h, sX_sum_q,
+    sdP_log_b, sdP_log_h, sdP_log_q,
+    sX_sum_inverse_b, sX_sum_inverse_h, sX_sum_inverse_q,
     NQ, NK, NB, NH, NG,
     D: tl.constexpr, E: tl.constexpr,
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
@@ -574,9 +528,38 @@ def cosine_backward_dQ_kernel(
     q = q0 + q_in
     d = tl.arange(0, BLOCK_D)
     k_in = tl.arange(0, BLOCK_K)
+    X_sum_here = X_sum + b.to(tl.int64) * sX_sum_b + h.to(tl.int64) * sX_sum_h
+    dP_log_here = dP_log + b.to(tl.int64) * sdP_log_b + h.to(tl.int64) * sdP_log_h
+    X_sum_inverse_here = (
+        X_sum_inverse + b.to(tl.int64) * sX_sum_inverse_b + h.to(tl.int64) * sX_sum_inverse_h
+    )
     dQ_here = dQ + b.to(tl.int64) * sdQ_b + h.to(tl.int64) * sdQ_h
     dscale_rows_here = (
         dscale_rows + b.to(tl.int64) * sdscale_rows_b + h.to(tl.int64) * sdscale_rows_h
+    )
+    # X_sum[q] = sum(d) Q[q,d] * Q[q,d]
+    Q_qd = Q.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_D])
+    X_sum_q = tl.sum(Q_qd.to(tl.float32) * Q_qd.to(tl.float32), 1)
+    # X_sum_inverse[q] = inverse(sqrt(X_sum[q]))
+    X_sum_inverse_q = inverse(tl.sqrt(X_sum_q))
+    # dP_log[q] = sum(e) (-dO[q,e] * O[q,e])
+    dO_qe = dO.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_E])
+    O_qe = O.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_E]).to(tl.float32)
+    dP_log_q = tl.sum(-(dO_qe.to(tl.float32) * O_qe), 1)
+    tl.store(
+        X_sum_here + q0.to(tl.int64) * sX_sum_q + q_in * sX_sum_q,
+        X_sum_q.to(X_sum.dtype.element_ty),
+        mask=(q < NQ),
+    )
+    tl.store(
+        dP_log_here + q0.to(tl.int64) * sdP_log_q + q_in * sdP_log_q,
+        dP_log_q.to(dP_log.dtype.element_ty),
+        mask=(q < NQ),
+    )
+    tl.store(
+        X_sum_inverse_here + q0.to(tl.int64) * sX_sum_inverse_q + q_in * sX_sum_inverse_q,
+        X_sum_inverse_q.to(X_sum_inverse.dtype.element_ty),
+        mask=(q < NQ),
     )
     # state of dX_sum_sum[q] = sum(k where seen) S_total[q,k] * reciprocal(sqrt(X_sum[q]) *
     #     sqrt(Y_sum[k])) * sqrt(Y_sum[k]) * reciprocal(sqrt(X_sum[q])) * dS_total_total[q,k] *
@@ -597,12 +580,8 @@ def cosine_backward_dQ_kernel(
     #     * dS_total_total[q,k] + dP_log[q] * scale * reciprocal(sqrt(X_sum[q]) * sqrt(Y_sum[k]))) *
     #     K[k,d] * exp(scale * S_total[q,k] * Y_sum_inverse[k] / sqrt(X_sum[q]) - finite(P_log[q]))
     dQ_sum_qd = tl.full([BLOCK_Q, BLOCK_D], 0.0, tl.float32)
-    Q_qd = Q.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_D])
-    dO_qe = dO.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_E])
-    X_sum_q = X_sum.load([b, h, q0]).reshape([BLOCK_Q]).to(tl.float32)
     scale_ = tl.load(scale).to(tl.float32)
     P_log_q = P_log.load([b, h, q0]).reshape([BLOCK_Q]).to(tl.float32)
-    dP_log_q = dP_log.load([b, h, q0]).reshape([BLOCK_Q]).to(tl.float32)
     last = tl.minimum(q0 + BLOCK_Q, NQ) - 1
     k_end = tl.maximum(0, NK + last - NQ + 1)
     k_hi = (BLOCK_K + k_end - 1) // BLOCK_K
@@ -1064,28 +1043,6 @@ def cosine_backward(Q, K, V, scale, P_log, O, dO):
                 D,
                 **tile,
             )
-    tile = TILES_cosine_backward_X_sum.get((D, E, Q.element_size()))
-    if tile is None:
-        raise ValueError(
-            f"no tiles for d={D}, e={E} and {Q.element_size()} bytes an element: "
-            "compile the pattern with --extent"
-        )
-    X_sum = Q.new_empty((NB, NH, -(-NQ // 4) * 4), dtype=torch.float32)[..., :NQ]
-    dP_log = Q.new_empty((NB, NH, -(-NQ // 4) * 4), dtype=torch.float32)[..., :NQ]
-    X_sum_inverse = Q.new_empty((NB, NH, -(-NQ // 4) * 4), dtype=torch.float32)[..., :NQ]
-    grid = triton.cdiv(NQ, tile["BLOCK_Q"]) * NB * NH
-    if grid:
-        with torch.cuda.device(Q.device) if Q.is_cuda else contextlib.nullcontext():
-            cosine_backward_X_sum_kernel[(grid,)](
-                describe(Q, [1, 1, tile["BLOCK_Q"], tile["BLOCK_D"]]),
-                describe(O, [1, 1, tile["BLOCK_Q"], tile["BLOCK_E"]]),
-                describe(dO, [1, 1, tile["BLOCK_Q"], tile["BLOCK_E"]]),
-                X_sum, dP_log, X_sum_inverse,
-                *X_sum.stride(), *dP_log.stride(), *X_sum_inverse.stride(),
-                NQ, NB, NH,
-                D, E,
-                **tile,
-            )
     tile = TILES_cosine_backward_dQ.get((D, E, Q.element_size()))
     if tile is None:
         raise ValueError(
@@ -1094,6 +1051,9 @@ def cosine_backward(Q, K, V, scale, P_log, O, dO):
         )
     dQ = Q.new_empty((NB, NH, NQ, D))
     dscale_rows = Q.new_empty((NB, NH, -(-NQ // 4) * 4), dtype=torch.float32)[..., :NQ]
+    X_sum = Q.new_empty((NB, NH, -(-NQ // 4) * 4), dtype=torch.float32)[..., :NQ]
+    dP_log = Q.new_empty((NB, NH, -(-NQ // 4) * 4), dtype=torch.float32)[..., :NQ]
+    X_sum_inverse = Q.new_empty((NB, NH, -(-NQ // 4) * 4), dtype=torch.float32)[..., :NQ]
     grid = triton.cdiv(NQ, tile["BLOCK_Q"]) * NB * NH
     if grid:
         with torch.cuda.device(Q.device) if Q.is_cuda else contextlib.nullcontext():
@@ -1102,13 +1062,16 @@ def cosine_backward(Q, K, V, scale, P_log, O, dO):
                 describe(K, [1, 1, tile["BLOCK_K"], tile["BLOCK_D"]]),
                 describe(V, [1, 1, tile["BLOCK_K"], tile["BLOCK_E"]]),
                 describe(P_log, [1, 1, tile["BLOCK_Q"]]),
+                describe(O, [1, 1, tile["BLOCK_Q"], tile["BLOCK_E"]]),
                 describe(dO, [1, 1, tile["BLOCK_Q"], tile["BLOCK_E"]]),
                 describe(Y_sum, [1, 1, tile["BLOCK_K"]]),
                 describe(Y_sum_inverse, [1, 1, tile["BLOCK_K"]]),
-                describe(X_sum, [1, 1, tile["BLOCK_Q"]]),
-                describe(dP_log, [1, 1, tile["BLOCK_Q"]]),
-                scale, dQ, dscale_rows,
-                *dQ.stride(), *dscale_rows.stride(),
+                scale, dQ, dscale_rows, X_sum, dP_log, X_sum_inverse,
+                *dQ.stride(),
+                *dscale_rows.stride(),
+                *X_sum.stride(),
+                *dP_log.stride(),
+                *X_sum_inverse.stride(),
                 NQ, NK, NB, NH, NG,
                 D, E,
                 **tile,

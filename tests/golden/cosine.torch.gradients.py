@@ -34,8 +34,8 @@ Its gradients:
     Y_sum_inverse[k] = inverse(sqrt(Y_sum[k]))
     X_sum[q] = sum(d) Q[q,d] * Q[q,d]
     X_sum_inverse[q] = inverse(sqrt(X_sum[q]))
-    dP_log[q] = sum(e) (-dO[q,e] * O[q,e])
     S_total[q,k] = sum(d) Q[q,d] * K[k,d]
+    dP_log[q] = sum(e) (-dO[q,e] * O[q,e])
     dS_total_total[q,k] = sum(e) dO[q,e] * V[k,e]
     dX_sum_sum[q] = sum(k where k <= q + (|k| - |q|)) S_total[q,k] * reciprocal(sqrt(X_sum[q]) *
         sqrt(Y_sum[k])) * sqrt(Y_sum[k]) * reciprocal(sqrt(X_sum[q])) * dS_total_total[q,k] *
@@ -80,8 +80,8 @@ Its gradients:
     dscale = sum(b, h, q) dscale_rows[q]
 
 Kernel cosine_backward_Y_sum writes Y_sum[b,g,k], Y_sum_inverse[b,g,k].
-Kernel cosine_backward_X_sum writes X_sum[b,h,q], dP_log[b,h,q], X_sum_inverse[b,h,q].
-Kernel cosine_backward_dQ writes dQ[b,h,q,d], dscale_rows[b,h,q].
+Kernel cosine_backward_dQ writes dQ[b,h,q,d], dscale_rows[b,h,q], X_sum[b,h,q], dP_log[b,h,q],
+    X_sum_inverse[b,h,q].
 One pass over k for every tile of rows q,
 over one range of tiles that its predicate leaves live.
 State of a row: dX_sum_sum[q], dX_sum_sum2[q], dscale_rows[q], dQ_sum[q,d].
@@ -340,11 +340,11 @@ def cosine_backward(Q, K, V, scale, P_log, O, dO):
         raise ValueError(f"`|g|` divides positions and must be positive, not {NG}")
     Y_sum = Q.new_empty((NB, NG, NK), dtype=accumulator(Q))
     Y_sum_inverse = Q.new_empty((NB, NG, NK), dtype=accumulator(Q))
+    dQ = Q.new_empty((NB, NH, NQ, D))
+    dscale_rows = Q.new_empty((NB, NH, NQ), dtype=accumulator(Q))
     X_sum = Q.new_empty((NB, NH, NQ), dtype=accumulator(Q))
     dP_log = Q.new_empty((NB, NH, NQ), dtype=accumulator(Q))
     X_sum_inverse = Q.new_empty((NB, NH, NQ), dtype=accumulator(Q))
-    dQ = Q.new_empty((NB, NH, NQ, D))
-    dscale_rows = Q.new_empty((NB, NH, NQ), dtype=accumulator(Q))
     dK = Q.new_empty((NB, NG, NK, D))
     dV = Q.new_empty((NB, NG, NK, E))
     device, kind = Q.device, accumulator(Q)
@@ -357,8 +357,10 @@ def cosine_backward(Q, K, V, scale, P_log, O, dO):
         Y_sum_inverse_k = inverse(torch.sqrt(Y_sum_k))
         Y_sum[..., k0:k1] = Y_sum_k
         Y_sum_inverse[..., k0:k1] = Y_sum_inverse_k
+    h = torch.arange(NH, device=device)[None, :]
     for q0 in range(0, NQ, BLOCK_Q):
         q1 = min(q0 + BLOCK_Q, NQ)
+        q = torch.arange(q0, q1, device=device)
         # X_sum[q] = sum(d) Q[q,d] * Q[q,d]
         Q_qd = Q[:, :, q0:q1].to(kind)
         X_sum_q = (Q_qd * Q_qd).sum(-1)
@@ -371,10 +373,6 @@ def cosine_backward(Q, K, V, scale, P_log, O, dO):
         X_sum[..., q0:q1] = X_sum_q
         dP_log[..., q0:q1] = dP_log_q
         X_sum_inverse[..., q0:q1] = X_sum_inverse_q
-    h = torch.arange(NH, device=device)[None, :]
-    for q0 in range(0, NQ, BLOCK_Q):
-        q1 = min(q0 + BLOCK_Q, NQ)
-        q = torch.arange(q0, q1, device=device)
         # state of dX_sum_sum[q] = sum(k where seen) S_total[q,k] * reciprocal(sqrt(X_sum[q]) *
         #     sqrt(Y_sum[k])) * sqrt(Y_sum[k]) * reciprocal(sqrt(X_sum[q])) * dS_total_total[q,k] *
         #     Y_sum_inverse[k] / sqrt(X_sum[q]) * exp(scale * S_total[q,k] * Y_sum_inverse[k] /
@@ -395,12 +393,8 @@ def cosine_backward(Q, K, V, scale, P_log, O, dO):
         #     * sqrt(Y_sum[k]))) * K[k,d] * exp(scale * S_total[q,k] * Y_sum_inverse[k] /
         #     sqrt(X_sum[q]) - finite(P_log[q]))
         dQ_sum_qd = torch.full([NB, NH, q1 - q0, D], 0.0, device=device, dtype=kind)
-        Q_qd = Q[:, :, q0:q1].to(kind)
-        dO_qe = dO[:, :, q0:q1].to(kind)
-        X_sum_q = X_sum[:, :, q0:q1].to(kind)
         scale_ = scale[None, None, ...].to(kind)
         P_log_q = P_log[:, :, q0:q1].to(kind)
-        dP_log_q = dP_log[:, :, q0:q1].to(kind)
         # tiles of k that these rows see, and which of them whole
         last = q1 - 1
         end = max(0, NK + last - NQ + 1)

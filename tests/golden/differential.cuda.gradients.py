@@ -35,10 +35,10 @@ State of a row: S1_max[q], P1_total_total[q], S2_max[q], P2_total_total[q], O_to
 
 Its gradients:
 
-    dP2_log[q] = sum(e) (-(-dO[q,e] * lam) * O_part2[q,e])
-    dP1_log[q] = sum(e) (-dO[q,e] * O_part[q,e])
     S1[q,k] = sum(d) Q1[q,d] * K1[k,d] / sqrt(|d|)
     S2[q,k] = sum(d) Q2[q,d] * K2[k,d] / sqrt(|d|)
+    dP2_log[q] = sum(e) (-(-dO[q,e] * lam) * O_part2[q,e])
+    dP1_log[q] = sum(e) (-dO[q,e] * O_part[q,e])
     dS2_total[q,k] = sum(e) (-dO[q,e] * lam) * V[k,e]
     dS1_total[q,k] = sum(e) dO[q,e] * V[k,e]
     dQ1_sum[q,d] = sum(k where k <= q + (|k| - |q|)) (dS1_total[q,k] + dP1_log[q]) * K1[k,d] *
@@ -65,8 +65,8 @@ Its gradients:
     dV[k,e] = dV_sum[k,e] + dV_sum2[k,e]
     dlam = sum(b, h, q) dlam_rows[q]
 
-Kernel differential_backward_dP2_log writes dP2_log[b,h,q], dP1_log[b,h,q].
-Kernel differential_backward_dQ1 writes dQ1[b,h,q,d], dQ2[b,h,q,d], dlam_rows[b,h,q].
+Kernel differential_backward_dQ1 writes dQ1[b,h,q,d], dQ2[b,h,q,d], dlam_rows[b,h,q],
+    dP2_log[b,h,q], dP1_log[b,h,q].
 One pass over k for every tile of rows q,
 over one range of tiles that its predicate leaves live.
 State of a row: dQ1_sum[q,d], dQ2_sum[q,d].
@@ -150,24 +150,6 @@ TILES = {
         "num_warps": 8, "num_stages": 2,
     },
 }
-TILES_differential_backward_dP2_log = {
-    (64, 2): {
-        "BLOCK_Q": 32, "BLOCK_E": 64,
-        "num_warps": 8, "num_stages": 2,
-    },
-    (64, 4): {
-        "BLOCK_Q": 32, "BLOCK_E": 64,
-        "num_warps": 8, "num_stages": 2,
-    },
-    (128, 2): {
-        "BLOCK_Q": 32, "BLOCK_E": 128,
-        "num_warps": 8, "num_stages": 2,
-    },
-    (128, 4): {
-        "BLOCK_Q": 32, "BLOCK_E": 128,
-        "num_warps": 8, "num_stages": 2,
-    },
-}
 TILES_differential_backward_dQ1 = {
     (64, 64, 2): {
         "BLOCK_Q": 32, "BLOCK_K": 32, "BLOCK_D": 64, "BLOCK_E": 64,
@@ -209,14 +191,18 @@ TILES_differential_backward_dK1 = {
 def describe(tensor, block):
     """A tensor for the copy engine, which loads blocks of it. Its rows have to be contiguous and to begin at
     multiples of 16 bytes; a tensor of another layout is copied."""
-    size = tensor.element_size()
-    if tensor.numel() == 0:
+    unit = 16 // tensor.element_size()
+    shape, strides = tensor.shape, tensor.stride()
+    near = strides[-1] == 1 and tensor.data_ptr() % 16 == 0 and 0 not in shape
+    if near and all(step and not step % unit for step in strides[:-1]):
+        return TensorDescriptor(tensor, shape, strides, block)
+    if 0 in shape:
         tensor = tensor.new_zeros([16] * tensor.dim())
-    strides = [step if n > 1 else 16 for n, step in zip(tensor.shape, tensor.stride())]
+    strides = [step if n > 1 else unit for n, step in zip(tensor.shape, tensor.stride())]
     strides[-1] = tensor.stride(-1) if tensor.shape[-1] > 1 else 1
     near = strides[-1] == 1 and tensor.data_ptr() % 16 == 0
-    if not near or any(step == 0 or step * size % 16 for step in strides[:-1]):
-        wide = -(-tensor.shape[-1] * size // 16) * 16 // size
+    if not near or any(step == 0 or step % unit for step in strides[:-1]):
+        wide = -(-tensor.shape[-1] // unit) * unit
         tensor = tensor.new_empty((*tensor.shape[:-1], wide))[..., : tensor.shape[-1]].copy_(tensor)
         strides = [*tensor.stride()[:-1], 1]
     return TensorDescriptor(tensor, list(tensor.shape), strides, block)
@@ -431,6 +417,9 @@ def differential_kernel(
 
 @triton.jit(
     do_not_specialize=[
+        "sdlam_rows_b",
+        "sdlam_rows_h",
+        "sdlam_rows_q",
         "sdP2_log_b",
         "sdP2_log_h",
         "sdP2_log_q",
@@ -438,56 +427,34 @@ def differential_kernel(
         "sdP1_log_h",
         "sdP1_log_q",
         "NQ",
+        "NK",
         "NB",
         "NH",
+        "NG",
     ]
 )
-def differential_backward_dP2_log_kernel(
-    O_part2, O_part, dO, lam, dP2_log, dP1_log,
-    sdP2_log_b, sdP2_log_h, sdP2_log_q,
-    sdP1_log_b, sdP1_log_h, sdP1_log_q,
-    NQ, NB, NH,
-    E: tl.constexpr,
-    BLOCK_Q: tl.constexpr, BLOCK_E: tl.constexpr,
-):
-    # one program: a tile of rows at one place of the batch; late rows see most, and come first
-    pid = tl.program_id(0)
-    tiles = tl.cdiv(NQ, BLOCK_Q)
-    q0 = (tiles - 1 - pid % tiles) * BLOCK_Q
-    h = (pid // tiles) % NH
-    b = pid // tiles // NH
-    q_in = tl.arange(0, BLOCK_Q)
-    q = q0 + q_in
-    dP2_log_here = dP2_log + b.to(tl.int64) * sdP2_log_b + h.to(tl.int64) * sdP2_log_h
-    dP1_log_here = dP1_log + b.to(tl.int64) * sdP1_log_b + h.to(tl.int64) * sdP1_log_h
-    # dP2_log[q] = sum(e) (-(-dO[q,e] * lam) * O_part2[q,e])
-    dO_qe = dO.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_E]).to(tl.float32)
-    lam_ = tl.load(lam).to(tl.float32)
-    O_part2_qe = O_part2.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_E]).to(tl.float32)
-    dP2_log_q = tl.sum(-(-(dO_qe * lam_) * O_part2_qe), 1)
-    # dP1_log[q] = sum(e) (-dO[q,e] * O_part[q,e])
-    O_part_qe = O_part.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_E]).to(tl.float32)
-    dP1_log_q = tl.sum(-(dO_qe * O_part_qe), 1)
-    tl.store(
-        dP2_log_here + q0.to(tl.int64) * sdP2_log_q + q_in * sdP2_log_q,
-        dP2_log_q.to(dP2_log.dtype.element_ty),
-        mask=(q < NQ),
-    )
-    tl.store(
-        dP1_log_here + q0.to(tl.int64) * sdP1_log_q + q_in * sdP1_log_q,
-        dP1_log_q.to(dP1_log.dtype.element_ty),
-        mask=(q < NQ),
-    )
-
-
-@triton.jit(
-    do_not_specialize=["sdlam_rows_b", "sdlam_rows_h", "sdlam_rows_q", "NQ", "NK", "NB", "NH", "NG"]
-)
 def differential_backward_dQ1_kernel(
-    Q1, K1, Q2, K2, V, P2_log, P1_log, O_part2, dO, dP2_log, dP1_log, lam, dQ1, dQ2, dlam_rows,
+    Q1,
+    K1,
+    Q2,
+    K2,
+    V,
+    P2_log,
+    P1_log,
+    O_part2,
+    O_part,
+    dO,
+    lam,
+    dQ1,
+    dQ2,
+    dlam_rows,
+    dP2_log,
+    dP1_log,
     sdQ1_b, sdQ1_h, sdQ1_q, sdQ1_d,
     sdQ2_b, sdQ2_h, sdQ2_q, sdQ2_d,
     sdlam_rows_b, sdlam_rows_h, sdlam_rows_q,
+    sdP2_log_b, sdP2_log_h, sdP2_log_q,
+    sdP1_log_b, sdP1_log_h, sdP1_log_q,
     NQ, NK, NB, NH, NG,
     D: tl.constexpr, E: tl.constexpr,
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
@@ -502,13 +469,36 @@ def differential_backward_dQ1_kernel(
     q = q0 + q_in
     d = tl.arange(0, BLOCK_D)
     k_in = tl.arange(0, BLOCK_K)
+    dlam_rows_here = dlam_rows + b.to(tl.int64) * sdlam_rows_b + h.to(tl.int64) * sdlam_rows_h
+    dP2_log_here = dP2_log + b.to(tl.int64) * sdP2_log_b + h.to(tl.int64) * sdP2_log_h
+    dP1_log_here = dP1_log + b.to(tl.int64) * sdP1_log_b + h.to(tl.int64) * sdP1_log_h
     dQ1_here = dQ1 + b.to(tl.int64) * sdQ1_b + h.to(tl.int64) * sdQ1_h
     dQ2_here = dQ2 + b.to(tl.int64) * sdQ2_b + h.to(tl.int64) * sdQ2_h
-    dlam_rows_here = dlam_rows + b.to(tl.int64) * sdlam_rows_b + h.to(tl.int64) * sdlam_rows_h
-    # dlam_rows[q] = sum(e) (-dO[q,e] * O_part2[q,e])
+    # dP2_log[q] = sum(e) (-(-dO[q,e] * lam) * O_part2[q,e])
     dO_qe = dO.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_E])
+    lam_ = tl.load(lam).to(tl.float32)
     O_part2_qe = O_part2.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_E]).to(tl.float32)
+    dP2_log_q = tl.sum(-(-(dO_qe.to(tl.float32) * lam_) * O_part2_qe), 1)
+    # dP1_log[q] = sum(e) (-dO[q,e] * O_part[q,e])
+    O_part_qe = O_part.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_E]).to(tl.float32)
+    dP1_log_q = tl.sum(-(dO_qe.to(tl.float32) * O_part_qe), 1)
+    # dlam_rows[q] = sum(e) (-dO[q,e] * O_part2[q,e])
     dlam_rows_q = tl.sum(-(dO_qe.to(tl.float32) * O_part2_qe), 1)
+    tl.store(
+        dlam_rows_here + q0.to(tl.int64) * sdlam_rows_q + q_in * sdlam_rows_q,
+        dlam_rows_q.to(dlam_rows.dtype.element_ty),
+        mask=(q < NQ),
+    )
+    tl.store(
+        dP2_log_here + q0.to(tl.int64) * sdP2_log_q + q_in * sdP2_log_q,
+        dP2_log_q.to(dP2_log.dtype.element_ty),
+        mask=(q < NQ),
+    )
+    tl.store(
+        dP1_log_here + q0.to(tl.int64) * sdP1_log_q + q_in * sdP1_log_q,
+        dP1_log_q.to(dP1_log.dtype.element_ty),
+        mask=(q < NQ),
+    )
     # state of dQ1_sum[q,d] = sum(k where seen) (dS1_total[q,k] + dP1_log[q]) * K1[k,d] *
     #     exp(S1[q,k] - finite(P1_log[q]))
     dQ1_sum_qd = tl.full([BLOCK_Q, BLOCK_D], 0.0, tl.float32)
@@ -517,10 +507,7 @@ def differential_backward_dQ1_kernel(
     dQ2_sum_qd = tl.full([BLOCK_Q, BLOCK_D], 0.0, tl.float32)
     Q1_qd = Q1.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_D])
     Q2_qd = Q2.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_D])
-    lam_ = tl.load(lam).to(tl.float32)
-    dP1_log_q = dP1_log.load([b, h, q0]).reshape([BLOCK_Q]).to(tl.float32)
     P1_log_q = P1_log.load([b, h, q0]).reshape([BLOCK_Q]).to(tl.float32)
-    dP2_log_q = dP2_log.load([b, h, q0]).reshape([BLOCK_Q]).to(tl.float32)
     P2_log_q = P2_log.load([b, h, q0]).reshape([BLOCK_Q]).to(tl.float32)
     # dS2_total_row[q,e] = -dO[q,e] * lam
     dS2_total_row_qe = held(-(dO_qe.to(tl.float32) * lam_))
@@ -595,11 +582,6 @@ def differential_backward_dQ1_kernel(
         dQ2_here + q0.to(tl.int64) * sdQ2_q + q_in[:, None] * sdQ2_q + d[None, :] * sdQ2_d,
         dQ2_qd.to(dQ2.dtype.element_ty),
         mask=(q[:, None] < NQ),
-    )
-    tl.store(
-        dlam_rows_here + q0.to(tl.int64) * sdlam_rows_q + q_in * sdlam_rows_q,
-        dlam_rows_q.to(dlam_rows.dtype.element_ty),
-        mask=(q < NQ),
     )
 
 
@@ -860,27 +842,6 @@ def differential_backward(Q1, K1, Q2, K2, V, lam, P2_log, P1_log, O_part2, O_par
         raise ValueError(f"extents {sizes}: those of a kernel stay below 2**29")
     if not (Q1.is_cuda or triton.knobs.runtime.interpret):
         raise ValueError(f"this kernel runs on a GPU, and `Q1` is on {Q1.device}")
-    tile = TILES_differential_backward_dP2_log.get((E, Q1.element_size()))
-    if tile is None:
-        raise ValueError(
-            f"no tiles for e={E} and {Q1.element_size()} bytes an element: "
-            "compile the pattern with --extent"
-        )
-    dP2_log = Q1.new_empty((NB, NH, -(-NQ // 4) * 4), dtype=torch.float32)[..., :NQ]
-    dP1_log = Q1.new_empty((NB, NH, -(-NQ // 4) * 4), dtype=torch.float32)[..., :NQ]
-    grid = triton.cdiv(NQ, tile["BLOCK_Q"]) * NB * NH
-    if grid:
-        with torch.cuda.device(Q1.device) if Q1.is_cuda else contextlib.nullcontext():
-            differential_backward_dP2_log_kernel[(grid,)](
-                describe(O_part2, [1, 1, tile["BLOCK_Q"], tile["BLOCK_E"]]),
-                describe(O_part, [1, 1, tile["BLOCK_Q"], tile["BLOCK_E"]]),
-                describe(dO, [1, 1, tile["BLOCK_Q"], tile["BLOCK_E"]]),
-                lam, dP2_log, dP1_log,
-                *dP2_log.stride(), *dP1_log.stride(),
-                NQ, NB, NH,
-                E,
-                **tile,
-            )
     tile = TILES_differential_backward_dQ1.get((D, E, Q1.element_size()))
     if tile is None:
         raise ValueError(
@@ -890,6 +851,8 @@ def differential_backward(Q1, K1, Q2, K2, V, lam, P2_log, P1_log, O_part2, O_par
     dQ1 = Q1.new_empty((NB, NH, NQ, D))
     dQ2 = Q1.new_empty((NB, NH, NQ, D))
     dlam_rows = Q1.new_empty((NB, NH, -(-NQ // 4) * 4), dtype=torch.float32)[..., :NQ]
+    dP2_log = Q1.new_empty((NB, NH, -(-NQ // 4) * 4), dtype=torch.float32)[..., :NQ]
+    dP1_log = Q1.new_empty((NB, NH, -(-NQ // 4) * 4), dtype=torch.float32)[..., :NQ]
     grid = triton.cdiv(NQ, tile["BLOCK_Q"]) * NB * NH
     if grid:
         with torch.cuda.device(Q1.device) if Q1.is_cuda else contextlib.nullcontext():
@@ -902,11 +865,14 @@ def differential_backward(Q1, K1, Q2, K2, V, lam, P2_log, P1_log, O_part2, O_par
                 describe(P2_log, [1, 1, tile["BLOCK_Q"]]),
                 describe(P1_log, [1, 1, tile["BLOCK_Q"]]),
                 describe(O_part2, [1, 1, tile["BLOCK_Q"], tile["BLOCK_E"]]),
+                describe(O_part, [1, 1, tile["BLOCK_Q"], tile["BLOCK_E"]]),
                 describe(dO, [1, 1, tile["BLOCK_Q"], tile["BLOCK_E"]]),
-                describe(dP2_log, [1, 1, tile["BLOCK_Q"]]),
-                describe(dP1_log, [1, 1, tile["BLOCK_Q"]]),
-                lam, dQ1, dQ2, dlam_rows,
-                *dQ1.stride(), *dQ2.stride(), *dlam_rows.stride(),
+                lam, dQ1, dQ2, dlam_rows, dP2_log, dP1_log,
+                *dQ1.stride(),
+                *dQ2.stride(),
+                *dlam_rows.stride(),
+                *dP2_log.stride(),
+                *dP1_log.stride(),
                 NQ, NK, NB, NH, NG,
                 D, E,
                 **tile,

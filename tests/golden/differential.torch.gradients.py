@@ -35,10 +35,10 @@ State of a row: S1_max[q], P1_total_total[q], S2_max[q], P2_total_total[q], O_to
 
 Its gradients:
 
-    dP2_log[q] = sum(e) (-(-dO[q,e] * lam) * O_part2[q,e])
-    dP1_log[q] = sum(e) (-dO[q,e] * O_part[q,e])
     S1[q,k] = sum(d) Q1[q,d] * K1[k,d] / sqrt(|d|)
     S2[q,k] = sum(d) Q2[q,d] * K2[k,d] / sqrt(|d|)
+    dP2_log[q] = sum(e) (-(-dO[q,e] * lam) * O_part2[q,e])
+    dP1_log[q] = sum(e) (-dO[q,e] * O_part[q,e])
     dS2_total[q,k] = sum(e) (-dO[q,e] * lam) * V[k,e]
     dS1_total[q,k] = sum(e) dO[q,e] * V[k,e]
     dQ1_sum[q,d] = sum(k where k <= q + (|k| - |q|)) (dS1_total[q,k] + dP1_log[q]) * K1[k,d] *
@@ -65,8 +65,8 @@ Its gradients:
     dV[k,e] = dV_sum[k,e] + dV_sum2[k,e]
     dlam = sum(b, h, q) dlam_rows[q]
 
-Kernel differential_backward_dP2_log writes dP2_log[b,h,q], dP1_log[b,h,q].
-Kernel differential_backward_dQ1 writes dQ1[b,h,q,d], dQ2[b,h,q,d], dlam_rows[b,h,q].
+Kernel differential_backward_dQ1 writes dQ1[b,h,q,d], dQ2[b,h,q,d], dlam_rows[b,h,q],
+    dP2_log[b,h,q], dP1_log[b,h,q].
 One pass over k for every tile of rows q,
 over one range of tiles that its predicate leaves live.
 State of a row: dQ1_sum[q,d], dQ2_sum[q,d].
@@ -348,17 +348,19 @@ def differential_backward(Q1, K1, Q2, K2, V, lam, P2_log, P1_log, O_part2, O_par
         raise ValueError(f"|g| = {NG} does not divide |h| = {NH}")
     if NG <= 0:
         raise ValueError(f"`|g|` divides positions and must be positive, not {NG}")
-    dP2_log = Q1.new_empty((NB, NH, NQ), dtype=accumulator(Q1))
-    dP1_log = Q1.new_empty((NB, NH, NQ), dtype=accumulator(Q1))
     dQ1 = Q1.new_empty((NB, NH, NQ, D))
     dQ2 = Q1.new_empty((NB, NH, NQ, D))
     dlam_rows = Q1.new_empty((NB, NH, NQ), dtype=accumulator(Q1))
+    dP2_log = Q1.new_empty((NB, NH, NQ), dtype=accumulator(Q1))
+    dP1_log = Q1.new_empty((NB, NH, NQ), dtype=accumulator(Q1))
     dK1 = Q1.new_empty((NB, NG, NK, D))
     dK2 = Q1.new_empty((NB, NG, NK, D))
     dV = Q1.new_empty((NB, NG, NK, E))
     device, kind = Q1.device, accumulator(Q1)
+    h = torch.arange(NH, device=device)[None, :]
     for q0 in range(0, NQ, BLOCK_Q):
         q1 = min(q0 + BLOCK_Q, NQ)
+        q = torch.arange(q0, q1, device=device)
         # dP2_log[q] = sum(e) (-(-dO[q,e] * lam) * O_part2[q,e])
         dO_qe = dO[:, :, q0:q1].to(kind)
         lam_ = lam[None, None, ...].to(kind)
@@ -367,16 +369,11 @@ def differential_backward(Q1, K1, Q2, K2, V, lam, P2_log, P1_log, O_part2, O_par
         # dP1_log[q] = sum(e) (-dO[q,e] * O_part[q,e])
         O_part_qe = O_part[:, :, q0:q1].to(kind)
         dP1_log_q = (-(dO_qe * O_part_qe)).sum(-1)
+        # dlam_rows[q] = sum(e) (-dO[q,e] * O_part2[q,e])
+        dlam_rows_q = (-(dO_qe * O_part2_qe)).sum(-1)
+        dlam_rows[..., q0:q1] = dlam_rows_q
         dP2_log[..., q0:q1] = dP2_log_q
         dP1_log[..., q0:q1] = dP1_log_q
-    h = torch.arange(NH, device=device)[None, :]
-    for q0 in range(0, NQ, BLOCK_Q):
-        q1 = min(q0 + BLOCK_Q, NQ)
-        q = torch.arange(q0, q1, device=device)
-        # dlam_rows[q] = sum(e) (-dO[q,e] * O_part2[q,e])
-        dO_qe = dO[:, :, q0:q1].to(kind)
-        O_part2_qe = O_part2[:, :, q0:q1].to(kind)
-        dlam_rows_q = (-(dO_qe * O_part2_qe)).sum(-1)
         # state of dQ1_sum[q,d] = sum(k where seen) (dS1_total[q,k] + dP1_log[q]) * K1[k,d] *
         #     exp(S1[q,k] - finite(P1_log[q]))
         dQ1_sum_qd = torch.full([NB, NH, q1 - q0, D], 0.0, device=device, dtype=kind)
@@ -385,10 +382,7 @@ def differential_backward(Q1, K1, Q2, K2, V, lam, P2_log, P1_log, O_part2, O_par
         dQ2_sum_qd = torch.full([NB, NH, q1 - q0, D], 0.0, device=device, dtype=kind)
         Q1_qd = Q1[:, :, q0:q1].to(kind)
         Q2_qd = Q2[:, :, q0:q1].to(kind)
-        lam_ = lam[None, None, ...].to(kind)
-        dP1_log_q = dP1_log[:, :, q0:q1].to(kind)
         P1_log_q = P1_log[:, :, q0:q1].to(kind)
-        dP2_log_q = dP2_log[:, :, q0:q1].to(kind)
         P2_log_q = P2_log[:, :, q0:q1].to(kind)
         # dS2_total_row[q,e] = -dO[q,e] * lam
         dS2_total_row_qe = -(dO_qe * lam_[..., None, None])
@@ -449,7 +443,6 @@ def differential_backward(Q1, K1, Q2, K2, V, lam, P2_log, P1_log, O_part2, O_par
         dQ2_qd = dQ2_sum_qd / math.sqrt(D)
         dQ1[..., q0:q1, :] = dQ1_qd
         dQ2[..., q0:q1, :] = dQ2_qd
-        dlam_rows[..., q0:q1] = dlam_rows_q
     g = torch.arange(NG, device=device)[None, :]
     for k0 in range(0, NK, BLOCK_K):
         k1 = min(k0 + BLOCK_K, NK)

@@ -24,32 +24,31 @@ State of a row: P_total_max[q], P_total_total[q], O_total_total[q,e].
 
 Its gradients:
 
-    dP_log[q] = sum(e) (-dO[q,e] * sigmoid(G[q,e]) * O_part[q,e])
     S_sum[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
+    dP_log[q] = sum(e) (-dO[q,e] * sigmoid(G[q,e]) * O_part[q,e])
     dS_sum_total[q,k] = sum(e) dO[q,e] * sigmoid(G[q,e]) * V[k,e]
     dQ_sum[q,d] = sum(k) (dS_sum_total[q,k] + dP_log[q]) * K[k,d] * exp(S_sum[q,k] + pair[q,k] -
         finite(P_log[q]))
     dQ[q,d] = dQ_sum[q,d] / sqrt(|d|)
     dG[q,e] = dO[q,e] * O_part[q,e] * (sigmoid(G[q,e]) * sigmoid(-G[q,e]))
+    dpair[q,k] = sum(m) (dS_sum_total[q,k] + dP_log[q]) * exp(S_sum[q,k] + pair[q,k] -
+        finite(P_log[q]))
     dK_sum[k,d] = sum(q) (dS_sum_total[q,k] + dP_log[q]) * Q[q,d] * exp(S_sum[q,k] + pair[q,k] -
         finite(P_log[q]))
     dK[k,d] = dK_sum[k,d] / sqrt(|d|)
     dV[k,e] = sum(q) dO[q,e] * sigmoid(G[q,e]) * exp(S_sum[q,k] + pair[q,k] - finite(P_log[q]))
-    dpair[q,k] = sum(m) (dS_sum_total[q,k] + dP_log[q]) * exp(S_sum[q,k] + pair[q,k] -
-        finite(P_log[q]))
 
-Kernel evoformer_backward_dP_log writes dP_log[b,m,h,q].
-Kernel evoformer_backward_dQ writes dQ[b,m,h,q,d], dG[b,m,h,q,e].
+Kernel evoformer_backward_dQ writes dQ[b,m,h,q,d], dG[b,m,h,q,e], dP_log[b,m,h,q].
 One pass over k for every tile of rows q,
 over one range of tiles that its predicate leaves live.
 State of a row: dQ_sum[q,d].
+Kernel evoformer_backward_dpair writes dpair[b,h,q,k].
+One pass over k for every tile of rows q,
+over all tiles, of which it stores dpair.
 Kernel evoformer_backward_dK writes dK[b,m,h,k,d], dV[b,m,h,k,e].
 One pass over q for every tile of rows k,
 over one range of tiles that its predicate leaves live.
 State of a row: dK_sum[k,d], dV[k,e].
-Kernel evoformer_backward_dpair writes dpair[b,h,q,k].
-One pass over k for every tile of rows q,
-over all tiles, of which it stores dpair.
 
 Edit the pattern, not this file.
 """
@@ -126,24 +125,6 @@ TILES = {
         "num_warps": 8, "num_stages": 2,
     },
 }
-TILES_evoformer_backward_dP_log = {
-    (64, 2): {
-        "BLOCK_Q": 32, "BLOCK_E": 64,
-        "num_warps": 8, "num_stages": 2,
-    },
-    (64, 4): {
-        "BLOCK_Q": 32, "BLOCK_E": 64,
-        "num_warps": 8, "num_stages": 2,
-    },
-    (128, 2): {
-        "BLOCK_Q": 32, "BLOCK_E": 128,
-        "num_warps": 8, "num_stages": 2,
-    },
-    (128, 4): {
-        "BLOCK_Q": 32, "BLOCK_E": 128,
-        "num_warps": 8, "num_stages": 2,
-    },
-}
 TILES_evoformer_backward_dQ = {
     (64, 64, 2): {
         "BLOCK_Q": 32, "BLOCK_K": 32, "BLOCK_D": 64, "BLOCK_E": 64,
@@ -156,6 +137,24 @@ TILES_evoformer_backward_dQ = {
     (128, 128, 2): {
         "BLOCK_Q": 64, "BLOCK_K": 64, "BLOCK_D": 128, "BLOCK_E": 128,
         "num_warps": 8, "num_stages": 2,
+    },
+    (128, 128, 4): {
+        "BLOCK_Q": 32, "BLOCK_K": 32, "BLOCK_D": 128, "BLOCK_E": 128,
+        "num_warps": 8, "num_stages": 2,
+    },
+}
+TILES_evoformer_backward_dpair = {
+    (64, 64, 2): {
+        "BLOCK_Q": 64, "BLOCK_K": 32, "BLOCK_D": 64, "BLOCK_E": 64,
+        "num_warps": 4, "num_stages": 2,
+    },
+    (64, 64, 4): {
+        "BLOCK_Q": 32, "BLOCK_K": 32, "BLOCK_D": 64, "BLOCK_E": 64,
+        "num_warps": 8, "num_stages": 2,
+    },
+    (128, 128, 2): {
+        "BLOCK_Q": 64, "BLOCK_K": 32, "BLOCK_D": 128, "BLOCK_E": 128,
+        "num_warps": 4, "num_stages": 2,
     },
     (128, 128, 4): {
         "BLOCK_Q": 32, "BLOCK_K": 32, "BLOCK_D": 128, "BLOCK_E": 128,
@@ -180,37 +179,23 @@ TILES_evoformer_backward_dK = {
         "num_warps": 8, "num_stages": 2,
     },
 }
-TILES_evoformer_backward_dpair = {
-    (64, 64, 2): {
-        "BLOCK_Q": 64, "BLOCK_K": 32, "BLOCK_D": 64, "BLOCK_E": 64,
-        "num_warps": 4, "num_stages": 2,
-    },
-    (64, 64, 4): {
-        "BLOCK_Q": 32, "BLOCK_K": 32, "BLOCK_D": 64, "BLOCK_E": 64,
-        "num_warps": 8, "num_stages": 2,
-    },
-    (128, 128, 2): {
-        "BLOCK_Q": 64, "BLOCK_K": 32, "BLOCK_D": 128, "BLOCK_E": 128,
-        "num_warps": 4, "num_stages": 2,
-    },
-    (128, 128, 4): {
-        "BLOCK_Q": 32, "BLOCK_K": 32, "BLOCK_D": 128, "BLOCK_E": 128,
-        "num_warps": 8, "num_stages": 2,
-    },
-}
 
 
 def describe(tensor, block):
     """A tensor for the copy engine, which loads blocks of it. Its rows have to be contiguous and to begin at
     multiples of 16 bytes; a tensor of another layout is copied."""
-    size = tensor.element_size()
-    if tensor.numel() == 0:
+    unit = 16 // tensor.element_size()
+    shape, strides = tensor.shape, tensor.stride()
+    near = strides[-1] == 1 and tensor.data_ptr() % 16 == 0 and 0 not in shape
+    if near and all(step and not step % unit for step in strides[:-1]):
+        return TensorDescriptor(tensor, shape, strides, block)
+    if 0 in shape:
         tensor = tensor.new_zeros([16] * tensor.dim())
-    strides = [step if n > 1 else 16 for n, step in zip(tensor.shape, tensor.stride())]
+    strides = [step if n > 1 else unit for n, step in zip(tensor.shape, tensor.stride())]
     strides[-1] = tensor.stride(-1) if tensor.shape[-1] > 1 else 1
     near = strides[-1] == 1 and tensor.data_ptr() % 16 == 0
-    if not near or any(step == 0 or step * size % 16 for step in strides[:-1]):
-        wide = -(-tensor.shape[-1] * size // 16) * 16 // size
+    if not near or any(step == 0 or step % unit for step in strides[:-1]):
+        wide = -(-tensor.shape[-1] // unit) * unit
         tensor = tensor.new_empty((*tensor.shape[:-1], wide))[..., : tensor.shape[-1]].copy_(tensor)
         strides = [*tensor.stride()[:-1], 1]
     return TensorDescriptor(tensor, list(tensor.shape), strides, block)
@@ -379,51 +364,28 @@ def evoformer_kernel(
 
 
 @triton.jit(
-    do_not_specialize=["sdP_log_b", "sdP_log_m", "sdP_log_h", "sdP_log_q", "NQ", "NB", "NM", "NH"]
-)
-def evoformer_backward_dP_log_kernel(
-    G, O_part, dO, dP_log,
-    sdP_log_b, sdP_log_m, sdP_log_h, sdP_log_q,
-    NQ, NB, NM, NH,
-    E: tl.constexpr,
-    BLOCK_Q: tl.constexpr, BLOCK_E: tl.constexpr,
-):
-    # one program: a tile of rows at one place of the batch; late rows see most, and come first
-    pid = tl.program_id(0)
-    tiles = tl.cdiv(NQ, BLOCK_Q)
-    q0 = (tiles - 1 - pid % tiles) * BLOCK_Q
-    h = (pid // tiles) % NH
-    m = (pid // tiles // NH) % NM
-    b = pid // tiles // NH // NM
-    q_in = tl.arange(0, BLOCK_Q)
-    q = q0 + q_in
-    dP_log_here = (
-        dP_log
-        + b.to(tl.int64) * sdP_log_b
-        + m.to(tl.int64) * sdP_log_m
-        + h.to(tl.int64) * sdP_log_h
-    )
-    # dP_log[q] = sum(e) (-dO[q,e] * sigmoid(G[q,e]) * O_part[q,e])
-    dO_qe = dO.load([b, m, h, q0, 0]).reshape([BLOCK_Q, BLOCK_E]).to(tl.float32)
-    G_qe = G.load([b, m, h, q0, 0]).reshape([BLOCK_Q, BLOCK_E]).to(tl.float32)
-    sigmoid_G_qe = tl.sigmoid(G_qe)
-    O_part_qe = O_part.load([b, m, h, q0, 0]).reshape([BLOCK_Q, BLOCK_E]).to(tl.float32)
-    dP_log_q = tl.sum(-(dO_qe * sigmoid_G_qe * O_part_qe), 1)
-    tl.store(
-        dP_log_here + q0.to(tl.int64) * sdP_log_q + q_in * sdP_log_q,
-        dP_log_q.to(dP_log.dtype.element_ty),
-        mask=(q < NQ),
-    )
-
-
-@triton.jit(
-    do_not_specialize=["spair_b", "spair_h", "spair_q", "spair_k", "NQ", "NK", "NB", "NM", "NH"]
+    do_not_specialize=[
+        "spair_b",
+        "spair_h",
+        "spair_q",
+        "spair_k",
+        "sdP_log_b",
+        "sdP_log_m",
+        "sdP_log_h",
+        "sdP_log_q",
+        "NQ",
+        "NK",
+        "NB",
+        "NM",
+        "NH",
+    ]
 )
 def evoformer_backward_dQ_kernel(
-    Q, K, V, G, P_log, O_part, dO, dP_log, pair, dQ, dG,
+    Q, K, V, G, P_log, O_part, dO, pair, dQ, dG, dP_log,
     spair_b, spair_h, spair_q, spair_k,
     sdQ_b, sdQ_m, sdQ_h, sdQ_q, sdQ_d,
     sdG_b, sdG_m, sdG_h, sdG_q, sdG_e,
+    sdP_log_b, sdP_log_m, sdP_log_h, sdP_log_q,
     NQ, NK, NB, NM, NH,
     D: tl.constexpr, E: tl.constexpr,
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
@@ -440,21 +402,38 @@ def evoformer_backward_dQ_kernel(
     d = tl.arange(0, BLOCK_D)
     e = tl.arange(0, BLOCK_E)
     k_in = tl.arange(0, BLOCK_K)
+    dG_here = dG + b.to(tl.int64) * sdG_b + m.to(tl.int64) * sdG_m + h.to(tl.int64) * sdG_h
+    dP_log_here = (
+        dP_log
+        + b.to(tl.int64) * sdP_log_b
+        + m.to(tl.int64) * sdP_log_m
+        + h.to(tl.int64) * sdP_log_h
+    )
     pair_here = pair + b.to(tl.int64) * spair_b + h.to(tl.int64) * spair_h
     dQ_here = dQ + b.to(tl.int64) * sdQ_b + m.to(tl.int64) * sdQ_m + h.to(tl.int64) * sdQ_h
-    dG_here = dG + b.to(tl.int64) * sdG_b + m.to(tl.int64) * sdG_m + h.to(tl.int64) * sdG_h
-    # dG[q,e] = dO[q,e] * O_part[q,e] * (sigmoid(G[q,e]) * sigmoid(-G[q,e]))
+    # dP_log[q] = sum(e) (-dO[q,e] * sigmoid(G[q,e]) * O_part[q,e])
     dO_qe = dO.load([b, m, h, q0, 0]).reshape([BLOCK_Q, BLOCK_E]).to(tl.float32)
-    O_part_qe = O_part.load([b, m, h, q0, 0]).reshape([BLOCK_Q, BLOCK_E]).to(tl.float32)
     G_qe = G.load([b, m, h, q0, 0]).reshape([BLOCK_Q, BLOCK_E]).to(tl.float32)
     sigmoid_G_qe = tl.sigmoid(G_qe)
+    O_part_qe = O_part.load([b, m, h, q0, 0]).reshape([BLOCK_Q, BLOCK_E]).to(tl.float32)
+    dP_log_q = tl.sum(-(dO_qe * sigmoid_G_qe * O_part_qe), 1)
+    # dG[q,e] = dO[q,e] * O_part[q,e] * (sigmoid(G[q,e]) * sigmoid(-G[q,e]))
     sigmoid_G2_qe = tl.sigmoid(-G_qe)
     dG_qe = dO_qe * O_part_qe * (sigmoid_G_qe * sigmoid_G2_qe)
+    tl.store(
+        dG_here + q0.to(tl.int64) * sdG_q + q_in[:, None] * sdG_q + e[None, :] * sdG_e,
+        dG_qe.to(dG.dtype.element_ty),
+        mask=(q[:, None] < NQ),
+    )
+    tl.store(
+        dP_log_here + q0.to(tl.int64) * sdP_log_q + q_in * sdP_log_q,
+        dP_log_q.to(dP_log.dtype.element_ty),
+        mask=(q < NQ),
+    )
     # state of dQ_sum[q,d] = sum(k) (dS_sum_total[q,k] + dP_log[q]) * K[k,d] * exp(S_sum[q,k] +
     #     pair[q,k] - finite(P_log[q]))
     dQ_sum_qd = tl.full([BLOCK_Q, BLOCK_D], 0.0, tl.float32)
     Q_qd = Q.load([b, m, h, q0, 0]).reshape([BLOCK_Q, BLOCK_D])
-    dP_log_q = dP_log.load([b, m, h, q0]).reshape([BLOCK_Q]).to(tl.float32)
     P_log_q = P_log.load([b, m, h, q0]).reshape([BLOCK_Q]).to(tl.float32)
     # dS_sum_total_row[q,e] = dO[q,e] * sigmoid(G[q,e])
     dS_sum_total_row_qe = held(dO_qe * sigmoid_G_qe)
@@ -509,11 +488,95 @@ def evoformer_backward_dQ_kernel(
         dQ_qd.to(dQ.dtype.element_ty),
         mask=(q[:, None] < NQ),
     )
-    tl.store(
-        dG_here + q0.to(tl.int64) * sdG_q + q_in[:, None] * sdG_q + e[None, :] * sdG_e,
-        dG_qe.to(dG.dtype.element_ty),
-        mask=(q[:, None] < NQ),
-    )
+
+
+@triton.jit(
+    do_not_specialize=[
+        "spair_b",
+        "spair_h",
+        "spair_q",
+        "spair_k",
+        "sdpair_b",
+        "sdpair_h",
+        "sdpair_q",
+        "sdpair_k",
+        "NQ",
+        "NK",
+        "NB",
+        "NH",
+        "NM",
+    ]
+)
+def evoformer_backward_dpair_kernel(
+    Q, K, V, G, P_log, dO, dP_log, pair, dpair,
+    spair_b, spair_h, spair_q, spair_k,
+    sdpair_b, sdpair_h, sdpair_q, sdpair_k,
+    NQ, NK, NB, NH, NM,
+    D: tl.constexpr, E: tl.constexpr,
+    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
+):
+    # one program: a tile of rows at one place of the batch; late rows see most, and come first
+    pid = tl.program_id(0)
+    tiles = tl.cdiv(NQ, BLOCK_Q)
+    q0 = (tiles - 1 - pid % tiles) * BLOCK_Q
+    h = (pid // tiles) % NH
+    b = pid // tiles // NH
+    q_in = tl.arange(0, BLOCK_Q)
+    q = q0 + q_in
+    k_in = tl.arange(0, BLOCK_K)
+    pair_here = pair + b.to(tl.int64) * spair_b + h.to(tl.int64) * spair_h
+    dpair_here = dpair + b.to(tl.int64) * sdpair_b + h.to(tl.int64) * sdpair_h
+    k_end = NK
+    k_hi = (BLOCK_K + k_end - 1) // BLOCK_K
+    k_steps = k_hi
+    # live tiles; those on an edge are tested
+    for step in tl.range(0, k_steps):
+        k0 = step * BLOCK_K
+        k = k0 + k_in
+        dpair_qk = tl.full([BLOCK_Q, BLOCK_K], 0.0, tl.float32)
+        for m in tl.range(0, NM):
+            # S_sum[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
+            Q_qd = Q.load([b, m, h, q0, 0]).reshape([BLOCK_Q, BLOCK_D])
+            K_kd = K.load([b, m, h, k0, 0]).reshape([BLOCK_K, BLOCK_D])
+            S_sum_qk = tl.dot(Q_qd, tl.trans(K_kd), input_precision="ieee")
+            # dS_sum_total_row[q,e] = dO[q,e] * sigmoid(G[q,e])
+            dO_qe = dO.load([b, m, h, q0, 0]).reshape([BLOCK_Q, BLOCK_E]).to(tl.float32)
+            G_qe = G.load([b, m, h, q0, 0]).reshape([BLOCK_Q, BLOCK_E]).to(tl.float32)
+            sigmoid_G_qe = tl.sigmoid(G_qe)
+            dS_sum_total_row_qe = dO_qe * sigmoid_G_qe
+            # dS_sum_total[q,k] = sum(e) dS_sum_total_row[q,e] * V[k,e]
+            V_ke = V.load([b, m, h, k0, 0]).reshape([BLOCK_K, BLOCK_E])
+            dS_sum_total_qk = tl.dot(
+                dS_sum_total_row_qe.to(V_ke.dtype), tl.trans(V_ke), input_precision="ieee"
+            )
+            # dpair[q,k] = sum(m) (dS_sum_total[q,k] + dP_log[q]) * exp(S_sum[q,k] + pair[q,k] -
+            #     finite(P_log[q]))
+            dP_log_q = dP_log.load([b, m, h, q0]).reshape([BLOCK_Q]).to(tl.float32)
+            pair_qk = tl.load(
+                pair_here
+                + q0.to(tl.int64) * spair_q
+                + k0.to(tl.int64) * spair_k
+                + q_in[:, None] * spair_q
+                + k_in[None, :] * spair_k,
+                mask=(q[:, None] < NQ) & (k[None, :] < NK),
+                other=0,
+            ).to(tl.float32)
+            P_log_q = P_log.load([b, m, h, q0]).reshape([BLOCK_Q]).to(tl.float32)
+            exp_S_sum_qk = tl.exp2(
+                S_sum_qk * (1.4426950408889634 / D ** 0.5)
+                + pair_qk * 1.4426950408889634
+                - (finite(P_log_q) * 1.4426950408889634)[:, None]
+            )
+            dpair_qk = dpair_qk + (dS_sum_total_qk + dP_log_q[:, None]) * exp_S_sum_qk
+        tl.store(
+            dpair_here
+            + q0.to(tl.int64) * sdpair_q
+            + k0.to(tl.int64) * sdpair_k
+            + q_in[:, None].to(tl.int64) * sdpair_q
+            + k_in[None, :].to(tl.int64) * sdpair_k,
+            dpair_qk.to(dpair.dtype.element_ty),
+            mask=(q[:, None] < NQ) & (k[None, :] < NK),
+        )
 
 
 @triton.jit(
@@ -623,95 +686,6 @@ def evoformer_backward_dK_kernel(
     )
 
 
-@triton.jit(
-    do_not_specialize=[
-        "spair_b",
-        "spair_h",
-        "spair_q",
-        "spair_k",
-        "sdpair_b",
-        "sdpair_h",
-        "sdpair_q",
-        "sdpair_k",
-        "NQ",
-        "NK",
-        "NB",
-        "NH",
-        "NM",
-    ]
-)
-def evoformer_backward_dpair_kernel(
-    Q, K, V, G, P_log, dO, dP_log, pair, dpair,
-    spair_b, spair_h, spair_q, spair_k,
-    sdpair_b, sdpair_h, sdpair_q, sdpair_k,
-    NQ, NK, NB, NH, NM,
-    D: tl.constexpr, E: tl.constexpr,
-    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
-):
-    # one program: a tile of rows at one place of the batch; late rows see most, and come first
-    pid = tl.program_id(0)
-    tiles = tl.cdiv(NQ, BLOCK_Q)
-    q0 = (tiles - 1 - pid % tiles) * BLOCK_Q
-    h = (pid // tiles) % NH
-    b = pid // tiles // NH
-    q_in = tl.arange(0, BLOCK_Q)
-    q = q0 + q_in
-    k_in = tl.arange(0, BLOCK_K)
-    pair_here = pair + b.to(tl.int64) * spair_b + h.to(tl.int64) * spair_h
-    dpair_here = dpair + b.to(tl.int64) * sdpair_b + h.to(tl.int64) * sdpair_h
-    k_end = NK
-    k_hi = (BLOCK_K + k_end - 1) // BLOCK_K
-    k_steps = k_hi
-    # live tiles; those on an edge are tested
-    for step in tl.range(0, k_steps):
-        k0 = step * BLOCK_K
-        k = k0 + k_in
-        dpair_qk = tl.full([BLOCK_Q, BLOCK_K], 0.0, tl.float32)
-        for m in tl.range(0, NM):
-            # S_sum[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
-            Q_qd = Q.load([b, m, h, q0, 0]).reshape([BLOCK_Q, BLOCK_D])
-            K_kd = K.load([b, m, h, k0, 0]).reshape([BLOCK_K, BLOCK_D])
-            S_sum_qk = tl.dot(Q_qd, tl.trans(K_kd), input_precision="ieee")
-            # dS_sum_total_row[q,e] = dO[q,e] * sigmoid(G[q,e])
-            dO_qe = dO.load([b, m, h, q0, 0]).reshape([BLOCK_Q, BLOCK_E]).to(tl.float32)
-            G_qe = G.load([b, m, h, q0, 0]).reshape([BLOCK_Q, BLOCK_E]).to(tl.float32)
-            sigmoid_G_qe = tl.sigmoid(G_qe)
-            dS_sum_total_row_qe = dO_qe * sigmoid_G_qe
-            # dS_sum_total[q,k] = sum(e) dS_sum_total_row[q,e] * V[k,e]
-            V_ke = V.load([b, m, h, k0, 0]).reshape([BLOCK_K, BLOCK_E])
-            dS_sum_total_qk = tl.dot(
-                dS_sum_total_row_qe.to(V_ke.dtype), tl.trans(V_ke), input_precision="ieee"
-            )
-            # dpair[q,k] = sum(m) (dS_sum_total[q,k] + dP_log[q]) * exp(S_sum[q,k] + pair[q,k] -
-            #     finite(P_log[q]))
-            dP_log_q = dP_log.load([b, m, h, q0]).reshape([BLOCK_Q]).to(tl.float32)
-            pair_qk = tl.load(
-                pair_here
-                + q0.to(tl.int64) * spair_q
-                + k0.to(tl.int64) * spair_k
-                + q_in[:, None] * spair_q
-                + k_in[None, :] * spair_k,
-                mask=(q[:, None] < NQ) & (k[None, :] < NK),
-                other=0,
-            ).to(tl.float32)
-            P_log_q = P_log.load([b, m, h, q0]).reshape([BLOCK_Q]).to(tl.float32)
-            exp_S_sum_qk = tl.exp2(
-                S_sum_qk * (1.4426950408889634 / D ** 0.5)
-                + pair_qk * 1.4426950408889634
-                - (finite(P_log_q) * 1.4426950408889634)[:, None]
-            )
-            dpair_qk = dpair_qk + (dS_sum_total_qk + dP_log_q[:, None]) * exp_S_sum_qk
-        tl.store(
-            dpair_here
-            + q0.to(tl.int64) * sdpair_q
-            + k0.to(tl.int64) * sdpair_k
-            + q_in[:, None].to(tl.int64) * sdpair_q
-            + k_in[None, :].to(tl.int64) * sdpair_k,
-            dpair_qk.to(dpair.dtype.element_ty),
-            mask=(q[:, None] < NQ) & (k[None, :] < NK),
-        )
-
-
 def evoformer_forward(Q, K, V, pair, G):
     """Q[b,m,h,q,d], K[b,m,h,k,d], V[b,m,h,k,e], pair[b,h,q,k], G[b,m,h,q,e] -> O[b,m,h,q,e],
         P_log[b,m,h,q], O_part[b,m,h,q,e], on cuda:90.
@@ -789,26 +763,6 @@ def evoformer_backward(Q, K, V, pair, G, P_log, O_part, dO):
         raise ValueError(f"extents {sizes}: those of a kernel stay below 2**29")
     if not (Q.is_cuda or triton.knobs.runtime.interpret):
         raise ValueError(f"this kernel runs on a GPU, and `Q` is on {Q.device}")
-    tile = TILES_evoformer_backward_dP_log.get((E, Q.element_size()))
-    if tile is None:
-        raise ValueError(
-            f"no tiles for e={E} and {Q.element_size()} bytes an element: "
-            "compile the pattern with --extent"
-        )
-    dP_log = Q.new_empty((NB, NM, NH, -(-NQ // 4) * 4), dtype=torch.float32)[..., :NQ]
-    grid = triton.cdiv(NQ, tile["BLOCK_Q"]) * NB * NM * NH
-    if grid:
-        with torch.cuda.device(Q.device) if Q.is_cuda else contextlib.nullcontext():
-            evoformer_backward_dP_log_kernel[(grid,)](
-                describe(G, [1, 1, 1, tile["BLOCK_Q"], tile["BLOCK_E"]]),
-                describe(O_part, [1, 1, 1, tile["BLOCK_Q"], tile["BLOCK_E"]]),
-                describe(dO, [1, 1, 1, tile["BLOCK_Q"], tile["BLOCK_E"]]),
-                dP_log,
-                *dP_log.stride(),
-                NQ, NB, NM, NH,
-                E,
-                **tile,
-            )
     tile = TILES_evoformer_backward_dQ.get((D, E, Q.element_size()))
     if tile is None:
         raise ValueError(
@@ -822,6 +776,7 @@ def evoformer_backward(Q, K, V, pair, G, P_log, O_part, dO):
         )
     dQ = Q.new_empty((NB, NM, NH, NQ, D))
     dG = Q.new_empty((NB, NM, NH, NQ, E))
+    dP_log = Q.new_empty((NB, NM, NH, -(-NQ // 4) * 4), dtype=torch.float32)[..., :NQ]
     grid = triton.cdiv(NQ, tile["BLOCK_Q"]) * NB * NM * NH
     if grid:
         with torch.cuda.device(Q.device) if Q.is_cuda else contextlib.nullcontext():
@@ -833,10 +788,38 @@ def evoformer_backward(Q, K, V, pair, G, P_log, O_part, dO):
                 describe(P_log, [1, 1, 1, tile["BLOCK_Q"]]),
                 describe(O_part, [1, 1, 1, tile["BLOCK_Q"], tile["BLOCK_E"]]),
                 describe(dO, [1, 1, 1, tile["BLOCK_Q"], tile["BLOCK_E"]]),
-                describe(dP_log, [1, 1, 1, tile["BLOCK_Q"]]),
-                pair, dQ, dG,
-                *pair.stride(), *dQ.stride(), *dG.stride(),
+                pair, dQ, dG, dP_log,
+                *pair.stride(), *dQ.stride(), *dG.stride(), *dP_log.stride(),
                 NQ, NK, NB, NM, NH,
+                D, E,
+                **tile,
+            )
+    tile = TILES_evoformer_backward_dpair.get((D, E, Q.element_size()))
+    if tile is None:
+        raise ValueError(
+            f"no tiles for d={D}, e={E} and {Q.element_size()} bytes an element: "
+            "compile the pattern with --extent"
+        )
+    far = max(pair.stride(2), pair.stride(3), 0)
+    if far >= 1 << 23:
+        raise ValueError(
+            f"neighbours in a tensor are {far} elements apart: call .contiguous() on it"
+        )
+    dpair = Q.new_empty((NB, NH, NQ, NK))
+    grid = triton.cdiv(NQ, tile["BLOCK_Q"]) * NB * NH
+    if grid:
+        with torch.cuda.device(Q.device) if Q.is_cuda else contextlib.nullcontext():
+            evoformer_backward_dpair_kernel[(grid,)](
+                describe(Q, [1, 1, 1, tile["BLOCK_Q"], tile["BLOCK_D"]]),
+                describe(K, [1, 1, 1, tile["BLOCK_K"], tile["BLOCK_D"]]),
+                describe(V, [1, 1, 1, tile["BLOCK_K"], tile["BLOCK_E"]]),
+                describe(G, [1, 1, 1, tile["BLOCK_Q"], tile["BLOCK_E"]]),
+                describe(P_log, [1, 1, 1, tile["BLOCK_Q"]]),
+                describe(dO, [1, 1, 1, tile["BLOCK_Q"], tile["BLOCK_E"]]),
+                describe(dP_log, [1, 1, 1, tile["BLOCK_Q"]]),
+                pair, dpair,
+                *pair.stride(), *dpair.stride(),
+                NQ, NK, NB, NH, NM,
                 D, E,
                 **tile,
             )
@@ -867,35 +850,6 @@ def evoformer_backward(Q, K, V, pair, G, P_log, O_part, dO):
                 pair, dK, dV,
                 *pair.stride(), *dK.stride(), *dV.stride(),
                 NK, NQ, NB, NM, NH,
-                D, E,
-                **tile,
-            )
-    tile = TILES_evoformer_backward_dpair.get((D, E, Q.element_size()))
-    if tile is None:
-        raise ValueError(
-            f"no tiles for d={D}, e={E} and {Q.element_size()} bytes an element: "
-            "compile the pattern with --extent"
-        )
-    far = max(pair.stride(2), pair.stride(3), 0)
-    if far >= 1 << 23:
-        raise ValueError(
-            f"neighbours in a tensor are {far} elements apart: call .contiguous() on it"
-        )
-    dpair = Q.new_empty((NB, NH, NQ, NK))
-    grid = triton.cdiv(NQ, tile["BLOCK_Q"]) * NB * NH
-    if grid:
-        with torch.cuda.device(Q.device) if Q.is_cuda else contextlib.nullcontext():
-            evoformer_backward_dpair_kernel[(grid,)](
-                describe(Q, [1, 1, 1, tile["BLOCK_Q"], tile["BLOCK_D"]]),
-                describe(K, [1, 1, 1, tile["BLOCK_K"], tile["BLOCK_D"]]),
-                describe(V, [1, 1, 1, tile["BLOCK_K"], tile["BLOCK_E"]]),
-                describe(G, [1, 1, 1, tile["BLOCK_Q"], tile["BLOCK_E"]]),
-                describe(P_log, [1, 1, 1, tile["BLOCK_Q"]]),
-                describe(dO, [1, 1, 1, tile["BLOCK_Q"], tile["BLOCK_E"]]),
-                describe(dP_log, [1, 1, 1, tile["BLOCK_Q"]]),
-                pair, dpair,
-                *pair.stride(), *dpair.stride(),
-                NQ, NK, NB, NH, NM,
                 D, E,
                 **tile,
             )

@@ -24,32 +24,31 @@ State of a row: P_total_max[q], P_total_total[q], O_total_total[q,e].
 
 Its gradients:
 
-    dP_log[q] = sum(e) (-dO[q,e] * sigmoid(G[q,e]) * O_part[q,e])
     S_sum[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
+    dP_log[q] = sum(e) (-dO[q,e] * sigmoid(G[q,e]) * O_part[q,e])
     dS_sum_total[q,k] = sum(e) dO[q,e] * sigmoid(G[q,e]) * V[k,e]
     dQ_sum[q,d] = sum(k) (dS_sum_total[q,k] + dP_log[q]) * K[k,d] * exp(S_sum[q,k] + pair[q,k] -
         finite(P_log[q]))
     dQ[q,d] = dQ_sum[q,d] / sqrt(|d|)
     dG[q,e] = dO[q,e] * O_part[q,e] * (sigmoid(G[q,e]) * sigmoid(-G[q,e]))
+    dpair[q,k] = sum(m) (dS_sum_total[q,k] + dP_log[q]) * exp(S_sum[q,k] + pair[q,k] -
+        finite(P_log[q]))
     dK_sum[k,d] = sum(q) (dS_sum_total[q,k] + dP_log[q]) * Q[q,d] * exp(S_sum[q,k] + pair[q,k] -
         finite(P_log[q]))
     dK[k,d] = dK_sum[k,d] / sqrt(|d|)
     dV[k,e] = sum(q) dO[q,e] * sigmoid(G[q,e]) * exp(S_sum[q,k] + pair[q,k] - finite(P_log[q]))
-    dpair[q,k] = sum(m) (dS_sum_total[q,k] + dP_log[q]) * exp(S_sum[q,k] + pair[q,k] -
-        finite(P_log[q]))
 
-Kernel evoformer_backward_dP_log writes dP_log[b,m,h,q].
-Kernel evoformer_backward_dQ writes dQ[b,m,h,q,d], dG[b,m,h,q,e].
+Kernel evoformer_backward_dQ writes dQ[b,m,h,q,d], dG[b,m,h,q,e], dP_log[b,m,h,q].
 One pass over k for every tile of rows q,
 over one range of tiles that its predicate leaves live.
 State of a row: dQ_sum[q,d].
+Kernel evoformer_backward_dpair writes dpair[b,h,q,k].
+One pass over k for every tile of rows q,
+over all tiles, of which it stores dpair.
 Kernel evoformer_backward_dK writes dK[b,m,h,k,d], dV[b,m,h,k,e].
 One pass over q for every tile of rows k,
 over one range of tiles that its predicate leaves live.
 State of a row: dK_sum[k,d], dV[k,e].
-Kernel evoformer_backward_dpair writes dpair[b,h,q,k].
-One pass over k for every tile of rows q,
-over all tiles, of which it stores dpair.
 
 Edit the pattern, not this file.
 """
@@ -246,12 +245,12 @@ def evoformer_backward(Q, K, V, pair, G, P_log, O_part, dO):
     NB, NM, NH, NQ, D, NK, E = (
         sizes["b"], sizes["m"], sizes["h"], sizes["q"], sizes["d"], sizes["k"], sizes["e"]
     )
-    dP_log = Q.new_empty((NB, NM, NH, NQ), dtype=accumulator(Q))
     dQ = Q.new_empty((NB, NM, NH, NQ, D))
     dG = Q.new_empty((NB, NM, NH, NQ, E))
+    dP_log = Q.new_empty((NB, NM, NH, NQ), dtype=accumulator(Q))
+    dpair = Q.new_empty((NB, NH, NQ, NK))
     dK = Q.new_empty((NB, NM, NH, NK, D))
     dV = Q.new_empty((NB, NM, NH, NK, E))
-    dpair = Q.new_empty((NB, NH, NQ, NK))
     device, kind = Q.device, accumulator(Q)
     for q0 in range(0, NQ, BLOCK_Q):
         q1 = min(q0 + BLOCK_Q, NQ)
@@ -261,21 +260,15 @@ def evoformer_backward(Q, K, V, pair, G, P_log, O_part, dO):
         sigmoid_G_qe = torch.sigmoid(G_qe)
         O_part_qe = O_part[:, :, :, q0:q1].to(kind)
         dP_log_q = (-(dO_qe * sigmoid_G_qe * O_part_qe)).sum(-1)
-        dP_log[..., q0:q1] = dP_log_q
-    for q0 in range(0, NQ, BLOCK_Q):
-        q1 = min(q0 + BLOCK_Q, NQ)
         # dG[q,e] = dO[q,e] * O_part[q,e] * (sigmoid(G[q,e]) * sigmoid(-G[q,e]))
-        dO_qe = dO[:, :, :, q0:q1].to(kind)
-        O_part_qe = O_part[:, :, :, q0:q1].to(kind)
-        G_qe = G[:, :, :, q0:q1].to(kind)
-        sigmoid_G_qe = torch.sigmoid(G_qe)
         sigmoid_G2_qe = torch.sigmoid(-G_qe)
         dG_qe = dO_qe * O_part_qe * (sigmoid_G_qe * sigmoid_G2_qe)
+        dG[..., q0:q1, :] = dG_qe
+        dP_log[..., q0:q1] = dP_log_q
         # state of dQ_sum[q,d] = sum(k) (dS_sum_total[q,k] + dP_log[q]) * K[k,d] * exp(S_sum[q,k] +
         #     pair[q,k] - finite(P_log[q]))
         dQ_sum_qd = torch.full([NB, NM, NH, q1 - q0, D], 0.0, device=device, dtype=kind)
         Q_qd = Q[:, :, :, q0:q1].to(kind)
-        dP_log_q = dP_log[:, :, :, q0:q1].to(kind)
         P_log_q = P_log[:, :, :, q0:q1].to(kind)
         # dS_sum_total_row[q,e] = dO[q,e] * sigmoid(G[q,e])
         dS_sum_total_row_qe = dO_qe * sigmoid_G_qe
@@ -314,7 +307,43 @@ def evoformer_backward(Q, K, V, pair, G, P_log, O_part, dO):
         # dQ[q,d] = dQ_sum[q,d] / sqrt(|d|)
         dQ_qd = dQ_sum_qd / math.sqrt(D)
         dQ[..., q0:q1, :] = dQ_qd
-        dG[..., q0:q1, :] = dG_qe
+    for q0 in range(0, NQ, BLOCK_Q):
+        q1 = min(q0 + BLOCK_Q, NQ)
+        # tiles of k that these rows see, and which of them whole
+        end = NK
+        hi = (BLOCK_K + end - 1) // BLOCK_K
+        full_hi = end // BLOCK_K
+        tiles = (
+            (range(0, full_hi), True),
+            (range(full_hi, hi), False),
+        )
+        for k0, k1, whole in walk(tiles, BLOCK_K, NK):
+            dpair_qk = torch.full([NB, NH, q1 - q0, k1 - k0], 0.0, device=device, dtype=kind)
+            for m in range(0, NM):
+                # S_sum[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
+                Q_qd = Q[:, m][:, :, q0:q1].to(kind)
+                K_kd = K[:, m][:, :, k0:k1].to(kind)
+                S_sum_qk = Q_qd @ K_kd.mT
+                # dS_sum_total_row[q,e] = dO[q,e] * sigmoid(G[q,e])
+                dO_qe = dO[:, m][:, :, q0:q1].to(kind)
+                G_qe = G[:, m][:, :, q0:q1].to(kind)
+                sigmoid_G_qe = torch.sigmoid(G_qe)
+                dS_sum_total_row_qe = dO_qe * sigmoid_G_qe
+                # dS_sum_total[q,k] = sum(e) dS_sum_total_row[q,e] * V[k,e]
+                V_ke = V[:, m][:, :, k0:k1].to(kind)
+                dS_sum_total_qk = dS_sum_total_row_qe @ V_ke.mT
+                # dpair[q,k] = sum(m) (dS_sum_total[q,k] + dP_log[q]) * exp(S_sum[q,k] + pair[q,k] -
+                #     finite(P_log[q]))
+                dP_log_q = dP_log[:, m][:, :, q0:q1].to(kind)
+                pair_qk = pair[:, :, q0:q1, k0:k1].to(kind)
+                P_log_q = P_log[:, m][:, :, q0:q1].to(kind)
+                exp_S_sum_qk = torch.exp2(
+                    S_sum_qk * (1.4426950408889634 / math.sqrt(D))
+                    + pair_qk * 1.4426950408889634
+                    - (finite(P_log_q) * 1.4426950408889634)[..., :, None]
+                )
+                dpair_qk = dpair_qk + (dS_sum_total_qk + dP_log_q[..., :, None]) * exp_S_sum_qk
+            dpair[..., q0:q1, k0:k1] = dpair_qk
     for k0 in range(0, NK, BLOCK_K):
         k1 = min(k0 + BLOCK_K, NK)
         # state of dK_sum[k,d] = sum(q) (dS_sum_total[q,k] + dP_log[q]) * Q[q,d] * exp(S_sum[q,k] +
@@ -370,43 +399,6 @@ def evoformer_backward(Q, K, V, pair, G, P_log, O_part, dO):
         dK_kd = dK_sum_kd / math.sqrt(D)
         dK[..., k0:k1, :] = dK_kd
         dV[..., k0:k1, :] = dV_ke
-    for q0 in range(0, NQ, BLOCK_Q):
-        q1 = min(q0 + BLOCK_Q, NQ)
-        # tiles of k that these rows see, and which of them whole
-        end = NK
-        hi = (BLOCK_K + end - 1) // BLOCK_K
-        full_hi = end // BLOCK_K
-        tiles = (
-            (range(0, full_hi), True),
-            (range(full_hi, hi), False),
-        )
-        for k0, k1, whole in walk(tiles, BLOCK_K, NK):
-            dpair_qk = torch.full([NB, NH, q1 - q0, k1 - k0], 0.0, device=device, dtype=kind)
-            for m in range(0, NM):
-                # S_sum[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
-                Q_qd = Q[:, m][:, :, q0:q1].to(kind)
-                K_kd = K[:, m][:, :, k0:k1].to(kind)
-                S_sum_qk = Q_qd @ K_kd.mT
-                # dS_sum_total_row[q,e] = dO[q,e] * sigmoid(G[q,e])
-                dO_qe = dO[:, m][:, :, q0:q1].to(kind)
-                G_qe = G[:, m][:, :, q0:q1].to(kind)
-                sigmoid_G_qe = torch.sigmoid(G_qe)
-                dS_sum_total_row_qe = dO_qe * sigmoid_G_qe
-                # dS_sum_total[q,k] = sum(e) dS_sum_total_row[q,e] * V[k,e]
-                V_ke = V[:, m][:, :, k0:k1].to(kind)
-                dS_sum_total_qk = dS_sum_total_row_qe @ V_ke.mT
-                # dpair[q,k] = sum(m) (dS_sum_total[q,k] + dP_log[q]) * exp(S_sum[q,k] + pair[q,k] -
-                #     finite(P_log[q]))
-                dP_log_q = dP_log[:, m][:, :, q0:q1].to(kind)
-                pair_qk = pair[:, :, q0:q1, k0:k1].to(kind)
-                P_log_q = P_log[:, m][:, :, q0:q1].to(kind)
-                exp_S_sum_qk = torch.exp2(
-                    S_sum_qk * (1.4426950408889634 / math.sqrt(D))
-                    + pair_qk * 1.4426950408889634
-                    - (finite(P_log_q) * 1.4426950408889634)[..., :, None]
-                )
-                dpair_qk = dpair_qk + (dS_sum_total_qk + dP_log_q[..., :, None]) * exp_S_sum_qk
-            dpair[..., q0:q1, k0:k1] = dpair_qk
     return dQ, dK, dV, dpair.to(pair.dtype), dG
 
 

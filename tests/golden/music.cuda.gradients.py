@@ -32,10 +32,10 @@ Its gradients:
         (|k| - |q|)), 0)) + |r| - 1 < |r|
     seen2: max(1 - |r|, min(k - (q + (|k| - |q|)), 0)) + |r| - 1 >= 0 and max(1 - |r|, min(k - (q +
         (|k| - |q|)), 0)) + |r| - 1 < |r| and k <= q + (|k| - |q|)
-    dP_log[q] = sum(e) (-dO[q,e] * O[q,e])
     S_sum[q,k] = sum(d where seen1) K[k,d] * Q[q,d] / sqrt(|d|)
     S_sum2[q,k] = sum(d where seen1) E[max(1 - |r|, min(k - (q + (|k| - |q|)), 0)) + |r| - 1, d] *
         Q[q,d] / sqrt(|d|)
+    dP_log[q] = sum(e) (-dO[q,e] * O[q,e])
     dS_sum2_total[q,k] = sum(e) dO[q,e] * V[k,e]
     dQ_sum_sum[q,r] = sum(k where seen2) (if max(1 - |r|, min(k - (q + (|k| - |q|)), 0)) + |r| - 1
         == r then (dS_sum2_total[q,k] + dP_log[q]) * exp(S_sum[q,k] + S_sum2[q,k] -
@@ -55,8 +55,7 @@ Its gradients:
         finite(P_log[q]))
     dE[r,d] = sum(b, q) Q[q,d] * dQ_sum_sum[q,r] / sqrt(|d|)
 
-Kernel music_backward_dP_log writes dP_log[b,h,q].
-Kernel music_backward_dQ writes dQ[b,h,q,d], dQ_sum_sum[b,h,q,r].
+Kernel music_backward_dQ writes dQ[b,h,q,d], dQ_sum_sum[b,h,q,r], dP_log[b,h,q].
 One pass over k for every tile of rows q,
 over one range of tiles that its predicate leaves live.
 State of a row: dQ_sum_sum[q,r], dQ_sum2[q,d].
@@ -140,24 +139,6 @@ TILES = {
         "num_warps": 8, "num_stages": 2,
     },
 }
-TILES_music_backward_dP_log = {
-    (64, 2): {
-        "BLOCK_Q": 32, "BLOCK_E": 64,
-        "num_warps": 8, "num_stages": 2,
-    },
-    (64, 4): {
-        "BLOCK_Q": 32, "BLOCK_E": 64,
-        "num_warps": 8, "num_stages": 2,
-    },
-    (128, 2): {
-        "BLOCK_Q": 32, "BLOCK_E": 128,
-        "num_warps": 8, "num_stages": 2,
-    },
-    (128, 4): {
-        "BLOCK_Q": 32, "BLOCK_E": 128,
-        "num_warps": 8, "num_stages": 2,
-    },
-}
 TILES_music_backward_dQ = {
     (64, 64, 64, 2): {
         "BLOCK_Q": 64, "BLOCK_K": 32, "BLOCK_D": 64, "BLOCK_E": 64, "BLOCK_R": 64,
@@ -199,14 +180,18 @@ TILES_music_backward_dK = {
 def describe(tensor, block):
     """A tensor for the copy engine, which loads blocks of it. Its rows have to be contiguous and to begin at
     multiples of 16 bytes; a tensor of another layout is copied."""
-    size = tensor.element_size()
-    if tensor.numel() == 0:
+    unit = 16 // tensor.element_size()
+    shape, strides = tensor.shape, tensor.stride()
+    near = strides[-1] == 1 and tensor.data_ptr() % 16 == 0 and 0 not in shape
+    if near and all(step and not step % unit for step in strides[:-1]):
+        return TensorDescriptor(tensor, shape, strides, block)
+    if 0 in shape:
         tensor = tensor.new_zeros([16] * tensor.dim())
-    strides = [step if n > 1 else 16 for n, step in zip(tensor.shape, tensor.stride())]
+    strides = [step if n > 1 else unit for n, step in zip(tensor.shape, tensor.stride())]
     strides[-1] = tensor.stride(-1) if tensor.shape[-1] > 1 else 1
     near = strides[-1] == 1 and tensor.data_ptr() % 16 == 0
-    if not near or any(step == 0 or step * size % 16 for step in strides[:-1]):
-        wide = -(-tensor.shape[-1] * size // 16) * 16 // size
+    if not near or any(step == 0 or step % unit for step in strides[:-1]):
+        wide = -(-tensor.shape[-1] // unit) * unit
         tensor = tensor.new_empty((*tensor.shape[:-1], wide))[..., : tensor.shape[-1]].copy_(tensor)
         strides = [*tensor.stride()[:-1], 1]
     return TensorDescriptor(tensor, list(tensor.shape), strides, block)
@@ -351,41 +336,14 @@ def music_kernel(
     )
 
 
-@triton.jit(do_not_specialize=["sdP_log_b", "sdP_log_h", "sdP_log_q", "NQ", "NB", "NH"])
-def music_backward_dP_log_kernel(
-    O, dO, dP_log,
-    sdP_log_b, sdP_log_h, sdP_log_q,
-    NQ, NB, NH,
-    E_: tl.constexpr,
-    BLOCK_Q: tl.constexpr, BLOCK_E: tl.constexpr,
-):
-    # one program: a tile of rows at one place of the batch; late rows see most, and come first
-    pid = tl.program_id(0)
-    tiles = tl.cdiv(NQ, BLOCK_Q)
-    q0 = (tiles - 1 - pid % tiles) * BLOCK_Q
-    h = (pid // tiles) % NH
-    b = pid // tiles // NH
-    q_in = tl.arange(0, BLOCK_Q)
-    q = q0 + q_in
-    dP_log_here = dP_log + b.to(tl.int64) * sdP_log_b + h.to(tl.int64) * sdP_log_h
-    # dP_log[q] = sum(e) (-dO[q,e] * O[q,e])
-    dO_qe = dO.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_E]).to(tl.float32)
-    O_qe = O.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_E]).to(tl.float32)
-    dP_log_q = tl.sum(-(dO_qe * O_qe), 1)
-    tl.store(
-        dP_log_here + q0.to(tl.int64) * sdP_log_q + q_in * sdP_log_q,
-        dP_log_q.to(dP_log.dtype.element_ty),
-        mask=(q < NQ),
-    )
-
-
-@triton.jit(do_not_specialize=["NQ", "NK", "NB", "NH", "NG"])
+@triton.jit(do_not_specialize=["sdP_log_b", "sdP_log_h", "sdP_log_q", "NQ", "NK", "NB", "NH", "NG"])
 def music_backward_dQ_kernel(
-    K, V, P_log, dO, dP_log, Q, E, dQ, dQ_sum_sum,
+    K, V, P_log, O, dO, Q, E, dQ, dQ_sum_sum, dP_log,
     sQ_b, sQ_h, sQ_q, sQ_d,
     sE_h, sE_r, sE_d,
     sdQ_b, sdQ_h, sdQ_q, sdQ_d,
     sdQ_sum_sum_b, sdQ_sum_sum_h, sdQ_sum_sum_q, sdQ_sum_sum_r,
+    sdP_log_b, sdP_log_h, sdP_log_q,
     NQ, NK, NB, NH, NG,
     D: tl.constexpr, E_: tl.constexpr, R: tl.constexpr,
     BLOCK_Q: tl.constexpr,
@@ -405,10 +363,20 @@ def music_backward_dQ_kernel(
     d = tl.arange(0, BLOCK_D)
     r = tl.arange(0, BLOCK_R)
     k_in = tl.arange(0, BLOCK_K)
+    dP_log_here = dP_log + b.to(tl.int64) * sdP_log_b + h.to(tl.int64) * sdP_log_h
     Q_here = Q + b.to(tl.int64) * sQ_b + h.to(tl.int64) * sQ_h
     E_here = E + h.to(tl.int64) * sE_h
     dQ_here = dQ + b.to(tl.int64) * sdQ_b + h.to(tl.int64) * sdQ_h
     dQ_sum_sum_here = dQ_sum_sum + b.to(tl.int64) * sdQ_sum_sum_b + h.to(tl.int64) * sdQ_sum_sum_h
+    # dP_log[q] = sum(e) (-dO[q,e] * O[q,e])
+    dO_qe = dO.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_E])
+    O_qe = O.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_E]).to(tl.float32)
+    dP_log_q = tl.sum(-(dO_qe.to(tl.float32) * O_qe), 1)
+    tl.store(
+        dP_log_here + q0.to(tl.int64) * sdP_log_q + q_in * sdP_log_q,
+        dP_log_q.to(dP_log.dtype.element_ty),
+        mask=(q < NQ),
+    )
     # state of dQ_sum_sum[q,r] = sum(k where seen) (if max(1 - |r|, min(k - (q + (|k| - |q|)), 0)) +
     #     |r| - 1 == r then (dS_sum2_total[q,k] + dP_log[q]) * exp(S_sum[q,k] + S_sum2[q,k] -
     #     finite(P_log[q])) else 0.0)
@@ -421,8 +389,6 @@ def music_backward_dQ_kernel(
         mask=(q[:, None] < NQ),
         other=0,
     )
-    dO_qe = dO.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_E])
-    dP_log_q = dP_log.load([b, h, q0]).reshape([BLOCK_Q]).to(tl.float32)
     P_log_q = P_log.load([b, h, q0]).reshape([BLOCK_Q]).to(tl.float32)
     last = tl.minimum(q0 + BLOCK_Q, NQ) - 1
     k_end = tl.maximum(0, NK + last - NQ + 1)
@@ -770,25 +736,6 @@ def music_backward(Q, K, V, E, P_log, O, dO):
         raise ValueError(f"extents {sizes}: those of a kernel stay below 2**29")
     if not (Q.is_cuda or triton.knobs.runtime.interpret):
         raise ValueError(f"this kernel runs on a GPU, and `Q` is on {Q.device}")
-    tile = TILES_music_backward_dP_log.get((E_, Q.element_size()))
-    if tile is None:
-        raise ValueError(
-            f"no tiles for e={E_} and {Q.element_size()} bytes an element: "
-            "compile the pattern with --extent"
-        )
-    dP_log = Q.new_empty((NB, NH, -(-NQ // 4) * 4), dtype=torch.float32)[..., :NQ]
-    grid = triton.cdiv(NQ, tile["BLOCK_Q"]) * NB * NH
-    if grid:
-        with torch.cuda.device(Q.device) if Q.is_cuda else contextlib.nullcontext():
-            music_backward_dP_log_kernel[(grid,)](
-                describe(O, [1, 1, tile["BLOCK_Q"], tile["BLOCK_E"]]),
-                describe(dO, [1, 1, tile["BLOCK_Q"], tile["BLOCK_E"]]),
-                dP_log,
-                *dP_log.stride(),
-                NQ, NB, NH,
-                E_,
-                **tile,
-            )
     tile = TILES_music_backward_dQ.get((D, E_, R, Q.element_size()))
     if tile is None:
         raise ValueError(
@@ -802,6 +749,7 @@ def music_backward(Q, K, V, E, P_log, O, dO):
         )
     dQ = Q.new_empty((NB, NH, NQ, D))
     dQ_sum_sum = Q.new_empty((NB, NH, NQ, -(-R // 4) * 4))[..., :R]
+    dP_log = Q.new_empty((NB, NH, -(-NQ // 4) * 4), dtype=torch.float32)[..., :NQ]
     grid = triton.cdiv(NQ, tile["BLOCK_Q"]) * NB * NH
     if grid:
         with torch.cuda.device(Q.device) if Q.is_cuda else contextlib.nullcontext():
@@ -809,10 +757,10 @@ def music_backward(Q, K, V, E, P_log, O, dO):
                 describe(K, [1, 1, tile["BLOCK_K"], tile["BLOCK_D"]]),
                 describe(V, [1, 1, tile["BLOCK_K"], tile["BLOCK_E"]]),
                 describe(P_log, [1, 1, tile["BLOCK_Q"]]),
+                describe(O, [1, 1, tile["BLOCK_Q"], tile["BLOCK_E"]]),
                 describe(dO, [1, 1, tile["BLOCK_Q"], tile["BLOCK_E"]]),
-                describe(dP_log, [1, 1, tile["BLOCK_Q"]]),
-                Q, E, dQ, dQ_sum_sum,
-                *Q.stride(), *E.stride(), *dQ.stride(), *dQ_sum_sum.stride(),
+                Q, E, dQ, dQ_sum_sum, dP_log,
+                *Q.stride(), *E.stride(), *dQ.stride(), *dQ_sum_sum.stride(), *dP_log.stride(),
                 NQ, NK, NB, NH, NG,
                 D, E_, R,
                 **tile,

@@ -32,10 +32,10 @@ Its gradients:
         (|k| - |q|)), 0)) + |r| - 1 < |r|
     seen2: max(1 - |r|, min(k - (q + (|k| - |q|)), 0)) + |r| - 1 >= 0 and max(1 - |r|, min(k - (q +
         (|k| - |q|)), 0)) + |r| - 1 < |r| and k <= q + (|k| - |q|)
-    dP_log[q] = sum(e) (-dO[q,e] * O[q,e])
     S_sum[q,k] = sum(d where seen1) K[k,d] * Q[q,d] / sqrt(|d|)
     S_sum2[q,k] = sum(d where seen1) E[max(1 - |r|, min(k - (q + (|k| - |q|)), 0)) + |r| - 1, d] *
         Q[q,d] / sqrt(|d|)
+    dP_log[q] = sum(e) (-dO[q,e] * O[q,e])
     dS_sum2_total[q,k] = sum(e) dO[q,e] * V[k,e]
     dQ_sum_sum[q,r] = sum(k where seen2) (if max(1 - |r|, min(k - (q + (|k| - |q|)), 0)) + |r| - 1
         == r then (dS_sum2_total[q,k] + dP_log[q]) * exp(S_sum[q,k] + S_sum2[q,k] -
@@ -55,8 +55,7 @@ Its gradients:
         finite(P_log[q]))
     dE[r,d] = sum(b, q) Q[q,d] * dQ_sum_sum[q,r] / sqrt(|d|)
 
-Kernel music_backward_dP_log writes dP_log[b,h,q].
-Kernel music_backward_dQ writes dQ[b,h,q,d], dQ_sum_sum[b,h,q,r].
+Kernel music_backward_dQ writes dQ[b,h,q,d], dQ_sum_sum[b,h,q,r], dP_log[b,h,q].
 One pass over k for every tile of rows q,
 over one range of tiles that its predicate leaves live.
 State of a row: dQ_sum_sum[q,r], dQ_sum2[q,d].
@@ -330,24 +329,22 @@ def music_backward(Q, K, V, E, P_log, O, dO):
         raise ValueError(f"|g| = {NG} does not divide |h| = {NH}")
     if NG <= 0:
         raise ValueError(f"`|g|` divides positions and must be positive, not {NG}")
-    dP_log = Q.new_empty((NB, NH, NQ), dtype=accumulator(Q))
     dQ = Q.new_empty((NB, NH, NQ, D))
     dQ_sum_sum = Q.new_empty((NB, NH, NQ, R))
+    dP_log = Q.new_empty((NB, NH, NQ), dtype=accumulator(Q))
     dK = Q.new_empty((NB, NG, NK, D))
     dV = Q.new_empty((NB, NG, NK, E_))
     device, kind = Q.device, accumulator(Q)
-    for q0 in range(0, NQ, BLOCK_Q):
-        q1 = min(q0 + BLOCK_Q, NQ)
-        # dP_log[q] = sum(e) (-dO[q,e] * O[q,e])
-        dO_qe = dO[:, :, q0:q1].to(kind)
-        O_qe = O[:, :, q0:q1].to(kind)
-        dP_log_q = (-(dO_qe * O_qe)).sum(-1)
-        dP_log[..., q0:q1] = dP_log_q
     h = torch.arange(NH, device=device)[None, :]
     r = torch.arange(R, device=device)
     for q0 in range(0, NQ, BLOCK_Q):
         q1 = min(q0 + BLOCK_Q, NQ)
         q = torch.arange(q0, q1, device=device)
+        # dP_log[q] = sum(e) (-dO[q,e] * O[q,e])
+        dO_qe = dO[:, :, q0:q1].to(kind)
+        O_qe = O[:, :, q0:q1].to(kind)
+        dP_log_q = (-(dO_qe * O_qe)).sum(-1)
+        dP_log[..., q0:q1] = dP_log_q
         # state of dQ_sum_sum[q,r] = sum(k where seen) (if max(1 - |r|, min(k - (q + (|k| - |q|)),
         #     0)) + |r| - 1 == r then (dS_sum2_total[q,k] + dP_log[q]) * exp(S_sum[q,k] +
         #     S_sum2[q,k] - finite(P_log[q])) else 0.0)
@@ -356,8 +353,6 @@ def music_backward(Q, K, V, E, P_log, O, dO):
         #     exp(S_sum[q,k] + S_sum2[q,k] - finite(P_log[q]))
         dQ_sum2_qd = torch.full([NB, NH, q1 - q0, D], 0.0, device=device, dtype=kind)
         Q_qd = Q[:, :, q0:q1].to(kind)
-        dO_qe = dO[:, :, q0:q1].to(kind)
-        dP_log_q = dP_log[:, :, q0:q1].to(kind)
         P_log_q = P_log[:, :, q0:q1].to(kind)
         # tiles of k that these rows see, and which of them whole
         last = q1 - 1

@@ -32,8 +32,8 @@ Its gradients:
         width < max(0, min((q + (|k| - |q|)) // width - window // 2, |y| - window)) + window and
         max(0, min((q + (|k| - |q|)) % width - window // 2, |x| - window)) <= k % width and k %
         width < max(0, min((q + (|k| - |q|)) % width - window // 2, |x| - window)) + window
-    dP_log[q] = sum(e) (-dO[q,e] * O[q,e])
     S[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
+    dP_log[q] = sum(e) (-dO[q,e] * O[q,e])
     dS_total[q,k] = sum(e) dO[q,e] * V[k,e]
     dQ_sum[q,d] = sum(k where seen) (dS_total[q,k] + dP_log[q]) * K[k,d] * exp(S[q,k] -
         finite(P_log[q]))
@@ -45,8 +45,7 @@ Its gradients:
     dK[k,d] = dK_sum[k,d] / sqrt(|d|)
     dV[k,e] = sum(h_of_g, q where seen) dO[q,e] * exp(S[q,k] - finite(P_log[q]))
 
-Kernel neighborhood2d_backward_dP_log writes dP_log[b,h,q].
-Kernel neighborhood2d_backward_dQ writes dQ[b,h,q,d].
+Kernel neighborhood2d_backward_dQ writes dQ[b,h,q,d], dP_log[b,h,q].
 One pass over k for every tile of rows q,
 over the boxes of k_a, k_b that are live along each; tiles of rows are boxes too.
 State of a row: dQ_sum[q,d].
@@ -170,24 +169,6 @@ TILES = {
         "num_warps": 8, "num_stages": 2,
     },
 }
-TILES_neighborhood2d_backward_dP_log = {
-    (64, 2): {
-        "BLOCK_Q": 32, "BLOCK_E": 64,
-        "num_warps": 8, "num_stages": 2,
-    },
-    (64, 4): {
-        "BLOCK_Q": 32, "BLOCK_E": 64,
-        "num_warps": 8, "num_stages": 2,
-    },
-    (128, 2): {
-        "BLOCK_Q": 32, "BLOCK_E": 128,
-        "num_warps": 8, "num_stages": 2,
-    },
-    (128, 4): {
-        "BLOCK_Q": 32, "BLOCK_E": 128,
-        "num_warps": 8, "num_stages": 2,
-    },
-}
 TILES_neighborhood2d_backward_dQ = {
     (64, 64, 2): {
         "BLOCK_Q": 64,
@@ -257,14 +238,18 @@ TILES_neighborhood2d_backward_dK = {
 def describe(tensor, block):
     """A tensor for the copy engine, which loads blocks of it. Its rows have to be contiguous and to begin at
     multiples of 16 bytes; a tensor of another layout is copied."""
-    size = tensor.element_size()
-    if tensor.numel() == 0:
+    unit = 16 // tensor.element_size()
+    shape, strides = tensor.shape, tensor.stride()
+    near = strides[-1] == 1 and tensor.data_ptr() % 16 == 0 and 0 not in shape
+    if near and all(step and not step % unit for step in strides[:-1]):
+        return TensorDescriptor(tensor, shape, strides, block)
+    if 0 in shape:
         tensor = tensor.new_zeros([16] * tensor.dim())
-    strides = [step if n > 1 else 16 for n, step in zip(tensor.shape, tensor.stride())]
+    strides = [step if n > 1 else unit for n, step in zip(tensor.shape, tensor.stride())]
     strides[-1] = tensor.stride(-1) if tensor.shape[-1] > 1 else 1
     near = strides[-1] == 1 and tensor.data_ptr() % 16 == 0
-    if not near or any(step == 0 or step * size % 16 for step in strides[:-1]):
-        wide = -(-tensor.shape[-1] * size // 16) * 16 // size
+    if not near or any(step == 0 or step % unit for step in strides[:-1]):
+        wide = -(-tensor.shape[-1] // unit) * unit
         tensor = tensor.new_empty((*tensor.shape[:-1], wide))[..., : tensor.shape[-1]].copy_(tensor)
         strides = [*tensor.stride()[:-1], 1]
     return TensorDescriptor(tensor, list(tensor.shape), strides, block)
@@ -542,34 +527,6 @@ def neighborhood2d_kernel(
     )
 
 
-@triton.jit(do_not_specialize=["sdP_log_b", "sdP_log_h", "sdP_log_q", "NQ", "NB", "NH"])
-def neighborhood2d_backward_dP_log_kernel(
-    O, dO, dP_log,
-    sdP_log_b, sdP_log_h, sdP_log_q,
-    NQ, NB, NH,
-    E: tl.constexpr,
-    BLOCK_Q: tl.constexpr, BLOCK_E: tl.constexpr,
-):
-    # one program: a tile of rows at one place of the batch; late rows see most, and come first
-    pid = tl.program_id(0)
-    tiles = tl.cdiv(NQ, BLOCK_Q)
-    q0 = (tiles - 1 - pid % tiles) * BLOCK_Q
-    h = (pid // tiles) % NH
-    b = pid // tiles // NH
-    q_in = tl.arange(0, BLOCK_Q)
-    q = q0 + q_in
-    dP_log_here = dP_log + b.to(tl.int64) * sdP_log_b + h.to(tl.int64) * sdP_log_h
-    # dP_log[q] = sum(e) (-dO[q,e] * O[q,e])
-    dO_qe = dO.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_E]).to(tl.float32)
-    O_qe = O.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_E]).to(tl.float32)
-    dP_log_q = tl.sum(-(dO_qe * O_qe), 1)
-    tl.store(
-        dP_log_here + q0.to(tl.int64) * sdP_log_q + q_in * sdP_log_q,
-        dP_log_q.to(dP_log.dtype.element_ty),
-        mask=(q < NQ),
-    )
-
-
 @triton.jit(
     do_not_specialize=[
         "sP_log_b",
@@ -593,14 +550,15 @@ def neighborhood2d_backward_dP_log_kernel(
     ]
 )
 def neighborhood2d_backward_dQ_kernel(
-    Q, K, V, P_log, dO, dP_log, dQ,
+    Q, K, V, P_log, O, dO, dQ, dP_log,
     sQ_b, sQ_h, sQ_q, sQ_d,
     sK_b, sK_g, sK_k, sK_d,
     sV_b, sV_g, sV_k, sV_e,
     sP_log_b, sP_log_h, sP_log_q,
+    sO_b, sO_h, sO_q, sO_e,
     sdO_b, sdO_h, sdO_q, sdO_e,
-    sdP_log_b, sdP_log_h, sdP_log_q,
     sdQ_b, sdQ_h, sdQ_q, sdQ_d,
+    sdP_log_b, sdP_log_h, sdP_log_q,
     window,
     NQ, NK, NB, NH, NQ_A, NQ_B, NK_A, NK_B, NY, NX, NG,
     width: tl.constexpr, D: tl.constexpr, E: tl.constexpr,
@@ -631,27 +589,35 @@ def neighborhood2d_backward_dQ_kernel(
     d = tl.arange(0, BLOCK_D)
     e = tl.arange(0, BLOCK_E)
     k_in = tl.arange(0, BLOCK_K)
-    Q_here = Q + b.to(tl.int64) * sQ_b + h.to(tl.int64) * sQ_h
     dO_here = dO + b.to(tl.int64) * sdO_b + h.to(tl.int64) * sdO_h
+    O_here = O + b.to(tl.int64) * sO_b + h.to(tl.int64) * sO_h
     dP_log_here = dP_log + b.to(tl.int64) * sdP_log_b + h.to(tl.int64) * sdP_log_h
+    Q_here = Q + b.to(tl.int64) * sQ_b + h.to(tl.int64) * sQ_h
     P_log_here = P_log + b.to(tl.int64) * sP_log_b + h.to(tl.int64) * sP_log_h
     K_here = K + b.to(tl.int64) * sK_b + (h // (NH // NG)).to(tl.int64) * sK_g
     V_here = V + b.to(tl.int64) * sV_b + (h // (NH // NG)).to(tl.int64) * sV_g
     dQ_here = dQ + b.to(tl.int64) * sdQ_b + h.to(tl.int64) * sdQ_h
+    # dP_log[q] = sum(e) (-dO[q,e] * O[q,e])
+    dO_qe = tl.load(
+        dO_here + q[:, None].to(tl.int64) * sdO_q + e[None, :] * sdO_e,
+        mask=(q[:, None] < NQ),
+        other=0,
+    )
+    O_qe = tl.load(
+        O_here + q[:, None].to(tl.int64) * sO_q + e[None, :] * sO_e, mask=(q[:, None] < NQ), other=0
+    ).to(tl.float32)
+    dP_log_q = tl.sum(-(dO_qe.to(tl.float32) * O_qe), 1)
+    tl.store(
+        dP_log_here + q.to(tl.int64) * sdP_log_q,
+        dP_log_q.to(dP_log.dtype.element_ty),
+        mask=(q < NQ),
+    )
     # state of dQ_sum[q,d] = sum(k where seen) (dS_total[q,k] + dP_log[q]) * K[k,d] * exp(S[q,k] -
     #     finite(P_log[q]))
     dQ_sum_qd = tl.full([BLOCK_Q, BLOCK_D], 0.0, tl.float32)
     Q_qd = tl.load(
         Q_here + q[:, None].to(tl.int64) * sQ_q + d[None, :] * sQ_d, mask=(q[:, None] < NQ), other=0
     )
-    dO_qe = tl.load(
-        dO_here + q[:, None].to(tl.int64) * sdO_q + e[None, :] * sdO_e,
-        mask=(q[:, None] < NQ),
-        other=0,
-    )
-    dP_log_q = tl.load(
-        dP_log_here + q.to(tl.int64) * sdP_log_q, mask=(q < NQ), other=0
-    ).to(tl.float32)
     P_log_q = tl.load(P_log_here + q.to(tl.int64) * sP_log_q, mask=(q < NQ), other=0).to(tl.float32)
     q_a_last = tl.minimum(q_a0 + BLOCK_Q_A, NQ_A) - 1
     k_a_begin = tl.maximum(
@@ -1110,25 +1076,6 @@ def neighborhood2d_backward(Q, K, V, width, window, P_log, O, dO):
         raise ValueError(f"extents {sizes}: those of a kernel stay below 2**29")
     if not (Q.is_cuda or triton.knobs.runtime.interpret):
         raise ValueError(f"this kernel runs on a GPU, and `Q` is on {Q.device}")
-    tile = TILES_neighborhood2d_backward_dP_log.get((E, Q.element_size()))
-    if tile is None:
-        raise ValueError(
-            f"no tiles for e={E} and {Q.element_size()} bytes an element: "
-            "compile the pattern with --extent"
-        )
-    dP_log = Q.new_empty((NB, NH, -(-NQ // 4) * 4), dtype=torch.float32)[..., :NQ]
-    grid = triton.cdiv(NQ, tile["BLOCK_Q"]) * NB * NH
-    if grid:
-        with torch.cuda.device(Q.device) if Q.is_cuda else contextlib.nullcontext():
-            neighborhood2d_backward_dP_log_kernel[(grid,)](
-                describe(O, [1, 1, tile["BLOCK_Q"], tile["BLOCK_E"]]),
-                describe(dO, [1, 1, tile["BLOCK_Q"], tile["BLOCK_E"]]),
-                dP_log,
-                *dP_log.stride(),
-                NQ, NB, NH,
-                E,
-                **tile,
-            )
     tile = TILES_neighborhood2d_backward_dQ.get((D, E, Q.element_size()))
     if tile is None:
         raise ValueError(
@@ -1143,9 +1090,10 @@ def neighborhood2d_backward(Q, K, V, width, window, P_log, O, dO):
         V.stride(2),
         V.stride(3),
         P_log.stride(2),
+        O.stride(2),
+        O.stride(3),
         dO.stride(2),
         dO.stride(3),
-        dP_log.stride(2),
         0,
     )
     if far >= 1 << 23:
@@ -1153,18 +1101,20 @@ def neighborhood2d_backward(Q, K, V, width, window, P_log, O, dO):
             f"neighbours in a tensor are {far} elements apart: call .contiguous() on it"
         )
     dQ = Q.new_empty((NB, NH, NQ, D))
+    dP_log = Q.new_empty((NB, NH, -(-NQ // 4) * 4), dtype=torch.float32)[..., :NQ]
     grid = triton.cdiv(NQ_A, tile["BLOCK_Q_A"]) * triton.cdiv(NQ_B, tile["BLOCK_Q_B"]) * NB * NH
     if grid:
         with torch.cuda.device(Q.device) if Q.is_cuda else contextlib.nullcontext():
             neighborhood2d_backward_dQ_kernel[(grid,)](
-                Q, K, V, P_log, dO, dP_log, dQ,
+                Q, K, V, P_log, O, dO, dQ, dP_log,
                 *Q.stride(),
                 *K.stride(),
                 *V.stride(),
                 *P_log.stride(),
+                *O.stride(),
                 *dO.stride(),
-                *dP_log.stride(),
                 *dQ.stride(),
+                *dP_log.stride(),
                 window,
                 NQ, NK, NB, NH, NQ_A, NQ_B, NK_A, NK_B, NY, NX, NG,
                 width, D, E,

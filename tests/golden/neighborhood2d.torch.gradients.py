@@ -32,8 +32,8 @@ Its gradients:
         width < max(0, min((q + (|k| - |q|)) // width - window // 2, |y| - window)) + window and
         max(0, min((q + (|k| - |q|)) % width - window // 2, |x| - window)) <= k % width and k %
         width < max(0, min((q + (|k| - |q|)) % width - window // 2, |x| - window)) + window
-    dP_log[q] = sum(e) (-dO[q,e] * O[q,e])
     S[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
+    dP_log[q] = sum(e) (-dO[q,e] * O[q,e])
     dS_total[q,k] = sum(e) dO[q,e] * V[k,e]
     dQ_sum[q,d] = sum(k where seen) (dS_total[q,k] + dP_log[q]) * K[k,d] * exp(S[q,k] -
         finite(P_log[q]))
@@ -45,8 +45,7 @@ Its gradients:
     dK[k,d] = dK_sum[k,d] / sqrt(|d|)
     dV[k,e] = sum(h_of_g, q where seen) dO[q,e] * exp(S[q,k] - finite(P_log[q]))
 
-Kernel neighborhood2d_backward_dP_log writes dP_log[b,h,q].
-Kernel neighborhood2d_backward_dQ writes dQ[b,h,q,d].
+Kernel neighborhood2d_backward_dQ writes dQ[b,h,q,d], dP_log[b,h,q].
 One pass over k for every tile of rows q,
 over the boxes of k_a, k_b that are live along each; tiles of rows are boxes too.
 State of a row: dQ_sum[q,d].
@@ -383,18 +382,11 @@ def neighborhood2d_backward(Q, K, V, width, window, P_log, O, dO):
         raise ValueError(f"|g| = {NG} does not divide |h| = {NH}")
     if NG <= 0:
         raise ValueError(f"`|g|` divides positions and must be positive, not {NG}")
-    dP_log = Q.new_empty((NB, NH, NQ), dtype=accumulator(Q))
     dQ = Q.new_empty((NB, NH, NQ, D))
+    dP_log = Q.new_empty((NB, NH, NQ), dtype=accumulator(Q))
     dK = Q.new_empty((NB, NG, NK, D))
     dV = Q.new_empty((NB, NG, NK, E))
     device, kind = Q.device, accumulator(Q)
-    for q0 in range(0, NQ, BLOCK_Q):
-        q1 = min(q0 + BLOCK_Q, NQ)
-        # dP_log[q] = sum(e) (-dO[q,e] * O[q,e])
-        dO_qe = dO[:, :, q0:q1].to(kind)
-        O_qe = O[:, :, q0:q1].to(kind)
-        dP_log_q = (-(dO_qe * O_qe)).sum(-1)
-        dP_log[..., q0:q1] = dP_log_q
     h = torch.arange(NH, device=device)[None, :]
     for q_a0 in range(0, NQ_A, BLOCK_Q_A):
         for q_b0 in range(0, NQ_B, BLOCK_Q_B):
@@ -404,12 +396,15 @@ def neighborhood2d_backward(Q, K, V, width, window, P_log, O, dO):
             q_a, q_b, q = (x[inside] for x in (q_a, q_b, q))
             if not len(q):
                 continue
+            # dP_log[q] = sum(e) (-dO[q,e] * O[q,e])
+            dO_qe = dO[:, :, q].to(kind)
+            O_qe = O[:, :, q].to(kind)
+            dP_log_q = (-(dO_qe * O_qe)).sum(-1)
+            dP_log[..., q] = dP_log_q.to(dP_log.dtype)
             # state of dQ_sum[q,d] = sum(k where seen) (dS_total[q,k] + dP_log[q]) * K[k,d] *
             #     exp(S[q,k] - finite(P_log[q]))
             dQ_sum_qd = torch.full([NB, NH, len(q), D], 0.0, device=device, dtype=kind)
             Q_qd = Q[:, :, q].to(kind)
-            dO_qe = dO[:, :, q].to(kind)
-            dP_log_q = dP_log[:, :, q].to(kind)
             P_log_q = P_log[:, :, q].to(kind)
             # boxes that are live along every axis, and whether these rows see them whole
             q_a_last = min(q_a0 + BLOCK_Q_A, NQ_A) - 1

@@ -25,8 +25,8 @@ State of a row: S_max[q], O_sum2_total[q], O_total[q,e].
 
 Its gradients:
 
-    dO_sum2_log[q] = sum(e) (-dO[q,e] * O[q,e])
     S[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
+    dO_sum2_log[q] = sum(e) (-dO[q,e] * O[q,e])
     dS_total[q,k] = sum(e) dO[q,e] * V[k,e]
     dQ_sum[q,d] = sum(k where k <= q + (|k| - |q|)) (dO_sum2_log[q] + dS_total[q,k]) * K[k,d] *
         exp(S[q,k] - finite(O_sum2_log[q]))
@@ -41,8 +41,7 @@ Its gradients:
         finite(O_sum2_log[q]))
     dsink = sum(b, q) dO_sum2_log_rows[q]
 
-Kernel sink_backward_dO_sum2_log writes dO_sum2_log[h,b,q].
-Kernel sink_backward_dQ writes dQ[b,h,q,d], dO_sum2_log_rows[h,b,q].
+Kernel sink_backward_dQ writes dQ[b,h,q,d], dO_sum2_log_rows[h,b,q], dO_sum2_log[h,b,q].
 One pass over k for every tile of rows q,
 over one range of tiles that its predicate leaves live.
 State of a row: dQ_sum[q,d].
@@ -126,24 +125,6 @@ TILES = {
         "num_warps": 8, "num_stages": 2,
     },
 }
-TILES_sink_backward_dO_sum2_log = {
-    (64, 2): {
-        "BLOCK_Q": 32, "BLOCK_E": 64,
-        "num_warps": 8, "num_stages": 2,
-    },
-    (64, 4): {
-        "BLOCK_Q": 32, "BLOCK_E": 64,
-        "num_warps": 8, "num_stages": 2,
-    },
-    (128, 2): {
-        "BLOCK_Q": 32, "BLOCK_E": 128,
-        "num_warps": 8, "num_stages": 2,
-    },
-    (128, 4): {
-        "BLOCK_Q": 32, "BLOCK_E": 128,
-        "num_warps": 8, "num_stages": 2,
-    },
-}
 TILES_sink_backward_dQ = {
     (64, 64, 2): {
         "BLOCK_Q": 64, "BLOCK_K": 64, "BLOCK_D": 64, "BLOCK_E": 64,
@@ -185,14 +166,18 @@ TILES_sink_backward_dK = {
 def describe(tensor, block):
     """A tensor for the copy engine, which loads blocks of it. Its rows have to be contiguous and to begin at
     multiples of 16 bytes; a tensor of another layout is copied."""
-    size = tensor.element_size()
-    if tensor.numel() == 0:
+    unit = 16 // tensor.element_size()
+    shape, strides = tensor.shape, tensor.stride()
+    near = strides[-1] == 1 and tensor.data_ptr() % 16 == 0 and 0 not in shape
+    if near and all(step and not step % unit for step in strides[:-1]):
+        return TensorDescriptor(tensor, shape, strides, block)
+    if 0 in shape:
         tensor = tensor.new_zeros([16] * tensor.dim())
-    strides = [step if n > 1 else 16 for n, step in zip(tensor.shape, tensor.stride())]
+    strides = [step if n > 1 else unit for n, step in zip(tensor.shape, tensor.stride())]
     strides[-1] = tensor.stride(-1) if tensor.shape[-1] > 1 else 1
     near = strides[-1] == 1 and tensor.data_ptr() % 16 == 0
-    if not near or any(step == 0 or step * size % 16 for step in strides[:-1]):
-        wide = -(-tensor.shape[-1] * size // 16) * 16 // size
+    if not near or any(step == 0 or step % unit for step in strides[:-1]):
+        wide = -(-tensor.shape[-1] // unit) * unit
         tensor = tensor.new_empty((*tensor.shape[:-1], wide))[..., : tensor.shape[-1]].copy_(tensor)
         strides = [*tensor.stride()[:-1], 1]
     return TensorDescriptor(tensor, list(tensor.shape), strides, block)
@@ -330,43 +315,14 @@ def sink_kernel(
 
 
 @triton.jit(
-    do_not_specialize=["sdO_sum2_log_h", "sdO_sum2_log_b", "sdO_sum2_log_q", "NQ", "NH", "NB"]
-)
-def sink_backward_dO_sum2_log_kernel(
-    O, dO, dO_sum2_log,
-    sdO_sum2_log_h, sdO_sum2_log_b, sdO_sum2_log_q,
-    NQ, NH, NB,
-    E: tl.constexpr,
-    BLOCK_Q: tl.constexpr, BLOCK_E: tl.constexpr,
-):
-    # one program: a tile of rows at one place of the batch; late rows see most, and come first
-    pid = tl.program_id(0)
-    tiles = tl.cdiv(NQ, BLOCK_Q)
-    q0 = (tiles - 1 - pid % tiles) * BLOCK_Q
-    b = (pid // tiles) % NB
-    h = pid // tiles // NB
-    q_in = tl.arange(0, BLOCK_Q)
-    q = q0 + q_in
-    dO_sum2_log_here = (
-        dO_sum2_log + h.to(tl.int64) * sdO_sum2_log_h + b.to(tl.int64) * sdO_sum2_log_b
-    )
-    # dO_sum2_log[q] = sum(e) (-dO[q,e] * O[q,e])
-    dO_qe = dO.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_E]).to(tl.float32)
-    O_qe = O.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_E]).to(tl.float32)
-    dO_sum2_log_q = tl.sum(-(dO_qe * O_qe), 1)
-    tl.store(
-        dO_sum2_log_here + q0.to(tl.int64) * sdO_sum2_log_q + q_in * sdO_sum2_log_q,
-        dO_sum2_log_q.to(dO_sum2_log.dtype.element_ty),
-        mask=(q < NQ),
-    )
-
-
-@triton.jit(
     do_not_specialize=[
         "ssink_h",
         "sdO_sum2_log_rows_h",
         "sdO_sum2_log_rows_b",
         "sdO_sum2_log_rows_q",
+        "sdO_sum2_log_h",
+        "sdO_sum2_log_b",
+        "sdO_sum2_log_q",
         "NQ",
         "NK",
         "NB",
@@ -375,10 +331,11 @@ def sink_backward_dO_sum2_log_kernel(
     ]
 )
 def sink_backward_dQ_kernel(
-    Q, K, V, O_sum2_log, dO, dO_sum2_log, sink, dQ, dO_sum2_log_rows,
+    Q, K, V, O, O_sum2_log, dO, sink, dQ, dO_sum2_log_rows, dO_sum2_log,
     ssink_h,
     sdQ_b, sdQ_h, sdQ_q, sdQ_d,
     sdO_sum2_log_rows_h, sdO_sum2_log_rows_b, sdO_sum2_log_rows_q,
+    sdO_sum2_log_h, sdO_sum2_log_b, sdO_sum2_log_q,
     NQ, NK, NB, NH, NG,
     D: tl.constexpr, E: tl.constexpr,
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
@@ -394,25 +351,40 @@ def sink_backward_dQ_kernel(
     d = tl.arange(0, BLOCK_D)
     k_in = tl.arange(0, BLOCK_K)
     sink_here = sink + h.to(tl.int64) * ssink_h
-    dQ_here = dQ + b.to(tl.int64) * sdQ_b + h.to(tl.int64) * sdQ_h
     dO_sum2_log_rows_here = (
         dO_sum2_log_rows
         + h.to(tl.int64) * sdO_sum2_log_rows_h
         + b.to(tl.int64) * sdO_sum2_log_rows_b
     )
+    dO_sum2_log_here = (
+        dO_sum2_log + h.to(tl.int64) * sdO_sum2_log_h + b.to(tl.int64) * sdO_sum2_log_b
+    )
+    dQ_here = dQ + b.to(tl.int64) * sdQ_b + h.to(tl.int64) * sdQ_h
+    # dO_sum2_log[q] = sum(e) (-dO[q,e] * O[q,e])
+    dO_qe = dO.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_E])
+    O_qe = O.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_E]).to(tl.float32)
+    dO_sum2_log_q = tl.sum(-(dO_qe.to(tl.float32) * O_qe), 1)
     # dO_sum2_log_rows[q] = dO_sum2_log[q] * exp(sink - finite(O_sum2_log[q]))
-    dO_sum2_log_q = dO_sum2_log.load([h, b, q0]).reshape([BLOCK_Q]).to(tl.float32)
     sink_ = tl.load(sink_here).to(tl.float32)
     O_sum2_log_q = O_sum2_log.load([h, b, q0]).reshape([BLOCK_Q]).to(tl.float32)
     dO_sum2_log_rows_q = (
         dO_sum2_log_q
         * tl.exp2(1.4426950408889634 * sink_ - finite(O_sum2_log_q) * 1.4426950408889634)
     )
+    tl.store(
+        dO_sum2_log_rows_here + q0.to(tl.int64) * sdO_sum2_log_rows_q + q_in * sdO_sum2_log_rows_q,
+        dO_sum2_log_rows_q.to(dO_sum2_log_rows.dtype.element_ty),
+        mask=(q < NQ),
+    )
+    tl.store(
+        dO_sum2_log_here + q0.to(tl.int64) * sdO_sum2_log_q + q_in * sdO_sum2_log_q,
+        dO_sum2_log_q.to(dO_sum2_log.dtype.element_ty),
+        mask=(q < NQ),
+    )
     # state of dQ_sum[q,d] = sum(k where seen) (dO_sum2_log[q] + dS_total[q,k]) * K[k,d] *
     #     exp(S[q,k] - finite(O_sum2_log[q]))
     dQ_sum_qd = tl.full([BLOCK_Q, BLOCK_D], 0.0, tl.float32)
     Q_qd = Q.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_D])
-    dO_qe = dO.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_E])
     last = tl.minimum(q0 + BLOCK_Q, NQ) - 1
     k_end = tl.maximum(0, NK + last - NQ + 1)
     k_hi = (BLOCK_K + k_end - 1) // BLOCK_K
@@ -453,11 +425,6 @@ def sink_backward_dQ_kernel(
         dQ_here + q0.to(tl.int64) * sdQ_q + q_in[:, None] * sdQ_q + d[None, :] * sdQ_d,
         dQ_qd.to(dQ.dtype.element_ty),
         mask=(q[:, None] < NQ),
-    )
-    tl.store(
-        dO_sum2_log_rows_here + q0.to(tl.int64) * sdO_sum2_log_rows_q + q_in * sdO_sum2_log_rows_q,
-        dO_sum2_log_rows_q.to(dO_sum2_log_rows.dtype.element_ty),
-        mask=(q < NQ),
     )
 
 
@@ -633,25 +600,6 @@ def sink_backward(Q, K, V, sink, O, O_sum2_log, dO):
         raise ValueError(f"extents {sizes}: those of a kernel stay below 2**29")
     if not (Q.is_cuda or triton.knobs.runtime.interpret):
         raise ValueError(f"this kernel runs on a GPU, and `Q` is on {Q.device}")
-    tile = TILES_sink_backward_dO_sum2_log.get((E, Q.element_size()))
-    if tile is None:
-        raise ValueError(
-            f"no tiles for e={E} and {Q.element_size()} bytes an element: "
-            "compile the pattern with --extent"
-        )
-    dO_sum2_log = Q.new_empty((NH, NB, -(-NQ // 4) * 4), dtype=torch.float32)[..., :NQ]
-    grid = triton.cdiv(NQ, tile["BLOCK_Q"]) * NH * NB
-    if grid:
-        with torch.cuda.device(Q.device) if Q.is_cuda else contextlib.nullcontext():
-            sink_backward_dO_sum2_log_kernel[(grid,)](
-                describe(O, [1, 1, tile["BLOCK_Q"], tile["BLOCK_E"]]),
-                describe(dO, [1, 1, tile["BLOCK_Q"], tile["BLOCK_E"]]),
-                dO_sum2_log,
-                *dO_sum2_log.stride(),
-                NQ, NH, NB,
-                E,
-                **tile,
-            )
     tile = TILES_sink_backward_dQ.get((D, E, Q.element_size()))
     if tile is None:
         raise ValueError(
@@ -660,6 +608,7 @@ def sink_backward(Q, K, V, sink, O, O_sum2_log, dO):
         )
     dQ = Q.new_empty((NB, NH, NQ, D))
     dO_sum2_log_rows = Q.new_empty((NH, NB, -(-NQ // 4) * 4), dtype=torch.float32)[..., :NQ]
+    dO_sum2_log = Q.new_empty((NH, NB, -(-NQ // 4) * 4), dtype=torch.float32)[..., :NQ]
     grid = triton.cdiv(NQ, tile["BLOCK_Q"]) * NB * NH
     if grid:
         with torch.cuda.device(Q.device) if Q.is_cuda else contextlib.nullcontext():
@@ -667,11 +616,11 @@ def sink_backward(Q, K, V, sink, O, O_sum2_log, dO):
                 describe(Q, [1, 1, tile["BLOCK_Q"], tile["BLOCK_D"]]),
                 describe(K, [1, 1, tile["BLOCK_K"], tile["BLOCK_D"]]),
                 describe(V, [1, 1, tile["BLOCK_K"], tile["BLOCK_E"]]),
+                describe(O, [1, 1, tile["BLOCK_Q"], tile["BLOCK_E"]]),
                 describe(O_sum2_log, [1, 1, tile["BLOCK_Q"]]),
                 describe(dO, [1, 1, tile["BLOCK_Q"], tile["BLOCK_E"]]),
-                describe(dO_sum2_log, [1, 1, tile["BLOCK_Q"]]),
-                sink, dQ, dO_sum2_log_rows,
-                *sink.stride(), *dQ.stride(), *dO_sum2_log_rows.stride(),
+                sink, dQ, dO_sum2_log_rows, dO_sum2_log,
+                *sink.stride(), *dQ.stride(), *dO_sum2_log_rows.stride(), *dO_sum2_log.stride(),
                 NQ, NK, NB, NH, NG,
                 D, E,
                 **tile,

@@ -25,8 +25,8 @@ State of a row: S_max[q], O_sum2_total[q], O_total[q,e].
 
 Its gradients:
 
-    dO_sum2_log[q] = sum(e) (-dO[q,e] * O[q,e])
     S[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
+    dO_sum2_log[q] = sum(e) (-dO[q,e] * O[q,e])
     dS_total[q,k] = sum(e) dO[q,e] * V[k,e]
     dQ_sum[q,d] = sum(k where k <= q + (|k| - |q|)) (dO_sum2_log[q] + dS_total[q,k]) * K[k,d] *
         exp(S[q,k] - finite(O_sum2_log[q]))
@@ -41,8 +41,7 @@ Its gradients:
         finite(O_sum2_log[q]))
     dsink = sum(b, q) dO_sum2_log_rows[q]
 
-Kernel sink_backward_dO_sum2_log writes dO_sum2_log[h,b,q].
-Kernel sink_backward_dQ writes dQ[b,h,q,d], dO_sum2_log_rows[h,b,q].
+Kernel sink_backward_dQ writes dQ[b,h,q,d], dO_sum2_log_rows[h,b,q], dO_sum2_log[h,b,q].
 One pass over k for every tile of rows q,
 over one range of tiles that its predicate leaves live.
 State of a row: dQ_sum[q,d].
@@ -271,25 +270,21 @@ def sink_backward(Q, K, V, sink, O, O_sum2_log, dO):
         raise ValueError(f"|g| = {NG} does not divide |h| = {NH}")
     if NG <= 0:
         raise ValueError(f"`|g|` divides positions and must be positive, not {NG}")
-    dO_sum2_log = Q.new_empty((NH, NB, NQ), dtype=accumulator(Q))
     dQ = Q.new_empty((NB, NH, NQ, D))
     dO_sum2_log_rows = Q.new_empty((NH, NB, NQ), dtype=accumulator(Q))
+    dO_sum2_log = Q.new_empty((NH, NB, NQ), dtype=accumulator(Q))
     dK = Q.new_empty((NB, NG, NK, D))
     dV = Q.new_empty((NB, NG, NK, E))
     device, kind = Q.device, accumulator(Q)
-    for q0 in range(0, NQ, BLOCK_Q):
-        q1 = min(q0 + BLOCK_Q, NQ)
-        # dO_sum2_log[q] = sum(e) (-dO[q,e] * O[q,e])
-        dO_qe = dO[:, :, q0:q1].permute(1, 0, 2, 3).to(kind)
-        O_qe = O[:, :, q0:q1].permute(1, 0, 2, 3).to(kind)
-        dO_sum2_log_q = (-(dO_qe * O_qe)).sum(-1)
-        dO_sum2_log[..., q0:q1] = dO_sum2_log_q
     h = torch.arange(NH, device=device)[None, :]
     for q0 in range(0, NQ, BLOCK_Q):
         q1 = min(q0 + BLOCK_Q, NQ)
         q = torch.arange(q0, q1, device=device)
+        # dO_sum2_log[q] = sum(e) (-dO[q,e] * O[q,e])
+        dO_qe = dO[:, :, q0:q1].to(kind)
+        O_qe = O[:, :, q0:q1].to(kind)
+        dO_sum2_log_q = (-(dO_qe * O_qe)).sum(-1)
         # dO_sum2_log_rows[q] = dO_sum2_log[q] * exp(sink - finite(O_sum2_log[q]))
-        dO_sum2_log_q = dO_sum2_log[:, :, q0:q1].permute(1, 0, 2).to(kind)
         sink_ = sink[None, :, ...].to(kind)
         O_sum2_log_q = O_sum2_log[:, :, q0:q1].permute(1, 0, 2).to(kind)
         dO_sum2_log_rows_q = (
@@ -298,11 +293,12 @@ def sink_backward(Q, K, V, sink, O, O_sum2_log, dO):
                 (1.4426950408889634 * sink_)[..., None] - finite(O_sum2_log_q) * 1.4426950408889634
             )
         )
+        dO_sum2_log_rows.permute(1, 0, 2)[..., q0:q1] = dO_sum2_log_rows_q
+        dO_sum2_log.permute(1, 0, 2)[..., q0:q1] = dO_sum2_log_q
         # state of dQ_sum[q,d] = sum(k where seen) (dO_sum2_log[q] + dS_total[q,k]) * K[k,d] *
         #     exp(S[q,k] - finite(O_sum2_log[q]))
         dQ_sum_qd = torch.full([NB, NH, q1 - q0, D], 0.0, device=device, dtype=kind)
         Q_qd = Q[:, :, q0:q1].to(kind)
-        dO_qe = dO[:, :, q0:q1].to(kind)
         # tiles of k that these rows see, and which of them whole
         last = q1 - 1
         end = max(0, NK + last - NQ + 1)
@@ -338,7 +334,6 @@ def sink_backward(Q, K, V, sink, O, O_sum2_log, dO):
         # dQ[q,d] = dQ_sum[q,d] / sqrt(|d|)
         dQ_qd = dQ_sum_qd / math.sqrt(D)
         dQ[..., q0:q1, :] = dQ_qd
-        dO_sum2_log_rows.permute(1, 0, 2)[..., q0:q1] = dO_sum2_log_rows_q
     g = torch.arange(NG, device=device)[None, :]
     for k0 in range(0, NK, BLOCK_K):
         k1 = min(k0 + BLOCK_K, NK)

@@ -24,8 +24,8 @@ State of a row: S_max[q], P_total_total[q], O_total_total[q,e].
 Its gradients:
 
     seen: k <= q + (|k| - |q|) and (q + (|k| - |q|) - k < window or k < sinks)
-    dP_log[q] = sum(e) (-dO[q,e] * O[q,e])
     S[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
+    dP_log[q] = sum(e) (-dO[q,e] * O[q,e])
     dS_total[q,k] = sum(e) dO[q,e] * V[k,e]
     dQ_sum[q,d] = sum(k where seen) (dS_total[q,k] + dP_log[q]) * K[k,d] * exp(S[q,k] -
         finite(P_log[q]))
@@ -37,8 +37,7 @@ Its gradients:
     dK[k,d] = dK_sum[k,d] / sqrt(|d|)
     dV[k,e] = sum(h_of_g, q where seen) dO[q,e] * exp(S[q,k] - finite(P_log[q]))
 
-Kernel streaming_backward_dP_log writes dP_log[b,h,q].
-Kernel streaming_backward_dQ writes dQ[b,h,q,d].
+Kernel streaming_backward_dQ writes dQ[b,h,q,d], dP_log[b,h,q].
 One pass over k for every tile of rows q,
 over 2 ranges of tiles that its predicate leaves live.
 State of a row: dQ_sum[q,d].
@@ -134,24 +133,6 @@ TILES = {
         "num_warps": 8, "num_stages": 2,
     },
 }
-TILES_streaming_backward_dP_log = {
-    (64, 2): {
-        "BLOCK_Q": 32, "BLOCK_E": 64,
-        "num_warps": 8, "num_stages": 2,
-    },
-    (64, 4): {
-        "BLOCK_Q": 32, "BLOCK_E": 64,
-        "num_warps": 8, "num_stages": 2,
-    },
-    (128, 2): {
-        "BLOCK_Q": 32, "BLOCK_E": 128,
-        "num_warps": 8, "num_stages": 2,
-    },
-    (128, 4): {
-        "BLOCK_Q": 32, "BLOCK_E": 128,
-        "num_warps": 8, "num_stages": 2,
-    },
-}
 TILES_streaming_backward_dQ = {
     (64, 64, 2): {
         "BLOCK_Q": 64, "BLOCK_K": 64, "BLOCK_D": 64, "BLOCK_E": 64,
@@ -193,14 +174,18 @@ TILES_streaming_backward_dK = {
 def describe(tensor, block):
     """A tensor for the copy engine, which loads blocks of it. Its rows have to be contiguous and to begin at
     multiples of 16 bytes; a tensor of another layout is copied."""
-    size = tensor.element_size()
-    if tensor.numel() == 0:
+    unit = 16 // tensor.element_size()
+    shape, strides = tensor.shape, tensor.stride()
+    near = strides[-1] == 1 and tensor.data_ptr() % 16 == 0 and 0 not in shape
+    if near and all(step and not step % unit for step in strides[:-1]):
+        return TensorDescriptor(tensor, shape, strides, block)
+    if 0 in shape:
         tensor = tensor.new_zeros([16] * tensor.dim())
-    strides = [step if n > 1 else 16 for n, step in zip(tensor.shape, tensor.stride())]
+    strides = [step if n > 1 else unit for n, step in zip(tensor.shape, tensor.stride())]
     strides[-1] = tensor.stride(-1) if tensor.shape[-1] > 1 else 1
     near = strides[-1] == 1 and tensor.data_ptr() % 16 == 0
-    if not near or any(step == 0 or step * size % 16 for step in strides[:-1]):
-        wide = -(-tensor.shape[-1] * size // 16) * 16 // size
+    if not near or any(step == 0 or step % unit for step in strides[:-1]):
+        wide = -(-tensor.shape[-1] // unit) * unit
         tensor = tensor.new_empty((*tensor.shape[:-1], wide))[..., : tensor.shape[-1]].copy_(tensor)
         strides = [*tensor.stride()[:-1], 1]
     return TensorDescriptor(tensor, list(tensor.shape), strides, block)
@@ -326,38 +311,15 @@ def streaming_kernel(
     )
 
 
-@triton.jit(do_not_specialize=["sdP_log_b", "sdP_log_h", "sdP_log_q", "NQ", "NB", "NH"])
-def streaming_backward_dP_log_kernel(
-    O, dO, dP_log,
-    sdP_log_b, sdP_log_h, sdP_log_q,
-    NQ, NB, NH,
-    E: tl.constexpr,
-    BLOCK_Q: tl.constexpr, BLOCK_E: tl.constexpr,
-):
-    # one program: a tile of rows at one place of the batch; late rows see most, and come first
-    pid = tl.program_id(0)
-    tiles = tl.cdiv(NQ, BLOCK_Q)
-    q0 = (tiles - 1 - pid % tiles) * BLOCK_Q
-    h = (pid // tiles) % NH
-    b = pid // tiles // NH
-    q_in = tl.arange(0, BLOCK_Q)
-    q = q0 + q_in
-    dP_log_here = dP_log + b.to(tl.int64) * sdP_log_b + h.to(tl.int64) * sdP_log_h
-    # dP_log[q] = sum(e) (-dO[q,e] * O[q,e])
-    dO_qe = dO.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_E]).to(tl.float32)
-    O_qe = O.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_E]).to(tl.float32)
-    dP_log_q = tl.sum(-(dO_qe * O_qe), 1)
-    tl.store(
-        dP_log_here + q0.to(tl.int64) * sdP_log_q + q_in * sdP_log_q,
-        dP_log_q.to(dP_log.dtype.element_ty),
-        mask=(q < NQ),
-    )
-
-
-@triton.jit(do_not_specialize=["window", "sinks", "NQ", "NK", "NB", "NH", "NG"])
+@triton.jit(
+    do_not_specialize=[
+        "sdP_log_b", "sdP_log_h", "sdP_log_q", "window", "sinks", "NQ", "NK", "NB", "NH", "NG"
+    ]
+)
 def streaming_backward_dQ_kernel(
-    Q, K, V, P_log, dO, dP_log, dQ,
+    Q, K, V, P_log, O, dO, dQ, dP_log,
     sdQ_b, sdQ_h, sdQ_q, sdQ_d,
+    sdP_log_b, sdP_log_h, sdP_log_q,
     window, sinks,
     NQ, NK, NB, NH, NG,
     D: tl.constexpr, E: tl.constexpr,
@@ -373,13 +335,21 @@ def streaming_backward_dQ_kernel(
     q = q0 + q_in
     d = tl.arange(0, BLOCK_D)
     k_in = tl.arange(0, BLOCK_K)
+    dP_log_here = dP_log + b.to(tl.int64) * sdP_log_b + h.to(tl.int64) * sdP_log_h
     dQ_here = dQ + b.to(tl.int64) * sdQ_b + h.to(tl.int64) * sdQ_h
+    # dP_log[q] = sum(e) (-dO[q,e] * O[q,e])
+    dO_qe = dO.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_E])
+    O_qe = O.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_E]).to(tl.float32)
+    dP_log_q = tl.sum(-(dO_qe.to(tl.float32) * O_qe), 1)
+    tl.store(
+        dP_log_here + q0.to(tl.int64) * sdP_log_q + q_in * sdP_log_q,
+        dP_log_q.to(dP_log.dtype.element_ty),
+        mask=(q < NQ),
+    )
     # state of dQ_sum[q,d] = sum(k where seen) (dS_total[q,k] + dP_log[q]) * K[k,d] * exp(S[q,k] -
     #     finite(P_log[q]))
     dQ_sum_qd = tl.full([BLOCK_Q, BLOCK_D], 0.0, tl.float32)
     Q_qd = Q.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_D])
-    dO_qe = dO.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_E])
-    dP_log_q = dP_log.load([b, h, q0]).reshape([BLOCK_Q]).to(tl.float32)
     P_log_q = P_log.load([b, h, q0]).reshape([BLOCK_Q]).to(tl.float32)
     last = tl.minimum(q0 + BLOCK_Q, NQ) - 1
     k_end0 = tl.maximum(0, tl.minimum(NK + last - NQ + 1, sinks))
@@ -632,25 +602,6 @@ def streaming_backward(Q, K, V, window, sinks, P_log, O, dO):
         raise ValueError(f"extents {sizes}: those of a kernel stay below 2**29")
     if not (Q.is_cuda or triton.knobs.runtime.interpret):
         raise ValueError(f"this kernel runs on a GPU, and `Q` is on {Q.device}")
-    tile = TILES_streaming_backward_dP_log.get((E, Q.element_size()))
-    if tile is None:
-        raise ValueError(
-            f"no tiles for e={E} and {Q.element_size()} bytes an element: "
-            "compile the pattern with --extent"
-        )
-    dP_log = Q.new_empty((NB, NH, -(-NQ // 4) * 4), dtype=torch.float32)[..., :NQ]
-    grid = triton.cdiv(NQ, tile["BLOCK_Q"]) * NB * NH
-    if grid:
-        with torch.cuda.device(Q.device) if Q.is_cuda else contextlib.nullcontext():
-            streaming_backward_dP_log_kernel[(grid,)](
-                describe(O, [1, 1, tile["BLOCK_Q"], tile["BLOCK_E"]]),
-                describe(dO, [1, 1, tile["BLOCK_Q"], tile["BLOCK_E"]]),
-                dP_log,
-                *dP_log.stride(),
-                NQ, NB, NH,
-                E,
-                **tile,
-            )
     tile = TILES_streaming_backward_dQ.get((D, E, Q.element_size()))
     if tile is None:
         raise ValueError(
@@ -658,6 +609,7 @@ def streaming_backward(Q, K, V, window, sinks, P_log, O, dO):
             "compile the pattern with --extent"
         )
     dQ = Q.new_empty((NB, NH, NQ, D))
+    dP_log = Q.new_empty((NB, NH, -(-NQ // 4) * 4), dtype=torch.float32)[..., :NQ]
     grid = triton.cdiv(NQ, tile["BLOCK_Q"]) * NB * NH
     if grid:
         with torch.cuda.device(Q.device) if Q.is_cuda else contextlib.nullcontext():
@@ -666,10 +618,10 @@ def streaming_backward(Q, K, V, window, sinks, P_log, O, dO):
                 describe(K, [1, 1, tile["BLOCK_K"], tile["BLOCK_D"]]),
                 describe(V, [1, 1, tile["BLOCK_K"], tile["BLOCK_E"]]),
                 describe(P_log, [1, 1, tile["BLOCK_Q"]]),
+                describe(O, [1, 1, tile["BLOCK_Q"], tile["BLOCK_E"]]),
                 describe(dO, [1, 1, tile["BLOCK_Q"], tile["BLOCK_E"]]),
-                describe(dP_log, [1, 1, tile["BLOCK_Q"]]),
-                dQ,
-                *dQ.stride(),
+                dQ, dP_log,
+                *dQ.stride(), *dP_log.stride(),
                 window, sinks,
                 NQ, NK, NB, NH, NG,
                 D, E,

@@ -24,8 +24,8 @@ State of a row: S_max[q], P_total_total[q], O_total_total[q,e].
 Its gradients:
 
     seen: k <= q + (|k| - |q|) and (q + (|k| - |q|) - k < window or k < sinks)
-    dP_log[q] = sum(e) (-dO[q,e] * O[q,e])
     S[q,k] = sum(d) Q[q,d] * K[k,d] / sqrt(|d|)
+    dP_log[q] = sum(e) (-dO[q,e] * O[q,e])
     dS_total[q,k] = sum(e) dO[q,e] * V[k,e]
     dQ_sum[q,d] = sum(k where seen) (dS_total[q,k] + dP_log[q]) * K[k,d] * exp(S[q,k] -
         finite(P_log[q]))
@@ -37,8 +37,7 @@ Its gradients:
     dK[k,d] = dK_sum[k,d] / sqrt(|d|)
     dV[k,e] = sum(h_of_g, q where seen) dO[q,e] * exp(S[q,k] - finite(P_log[q]))
 
-Kernel streaming_backward_dP_log writes dP_log[b,h,q].
-Kernel streaming_backward_dQ writes dQ[b,h,q,d].
+Kernel streaming_backward_dQ writes dQ[b,h,q,d], dP_log[b,h,q].
 One pass over k for every tile of rows q,
 over 2 ranges of tiles that its predicate leaves live.
 State of a row: dQ_sum[q,d].
@@ -263,28 +262,24 @@ def streaming_backward(Q, K, V, window, sinks, P_log, O, dO):
         raise ValueError(f"|g| = {NG} does not divide |h| = {NH}")
     if NG <= 0:
         raise ValueError(f"`|g|` divides positions and must be positive, not {NG}")
-    dP_log = Q.new_empty((NB, NH, NQ), dtype=accumulator(Q))
     dQ = Q.new_empty((NB, NH, NQ, D))
+    dP_log = Q.new_empty((NB, NH, NQ), dtype=accumulator(Q))
     dK = Q.new_empty((NB, NG, NK, D))
     dV = Q.new_empty((NB, NG, NK, E))
     device, kind = Q.device, accumulator(Q)
+    h = torch.arange(NH, device=device)[None, :]
     for q0 in range(0, NQ, BLOCK_Q):
         q1 = min(q0 + BLOCK_Q, NQ)
+        q = torch.arange(q0, q1, device=device)
         # dP_log[q] = sum(e) (-dO[q,e] * O[q,e])
         dO_qe = dO[:, :, q0:q1].to(kind)
         O_qe = O[:, :, q0:q1].to(kind)
         dP_log_q = (-(dO_qe * O_qe)).sum(-1)
         dP_log[..., q0:q1] = dP_log_q
-    h = torch.arange(NH, device=device)[None, :]
-    for q0 in range(0, NQ, BLOCK_Q):
-        q1 = min(q0 + BLOCK_Q, NQ)
-        q = torch.arange(q0, q1, device=device)
         # state of dQ_sum[q,d] = sum(k where seen) (dS_total[q,k] + dP_log[q]) * K[k,d] * exp(S[q,k]
         #     - finite(P_log[q]))
         dQ_sum_qd = torch.full([NB, NH, q1 - q0, D], 0.0, device=device, dtype=kind)
         Q_qd = Q[:, :, q0:q1].to(kind)
-        dO_qe = dO[:, :, q0:q1].to(kind)
-        dP_log_q = dP_log[:, :, q0:q1].to(kind)
         P_log_q = P_log[:, :, q0:q1].to(kind)
         # tiles of k that these rows see, and which of them whole
         last = q1 - 1

@@ -6,6 +6,7 @@ import io
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,16 @@ def test_mapped_gradients(name: str) -> None:
     close(whole(*wide), meant)
     tracked_ = [x.clone().requires_grad_() for x in wide]
     close(grad(torch.vmap(lambda *xs: weighed(attend, *xs))(*tracked_).sum(), tracked_), meant)
+
+
+def test_mapped_over_what_reaches_an_output() -> None:
+    """The call was no part of a transform, what is asked of its graph is."""
+    attend = shared("causal")
+    q, k, v = (torch.randn(1, 2, 9, 8, requires_grad=True) for _ in range(3))
+    output = attend(q, k, v)
+    every = torch.randn(3, *output.shape)
+    one = partial(grad, output, (q, k, v), retain_graph=True)
+    close(torch.vmap(one)(every), tuple(map(torch.stack, zip(*map(one, every), strict=True))))
 
 
 def test_jacobian() -> None:
