@@ -14,9 +14,11 @@ from attncc.ir.verify import verified
 from attncc.lint.demands import leaking, unmet, witnessed
 from attncc.passes import PASSES
 from attncc.passes.adjoint import adjoint
+from attncc.passes.distribute import distribute
 from attncc.passes.share import pruned
 from attncc.passes.stream import deferred, stream
-from attncc.schedule.plan import Plan, check_families, partition
+from attncc.schedule.apart import apart
+from attncc.schedule.plan import Plan, check_families, in_turn, partition
 from attncc.schedule.refused import Refused
 from attncc.schedule.required import not_causal, too_many_passes
 from attncc.schedule.spec import KINDS, Points, Specialisation
@@ -113,8 +115,11 @@ def trained(cascade: Cascade, wrt: tuple[str, ...] | None = None) -> Training:
     check_families(cascade)
     made = adjoint(verified(deferred(cascade)), wrt)
     forward, backward = verified(made.forward), verified(made.backward)
-    plans = (partition(streamed(c)) for c in (forward, backward))
-    return Training(forward, next(plans), backward, next(plans), made.saved, made.given, made.wrt)
+    plan = partition(streamed(forward))
+    for rewrite in PASSES[: PASSES.index(distribute)]:
+        backward = verified(rewrite(backward))
+    plans = [partition(streamed(verified(c))) for c in apart(backward)]
+    return Training(forward, plan, backward, in_turn(plans), made.saved, made.given, made.wrt)
 
 
 def differentiated(cascade: Cascade, source: Source, wrt: tuple[str, ...]) -> Training:

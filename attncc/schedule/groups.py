@@ -9,9 +9,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TypeAlias
 
-from attncc.ir.cascade import Cascade, Index, Tensor, reads
+from attncc.ir.cascade import Cascade, Index, Reduce, Tensor, reads
 from attncc.passes.companions import accompany
 from attncc.passes.share import pruned
+from attncc.schedule.refused import REFERENCE, refuse
 from attncc.schedule.turned import turns
 
 Outputs: TypeAlias = frozenset[str]
@@ -40,6 +41,32 @@ def part_of(cascade: Cascade, names: Outputs, beside: tuple[Tensor, ...] = ()) -
     """
     outputs = (*(t for t in cascade.outputs if t.name in names), *beside)
     return cascade if outputs == cascade.outputs else accompany(pruned(replace(cascade, outputs=outputs)))
+
+
+def rows_of(cascade: Cascade) -> Index:
+    """The one sequence index that every output is over, alone or with one that is walked."""
+    places = {i for t in cascade.outputs for i in t.indices if i.role == "batch"}
+    own = {t.name: [i for i in t.indices if i.role == "sequence"] for t in cascade.outputs}
+    reduced = {i for e in cascade.equations if isinstance(e.body, Reduce) for i in e.body.over}
+    shared = [i for i in own[cascade.outputs[0].name] if all(i in indices for indices in own.values())]
+    rows = next((i for i in shared if i not in reduced), shared[0] if shared else None)
+    for tensor in cascade.outputs:
+        span = cascade.equation(tensor.name).span
+        missing = (places | set(tensor.indices)) - set(cascade.equation(tensor.name).tensor.indices)
+        if missing:
+            names = ", ".join(f"`{i.name}`" for i in sorted(missing, key=lambda i: i.name))
+            message = (
+                f"no kernel plan for `{tensor.name}`: the kernel's outputs are over {names}, and it is not"
+            )
+            raise refuse("plan-rows", message, span, "its rows are another kernel's", REFERENCE)
+        if (rows is None and own[tensor.name] != own[cascade.outputs[0].name]) or not own[tensor.name]:
+            names = ", ".join(f"`{i.name}`" for i in own[tensor.name]) or "none"
+            message = (
+                f"no kernel plan for `{tensor.name}`: outputs share one sequence index, this one has {names}"
+            )
+            raise refuse("plan-rows", message, span, "its rows are another kernel's", REFERENCE)
+    assert rows is not None, "outputs over the same sequence indices share one"
+    return rows
 
 
 def host_of(tensors: tuple[Tensor, ...], cascade: Cascade, waits: Waits, group: Outputs) -> Outputs | None:

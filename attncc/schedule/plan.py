@@ -34,7 +34,7 @@ from attncc.ops import REDUCTIONS
 from attncc.passes.operator import Operator, State
 from attncc.schedule.alike import alike
 from attncc.schedule.cuts import cut, joined, of_first_pass, of_other_rows, with_inverses
-from attncc.schedule.groups import Outputs, Waits, by_place, host_of, part_of
+from attncc.schedule.groups import Outputs, Waits, by_place, host_of, part_of, rows_of
 from attncc.schedule.heads import at_grid, turned_beside
 from attncc.schedule.refused import REFERENCE, refuse
 from attncc.schedule.scattered import by_features
@@ -165,6 +165,16 @@ def partition(cascade: Cascade) -> Plan:
     return Plan(replace(cascade, equations=(*equations, *totals)), kernels, totals)
 
 
+def in_turn(plans: list[Plan]) -> Plan:
+    """One plan of many, whose kernels read what those of earlier ones leave."""
+    *first, last = plans
+    equations = [e for plan in plans for e in plan.cascade.equations]
+    left = {t.name for plan in first for t in plan.cascade.outputs}
+    inputs = tuple(t for t in last.cascade.inputs if t.name not in left)
+    cascade = replace(last.cascade, equations=tuple(dict.fromkeys(equations)), inputs=inputs)
+    return Plan(cascade, tuple(k for plan in plans for k in plan.kernels), last.totals)
+
+
 def _kernels(cascade: Cascade) -> tuple[Kernel, ...]:
     """The kernels of a cascade: first what other kernels read, then one for the outputs over the same rows,
     or one for every pass over an index.
@@ -178,13 +188,13 @@ def _kernels(cascade: Cascade) -> tuple[Kernel, ...]:
             first, cascade = cut(cascade, kept)
             kernels += _kernels(first)
         part = part_of(cascade, group)
-        while part.outputs and (found := of_other_rows(part, _rows(part))) is not None:
+        while part.outputs and (found := of_other_rows(part, rows_of(part))) is not None:
             first, cascade = cut(joined(cascade, found[0]), found[1])
             kernels += _kernels(first)
             part = part_of(cascade, group)
         if not part.outputs:
             continue  # others read them, and they have been made
-        part, positions = with_inverses(part, _rows(part))
+        part, positions = with_inverses(part, rows_of(part))
         cascade = joined(cascade, part) if positions else cascade
         for tensors in positions:
             host = host_of(tensors, cascade, waits, group)
@@ -211,7 +221,7 @@ def _kernels(cascade: Cascade) -> tuple[Kernel, ...]:
 
 def _kernel(cascade: Cascade) -> Kernel:
     """One kernel for the whole cascade, or `Refused`."""
-    rows = _rows(cascade)
+    rows = rows_of(cascade)
     batch = tuple(dict.fromkeys(i for t in cascade.outputs for i in t.indices if i.role == "batch"))
     around = turned(cascade)
     cascade = alike(at_grid(by_features(cascade), (*batch, *turned_beside(cascade), *around)))
@@ -251,32 +261,6 @@ def _check_inputs(cascade: Cascade) -> None:
         name = cascade.outputs[0].name
         message = f"no kernel plan for `{name}`: it reads no real tensor, whose precision a kernel follows"
         raise refuse("plan-inputs", message, cascade.equation(name).span, "computed here", REFERENCE)
-
-
-def _rows(cascade: Cascade) -> Index:
-    """The one sequence index that every output is over, alone or with one that is walked."""
-    places = {i for t in cascade.outputs for i in t.indices if i.role == "batch"}
-    own = {t.name: [i for i in t.indices if i.role == "sequence"] for t in cascade.outputs}
-    reduced = {i for e in cascade.equations if isinstance(e.body, Reduce) for i in e.body.over}
-    shared = [i for i in own[cascade.outputs[0].name] if all(i in indices for indices in own.values())]
-    rows = next((i for i in shared if i not in reduced), shared[0] if shared else None)
-    for tensor in cascade.outputs:
-        span = cascade.equation(tensor.name).span
-        missing = (places | set(tensor.indices)) - set(cascade.equation(tensor.name).tensor.indices)
-        if missing:
-            names = ", ".join(f"`{i.name}`" for i in sorted(missing, key=lambda i: i.name))
-            message = (
-                f"no kernel plan for `{tensor.name}`: the kernel's outputs are over {names}, and it is not"
-            )
-            raise refuse("plan-rows", message, span, "its rows are another kernel's", REFERENCE)
-        if (rows is None and own[tensor.name] != own[cascade.outputs[0].name]) or not own[tensor.name]:
-            names = ", ".join(f"`{i.name}`" for i in own[tensor.name]) or "none"
-            message = (
-                f"no kernel plan for `{tensor.name}`: outputs share one sequence index, this one has {names}"
-            )
-            raise refuse("plan-rows", message, span, "its rows are another kernel's", REFERENCE)
-    assert rows is not None, "outputs over the same sequence indices share one"
-    return rows
 
 
 def _stored(cascade: Cascade, rows: Index) -> dict[Tensor, Index]:

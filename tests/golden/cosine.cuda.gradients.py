@@ -30,6 +30,7 @@ State of a row: P_total_max[q], P_total_total[q], O_total_total[q,e].
 
 Its gradients:
 
+    seen: k <= q + (|k| - |q|) and (g * (|h| // |g|) + h_of_g) // (|h| // |g|) < |g|
     Y_sum[k] = sum(d) K[k,d] * K[k,d]
     Y_sum_inverse[k] = inverse(sqrt(Y_sum[k]))
     X_sum[q] = sum(d) Q[q,d] * Q[q,d]
@@ -66,12 +67,12 @@ Its gradients:
         reciprocal(sqrt(X_sum[q]) * sqrt(Y_sum[k])) * sqrt(X_sum[q]) * reciprocal(sqrt(Y_sum[k])) *
         X_sum_inverse[q] / sqrt(Y_sum[k]) * exp(scale * S_total[q,k] * X_sum_inverse[q] /
         sqrt(Y_sum[k]) - finite(P_log[q]))
-    dK_sum_max[k] = max(h_of_g, q where k <= q + (|k| - |q|)) (scale * S_total[q,k] *
-        X_sum_inverse[q] / sqrt(Y_sum[k]) - finite(P_log[q]))
-    dK_total[k,d] = sum(h_of_g, q where k <= q + (|k| - |q|)) (scale * reciprocal(sqrt(X_sum[q]) *
-        sqrt(Y_sum[k])) * dS_total_total[q,k] + dP_log[q] * scale * reciprocal(sqrt(X_sum[q]) *
-        sqrt(Y_sum[k]))) * Q[q,d] * exp(scale * S_total[q,k] * X_sum_inverse[q] / sqrt(Y_sum[k]) -
-        finite(P_log[q]) - finite(dK_sum_max[k]))
+    dK_sum_max[k] = max(h_of_g, q where seen) (scale * S_total[q,k] * X_sum_inverse[q] /
+        sqrt(Y_sum[k]) - finite(P_log[q]))
+    dK_total[k,d] = sum(h_of_g, q where seen) (scale * reciprocal(sqrt(X_sum[q]) * sqrt(Y_sum[k])) *
+        dS_total_total[q,k] + dP_log[q] * scale * reciprocal(sqrt(X_sum[q]) * sqrt(Y_sum[k]))) *
+        Q[q,d] * exp(scale * S_total[q,k] * X_sum_inverse[q] / sqrt(Y_sum[k]) - finite(P_log[q]) -
+        finite(dK_sum_max[k]))
     dK[k,d] = (-scale * 0.5 * dY_sum_sum2[k] - scale * 0.5 * dY_sum_sum3[k]) * K[k,d] + (-scale *
         0.5 * dY_sum_sum2[k] - scale * 0.5 * dY_sum_sum3[k]) * K[k,d] + dK_total[k,d] *
         exp(dK_sum_max[k])
@@ -769,18 +770,12 @@ def cosine_backward_dK_kernel(
         Y_sum2_k = Y_sum.load(
             [b, (g * (NH // NG) + h_of_g) // (NH // NG), k0]
         ).reshape([BLOCK_K]).to(tl.float32)
-        last = tl.minimum(k0 + BLOCK_K, NK) - 1
         q_begin = tl.maximum(0, NQ + k0 - NK)
         q_end = NQ
         q_lo = q_begin // BLOCK_Q
         q_hi = tl.where(q_begin < q_end, (BLOCK_Q + q_end - 1) // BLOCK_Q, q_lo)
-        q_inner_begin = tl.maximum(0, NQ + last - NK)
-        q_full_lo = tl.minimum((BLOCK_Q + q_inner_begin - 1) // BLOCK_Q, q_hi)
-        q_full_hi = tl.maximum(q_full_lo, q_end // BLOCK_Q)
         q_steps = q_hi - q_lo
-        q_whole = q_full_lo - q_lo
-        q_edge = q_full_hi - q_lo
-        # live tiles; those on an edge are tested
+        # live tiles; all are tested
         for step in tl.range(0, q_steps):
             q0 = (q_lo + step) * BLOCK_Q
             q = q0 + q_in
@@ -817,11 +812,9 @@ def cosine_backward_dK_kernel(
                 ratio_S_total2_kq * 1.4426950408889634
                 - (finite(P_log_q) * 1.4426950408889634)[None, :]
             )
-            ratio_S_total_seen_kq = ratio_S_total_kq * exp_ratio_S_total2_kq
-            if (step < q_whole) | (step >= q_edge):
-                # seen: q < |q| and k <= q + (|k| - |q|)
-                seen_kq = (q < NQ)[None, :] & (k[:, None] <= (q + (NK - NQ))[None, :])
-                ratio_S_total_seen_kq = tl.where(seen_kq, ratio_S_total_seen_kq, 0.0)
+            # seen: q < |q| and k <= q + (|k| - |q|)
+            seen_kq = (q < NQ)[None, :] & (k[:, None] <= (q + (NK - NQ))[None, :])
+            ratio_S_total_seen_kq = tl.where(seen_kq, ratio_S_total_kq * exp_ratio_S_total2_kq, 0.0)
             dY_sum_sum2_tile_k = tl.sum(ratio_S_total_seen_kq, 1)
             dY_sum_sum2_k = dY_sum_sum2_k + dY_sum_sum2_tile_k
             # dY_sum_sum3[k] = sum(h_of_g, q where seen) dP_log[q] * S_total[q,k] *
@@ -840,11 +833,9 @@ def cosine_backward_dK_kernel(
                 * X_sum_inverse_q[None, :],
                 tl.sqrt(Y_sum_k)[:, None],
             )
-            ratio_S_total3_seen_kq = ratio_S_total3_kq * exp_ratio_S_total2_kq
-            if (step < q_whole) | (step >= q_edge):
-                # seen: q < |q| and k <= q + (|k| - |q|)
-                seen_kq = (q < NQ)[None, :] & (k[:, None] <= (q + (NK - NQ))[None, :])
-                ratio_S_total3_seen_kq = tl.where(seen_kq, ratio_S_total3_seen_kq, 0.0)
+            ratio_S_total3_seen_kq = tl.where(
+                seen_kq, ratio_S_total3_kq * exp_ratio_S_total2_kq, 0.0
+            )
             dY_sum_sum3_tile_k = tl.sum(ratio_S_total3_seen_kq, 1)
             dY_sum_sum3_k = dY_sum_sum3_k + dY_sum_sum3_tile_k
             # dK_sum_max[k] = max(h_of_g, q where seen) (scale * S_total[q,k] * X_sum_inverse[q] /
@@ -853,11 +844,13 @@ def cosine_backward_dK_kernel(
                 scale_ * S_total_kq * X_sum_inverse_q[None, :], tl.sqrt(Y_sum2_k)[:, None]
             )
             exponent_kq = ratio_S_total4_kq - finite(P_log_q)[None, :]
-            exponent_seen_kq = exponent_kq
-            if (step < q_whole) | (step >= q_edge):
-                # seen: q < |q| and k <= q + (|k| - |q|)
-                seen_kq = (q < NQ)[None, :] & (k[:, None] <= (q + (NK - NQ))[None, :])
-                exponent_seen_kq = tl.where(seen_kq, exponent_seen_kq, float("-inf"))
+            # seen: q < |q| and k <= q + (|k| - |q|) and (g * (|h| // |g|) + h_of_g) // (|h| // |g|)
+            #     < |g|
+            seen2_kq = (
+                ((q < NQ)[None, :] & (k[:, None] <= (q + (NK - NQ))[None, :]))
+                & ((g * (NH // NG) + h_of_g) // (NH // NG) < NG)
+            )
+            exponent_seen_kq = tl.where(seen2_kq, exponent_kq, float("-inf"))
             dK_sum_max_tile_k = tl.max(exponent_seen_kq, 1)
             dK_sum_max_old_k = dK_sum_max_k
             dK_sum_max_k = tl.maximum(dK_sum_max_old_k, dK_sum_max_tile_k)
@@ -872,7 +865,8 @@ def cosine_backward_dK_kernel(
                 exponent_seen_kq * 1.4426950408889634
                 - (finite(dK_sum_max_k) * 1.4426950408889634)[:, None]
             )
-            dS_total_total_seen_kq = (
+            dS_total_total_seen_kq = tl.where(
+                seen2_kq,
                 (
                     scale_
                     * reciprocal(tl.sqrt(X_sum_q)[None, :] * tl.sqrt(Y_sum2_k)[:, None])
@@ -880,12 +874,9 @@ def cosine_backward_dK_kernel(
                     + (dP_log_q * scale_)[None, :]
                     * reciprocal(tl.sqrt(X_sum_q)[None, :] * tl.sqrt(Y_sum2_k)[:, None])
                 )
-                * exp_exponent_seen_kq
+                * exp_exponent_seen_kq,
+                0.0,
             )
-            if (step < q_whole) | (step >= q_edge):
-                # seen: q < |q| and k <= q + (|k| - |q|)
-                seen_kq = (q < NQ)[None, :] & (k[:, None] <= (q + (NK - NQ))[None, :])
-                dS_total_total_seen_kq = tl.where(seen_kq, dS_total_total_seen_kq, 0.0)
             dK_total_kd = tl.dot(
                 dS_total_total_seen_kq.to(Q_qd.dtype),
                 Q_qd,
@@ -894,11 +885,7 @@ def cosine_backward_dK_kernel(
             )
             # dV[k,e] = sum(h_of_g, q where seen) dO[q,e] * exp(scale * S_total[q,k] *
             #     X_sum_inverse[q] / sqrt(Y_sum[k]) - finite(P_log[q]))
-            exp_ratio_S_total2_seen_kq = exp_ratio_S_total2_kq
-            if (step < q_whole) | (step >= q_edge):
-                # seen: q < |q| and k <= q + (|k| - |q|)
-                seen_kq = (q < NQ)[None, :] & (k[:, None] <= (q + (NK - NQ))[None, :])
-                exp_ratio_S_total2_seen_kq = tl.where(seen_kq, exp_ratio_S_total2_seen_kq, 0.0)
+            exp_ratio_S_total2_seen_kq = tl.where(seen_kq, exp_ratio_S_total2_kq, 0.0)
             dV_ke = tl.dot(
                 exp_ratio_S_total2_seen_kq.to(dO_qe.dtype), dO_qe, dV_ke, input_precision="ieee"
             )

@@ -30,6 +30,7 @@ State of a row: P_total_max[q], P_total_total[q], O_total_total[q,e].
 
 Its gradients:
 
+    seen: k <= q + (|k| - |q|) and (g * (|h| // |g|) + h_of_g) // (|h| // |g|) < |g|
     Y_sum[k] = sum(d) K[k,d] * K[k,d]
     Y_sum_inverse[k] = inverse(sqrt(Y_sum[k]))
     X_sum[q] = sum(d) Q[q,d] * Q[q,d]
@@ -66,12 +67,12 @@ Its gradients:
         reciprocal(sqrt(X_sum[q]) * sqrt(Y_sum[k])) * sqrt(X_sum[q]) * reciprocal(sqrt(Y_sum[k])) *
         X_sum_inverse[q] / sqrt(Y_sum[k]) * exp(scale * S_total[q,k] * X_sum_inverse[q] /
         sqrt(Y_sum[k]) - finite(P_log[q]))
-    dK_sum_max[k] = max(h_of_g, q where k <= q + (|k| - |q|)) (scale * S_total[q,k] *
-        X_sum_inverse[q] / sqrt(Y_sum[k]) - finite(P_log[q]))
-    dK_total[k,d] = sum(h_of_g, q where k <= q + (|k| - |q|)) (scale * reciprocal(sqrt(X_sum[q]) *
-        sqrt(Y_sum[k])) * dS_total_total[q,k] + dP_log[q] * scale * reciprocal(sqrt(X_sum[q]) *
-        sqrt(Y_sum[k]))) * Q[q,d] * exp(scale * S_total[q,k] * X_sum_inverse[q] / sqrt(Y_sum[k]) -
-        finite(P_log[q]) - finite(dK_sum_max[k]))
+    dK_sum_max[k] = max(h_of_g, q where seen) (scale * S_total[q,k] * X_sum_inverse[q] /
+        sqrt(Y_sum[k]) - finite(P_log[q]))
+    dK_total[k,d] = sum(h_of_g, q where seen) (scale * reciprocal(sqrt(X_sum[q]) * sqrt(Y_sum[k])) *
+        dS_total_total[q,k] + dP_log[q] * scale * reciprocal(sqrt(X_sum[q]) * sqrt(Y_sum[k]))) *
+        Q[q,d] * exp(scale * S_total[q,k] * X_sum_inverse[q] / sqrt(Y_sum[k]) - finite(P_log[q]) -
+        finite(dK_sum_max[k]))
     dK[k,d] = (-scale * 0.5 * dY_sum_sum2[k] - scale * 0.5 * dY_sum_sum3[k]) * K[k,d] + (-scale *
         0.5 * dY_sum_sum2[k] - scale * 0.5 * dY_sum_sum3[k]) * K[k,d] + dK_total[k,d] *
         exp(dK_sum_max[k])
@@ -570,18 +571,12 @@ def cosine_backward(Q, K, V, scale, P_log, O, dO):
                 Y_sum, b[..., None], ((g * (NH // NG) + h_of_g) // (NH // NG))[..., None], k
             ).to(kind)
             # tiles of q that these rows see, and which of them whole
-            last = k1 - 1
             begin = max(0, NQ + k0 - NK)
             end = NQ
             lo = begin // BLOCK_Q
             hi = (BLOCK_Q + end - 1) // BLOCK_Q if begin < end else lo
-            inner_begin = max(0, NQ + last - NK)
-            full_lo = min((BLOCK_Q + inner_begin - 1) // BLOCK_Q, hi)
-            full_hi = max(full_lo, end // BLOCK_Q)
             tiles = (
-                (range(lo, full_lo), False),
-                (range(full_lo, full_hi), True),
-                (range(full_hi, hi), False),
+                (range(lo, hi), False),
             )
             for q0, q1, whole in walk(tiles, BLOCK_Q, NQ):
                 q = torch.arange(q0, q1, device=device)
@@ -628,11 +623,11 @@ def cosine_backward(Q, K, V, scale, P_log, O, dO):
                     ratio_S_total2_kq * 1.4426950408889634
                     - (finite(P_log_q) * 1.4426950408889634)[..., None, :]
                 )
-                ratio_S_total_seen_kq = ratio_S_total_kq * exp_ratio_S_total2_kq
-                if not whole:
-                    # seen: q < |q| and k <= q + (|k| - |q|)
-                    seen_kq = k[:, None] <= (q + (NK - NQ))[None, :]
-                    ratio_S_total_seen_kq = torch.where(seen_kq, ratio_S_total_seen_kq, 0.0)
+                # seen: q < |q| and k <= q + (|k| - |q|)
+                seen_kq = k[:, None] <= (q + (NK - NQ))[None, :]
+                ratio_S_total_seen_kq = torch.where(
+                    seen_kq, ratio_S_total_kq * exp_ratio_S_total2_kq, 0.0
+                )
                 dY_sum_sum2_tile_k = ratio_S_total_seen_kq.sum(-1)
                 dY_sum_sum2_k = dY_sum_sum2_k + dY_sum_sum2_tile_k
                 # dY_sum_sum3[k] = sum(h_of_g, q where seen) dP_log[q] * S_total[q,k] *
@@ -653,11 +648,9 @@ def cosine_backward(Q, K, V, scale, P_log, O, dO):
                     * X_sum_inverse_q[..., None, :],
                     torch.sqrt(Y_sum_k)[..., :, None],
                 )
-                ratio_S_total3_seen_kq = ratio_S_total3_kq * exp_ratio_S_total2_kq
-                if not whole:
-                    # seen: q < |q| and k <= q + (|k| - |q|)
-                    seen_kq = k[:, None] <= (q + (NK - NQ))[None, :]
-                    ratio_S_total3_seen_kq = torch.where(seen_kq, ratio_S_total3_seen_kq, 0.0)
+                ratio_S_total3_seen_kq = torch.where(
+                    seen_kq, ratio_S_total3_kq * exp_ratio_S_total2_kq, 0.0
+                )
                 dY_sum_sum3_tile_k = ratio_S_total3_seen_kq.sum(-1)
                 dY_sum_sum3_k = dY_sum_sum3_k + dY_sum_sum3_tile_k
                 # dK_sum_max[k] = max(h_of_g, q where seen) (scale * S_total[q,k] * X_sum_inverse[q]
@@ -667,11 +660,13 @@ def cosine_backward(Q, K, V, scale, P_log, O, dO):
                     torch.sqrt(Y_sum2_k)[..., :, None],
                 )
                 exponent_kq = ratio_S_total4_kq - finite(P_log_q)[..., None, :]
-                exponent_seen_kq = exponent_kq
-                if not whole:
-                    # seen: q < |q| and k <= q + (|k| - |q|)
-                    seen_kq = k[:, None] <= (q + (NK - NQ))[None, :]
-                    exponent_seen_kq = torch.where(seen_kq, exponent_seen_kq, -math.inf)
+                # seen: q < |q| and k <= q + (|k| - |q|) and (g * (|h| // |g|) + h_of_g) // (|h| //
+                #     |g|) < |g|
+                seen2_kq = (
+                    (k[:, None] <= (q + (NK - NQ))[None, :])
+                    & ((g * (NH // NG) + h_of_g) // (NH // NG) < NG)[..., None, None]
+                )
+                exponent_seen_kq = torch.where(seen2_kq, exponent_kq, -math.inf)
                 dK_sum_max_tile_k = exponent_seen_kq.amax(-1)
                 dK_sum_max_old_k = dK_sum_max_k
                 dK_sum_max_k = torch.maximum(dK_sum_max_old_k, dK_sum_max_tile_k)
@@ -688,7 +683,8 @@ def cosine_backward(Q, K, V, scale, P_log, O, dO):
                     exponent_seen_kq * 1.4426950408889634
                     - (finite(dK_sum_max_k) * 1.4426950408889634)[..., :, None]
                 )
-                dS_total_total_seen_kq = (
+                dS_total_total_seen_kq = torch.where(
+                    seen2_kq,
                     (
                         scale_[..., None, None]
                         * reciprocal(
@@ -700,22 +696,13 @@ def cosine_backward(Q, K, V, scale, P_log, O, dO):
                             torch.sqrt(X_sum_q)[..., None, :] * torch.sqrt(Y_sum2_k)[..., :, None]
                         )
                     )
-                    * exp_exponent_seen_kq
+                    * exp_exponent_seen_kq,
+                    0.0,
                 )
-                if not whole:
-                    # seen: q < |q| and k <= q + (|k| - |q|)
-                    seen_kq = k[:, None] <= (q + (NK - NQ))[None, :]
-                    dS_total_total_seen_kq = torch.where(seen_kq, dS_total_total_seen_kq, 0.0)
                 dK_total_kd = dK_total_kd * alpha_k[..., :, None] + dS_total_total_seen_kq @ Q_qd
                 # dV[k,e] = sum(h_of_g, q where seen) dO[q,e] * exp(scale * S_total[q,k] *
                 #     X_sum_inverse[q] / sqrt(Y_sum[k]) - finite(P_log[q]))
-                exp_ratio_S_total2_seen_kq = exp_ratio_S_total2_kq
-                if not whole:
-                    # seen: q < |q| and k <= q + (|k| - |q|)
-                    seen_kq = k[:, None] <= (q + (NK - NQ))[None, :]
-                    exp_ratio_S_total2_seen_kq = torch.where(
-                        seen_kq, exp_ratio_S_total2_seen_kq, 0.0
-                    )
+                exp_ratio_S_total2_seen_kq = torch.where(seen_kq, exp_ratio_S_total2_kq, 0.0)
                 dV_ke = dV_ke + exp_ratio_S_total2_seen_kq @ dO_qe
         # dK[k,d] = (-scale * 0.5 * dY_sum_sum2[k] - scale * 0.5 * dY_sum_sum3[k]) * K[k,d] +
         #     (-scale * 0.5 * dY_sum_sum2[k] - scale * 0.5 * dY_sum_sum3[k]) * K[k,d] +
