@@ -4,7 +4,10 @@ A thread of an NVIDIA GPU holds its share of every state, of operands that are c
 tiles that are alive at once:
 
     registers = 30 + (1.05 * rows * states + (3 * alive - 4) * rows * columns + 0.6 * operands) / threads
+        + 0.4 * (tests - 2) * columns
 
+The last is what the test of a cell asks of its column beyond two numbers, of which in the layout of matrix
+products a thread holds one for every fourth column; beyond three in a kernel of gradients.
 A kernel that only adds up, as those of gradients do, corrects no state, and computes in place what it needs
 no more. Of two tiles alive, where one that is read for the last time makes room, its factor of rows * columns
 is 2.3, and operands weigh twice as much; fitted on thirty kernels of gradients, up to 240 registers.
@@ -18,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from attncc.ir.cascade import Expr, Index, Read, Tensor, walk
+from attncc.ir.cascade import Expr, Index, Read, Tensor, children, free, walk
 from attncc.schedule.loops import (
     Dot,
     Each,
@@ -54,7 +57,8 @@ class Footprint:
     """What a kernel holds: extents of the features of its states, of the tiles loaded once and in every step,
     and of the operands computed once and in every step; score tiles alive at once, and
     tables of which the test of a tile looks at every cell. `adds` says that it multiplies at least three
-    times and follows no maximum; `wide` counts the states with features.
+    times and follows no maximum; `wide` counts the states with features, `tests` what the test of a cell asks
+    of its column.
     """
 
     states: int
@@ -66,6 +70,7 @@ class Footprint:
     tables: int = 0
     adds: bool = False
     wide: int = 0
+    tests: int = 0
 
 
 def footprint(program: Program, extents: Mapping[str, int]) -> Footprint:
@@ -95,12 +100,13 @@ def footprint(program: Program, extents: Mapping[str, int]) -> Footprint:
         states=sum(width(s.target) for s in program.body if isinstance(s, Fill)),
         rows=loaded(before),
         columns=max((loaded(loop.body) for loop in walks), default=0),
-        # digits and tables of cells are held beside the scores
+        # digits, tables of cells and where cells read tables are held beside the scores
         alive=max((_alive(loop, program.rows, adds) for loop in walks), default=0)
-        + (adds and (bool(program.grids) or any(_tables(loop, program.rows) for loop in walks))),
+        + (adds and (bool(program.grids) or any(_at_cells(loop, program.rows) for loop in walks))),
         row_operands=computed(before),
         column_operands=max((computed(loop.body) for loop in walks), default=0),
         tables=max((_tables(loop, program.rows) for loop in walks), default=0),
+        tests=max((_tests(loop, program.rows) for loop in walks), default=0),
     )
 
 
@@ -111,7 +117,8 @@ def registers(held: Footprint, tile: Tile) -> float:
     scores = each * tile.rows * tile.columns
     operands = tile.rows * held.row_operands + tile.columns * held.column_operands
     weight = 1.2 if held.adds else 0.6
-    return 30 + (1.05 * tile.rows * held.states + scores + weight * operands) / threads
+    shared = 30 + (1.05 * tile.rows * held.states + scores + weight * operands) / threads
+    return shared + 0.4 * max(held.tests - (3 if held.adds else 2), 0) * tile.columns
 
 
 def shared_memory(held: Footprint, tile: Tile, width: int) -> int:
@@ -189,6 +196,32 @@ def _tables(loop: Walk, rows: Index) -> int:
     """Tables that are read cell by cell: what is loaded in one layout is wanted in another."""
     loads = (s.target for s in statements(loop.body) if isinstance(s, Load))
     return sum(t.kind != "float" and {rows, loop.index} <= set(t.indices) for t in loads)
+
+
+def _at_cells(loop: Walk, rows: Index) -> bool:
+    """Whether tables are read cell by cell, whole or one feature after the other."""
+    turns = (s for s in statements(loop.body) if isinstance(s, Each))
+    loads = (s.target for turn in turns for s in turn.body if isinstance(s, Load))
+    return bool(_tables(loop, rows)) or any({rows, loop.index} <= set(t.indices) for t in loads)
+
+
+def _tests(loop: Walk, rows: Index) -> int:
+    """What the test of a cell asks of its column alone: its place in a grid, whether it is in a region."""
+    found: set[Expr] = set()
+
+    def look(e: Expr) -> None:
+        along = free(e) & {rows, loop.index}
+        if along == {loop.index} and not isinstance(e, Index):
+            found.add(e)
+        elif along:
+            for part in children(e):
+                look(part)
+
+    for edge in (s for s in statements(loop.body) if isinstance(s, Edge)):
+        for s in edge.body:
+            if isinstance(s, Let) and s.target.kind == "bool":
+                look(s.value)
+    return len(found)
 
 
 def _steps(body: tuple[Statement, ...]) -> Iterator[tuple[Tensor | None, tuple[Tensor, ...]]]:

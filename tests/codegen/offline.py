@@ -29,13 +29,13 @@ SHARED = {"cuda:80": 166_912, "cuda:90": 232_448, "cuda:100": 232_448, "hip:gfx9
 
 @dataclass(frozen=True)
 class Report:
-    """Registers and stack bytes of a thread, shared memory bytes of a program; its matrix instructions, and
+    """Registers and spilled bytes of a thread, shared memory bytes of a program; its matrix instructions, and
     of which of them a loop finds an operand in registers where it stood before.
     """
 
     tile: Mapping[str, int]
     registers: int
-    stack: int
+    spilled: int
     shared: int
     matrix: int
     standing: tuple[str, ...] = ()
@@ -91,11 +91,11 @@ def always_ordered(module: Any) -> None:
 
 def _most(reports: list[Report]) -> Report:
     """The most of what the kernels of a module use; the tile is the last one's."""
-    registers, stack, shared, matrix = (
-        max(getattr(r, what) for r in reports) for what in ("registers", "stack", "shared", "matrix")
+    registers, spilled, shared, matrix = (
+        max(getattr(r, what) for r in reports) for what in ("registers", "spilled", "shared", "matrix")
     )
     standing = tuple(name for r in reports for name in r.standing)
-    return Report(reports[-1].tile, registers, stack, shared, matrix, standing)
+    return Report(reports[-1].tile, registers, spilled, shared, matrix, standing)
 
 
 def _compile(kernel: Any, values: tuple[Any, ...], row: Mapping[str, int], target: str) -> Report:
@@ -145,8 +145,26 @@ def _nvidia(made: Any, row: Mapping[str, int]) -> Report:
         usage = [tool, "--dump-resource-usage", cubin]
         out = subprocess.run(usage, capture_output=True, text=True, check=True).stdout
     registers, stack = (_number(rf"{word}:(\d+)", out) for word in ("REG", "STACK"))
+    spilled = _spilled(made) if stack else 0
     matrix = len(re.findall(r"wgmma\.mma_async|mma\.sync|tcgen05\.mma", made.asm["ptx"]))
-    return Report(row, registers, stack, made.metadata.shared, matrix, tuple(standing(made.asm["ttgir"])))
+    return Report(row, registers, spilled, made.metadata.shared, matrix, tuple(standing(made.asm["ttgir"])))
+
+
+def _spilled(made: Any) -> int:
+    """Bytes of registers that are put aside: a stack may also hold an array, as a sine's of large angles."""
+    with tempfile.TemporaryDirectory() as folder:
+        ptx = Path(folder) / "k.ptx"
+        ptx.write_text(made.asm["ptx"])
+        call = [
+            knobs.nvidia.ptxas.path,
+            "-v",
+            f"--gpu-name=sm_{made.metadata.target.arch}a",
+            ptx,
+            "-o",
+            "k.o",
+        ]
+        out = subprocess.run(call, capture_output=True, text=True, check=True, cwd=folder).stderr
+    return _number(r"(\d+) bytes spill stores", out)
 
 
 def standing(text: str) -> list[str]:
@@ -169,10 +187,10 @@ def standing(text: str) -> list[str]:
 
 def _amd(made: Any, row: Mapping[str, int]) -> Report:
     text = made.asm["amdgcn"]
-    registers, stack = (
+    registers, spilled = (
         _number(rf"\.{word}:\s+(\d+)", text) for word in ("vgpr_count", "private_segment_fixed_size")
     )
-    return Report(row, registers, stack, made.metadata.shared, len(re.findall(r"v_mfma", text)))
+    return Report(row, registers, spilled, made.metadata.shared, len(re.findall(r"v_mfma", text)))
 
 
 def _number(pattern: str, text: str) -> int:

@@ -100,7 +100,7 @@ AT_ONCE, MANY, LONG = 512, 2048, 128
 # tiles, warps and pipeline stages by the extents of features and the bytes of an element
 TILES = {
     (64, 64, 2): {
-        "BLOCK_Q": 128, "BLOCK_K": 64, "BLOCK_D": 64, "BLOCK_E": 64,
+        "BLOCK_Q": 64, "BLOCK_K": 64, "BLOCK_D": 64, "BLOCK_E": 64,
         "num_warps": 4, "num_stages": 3,
     },
     (64, 64, 4): {

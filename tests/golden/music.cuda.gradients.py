@@ -141,7 +141,7 @@ TILES = {
 }
 TILES_music_backward_dQ = {
     (64, 64, 64, 2): {
-        "BLOCK_Q": 64, "BLOCK_K": 32, "BLOCK_D": 64, "BLOCK_E": 64, "BLOCK_R": 64,
+        "BLOCK_Q": 32, "BLOCK_K": 32, "BLOCK_D": 64, "BLOCK_E": 64, "BLOCK_R": 64,
         "num_warps": 4, "num_stages": 2,
     },
     (64, 64, 64, 4): {
@@ -159,7 +159,7 @@ TILES_music_backward_dQ = {
 }
 TILES_music_backward_dK = {
     (64, 64, 64, 2): {
-        "BLOCK_K": 64, "BLOCK_Q": 32, "BLOCK_D": 64, "BLOCK_E": 64,
+        "BLOCK_K": 32, "BLOCK_Q": 32, "BLOCK_D": 64, "BLOCK_E": 64,
         "num_warps": 4, "num_stages": 2,
     },
     (64, 64, 64, 4): {

@@ -225,7 +225,7 @@ TILES_neighborhood2d_backward_dK = {
         "num_warps": 8, "num_stages": 2,
     },
     (128, 128, 2): {
-        "BLOCK_K": 64, "BLOCK_Q": 64, "BLOCK_D": 128, "BLOCK_E": 128,
+        "BLOCK_K": 64, "BLOCK_Q": 32, "BLOCK_D": 128, "BLOCK_E": 128,
         "num_warps": 4, "num_stages": 2,
     },
     (128, 128, 4): {

@@ -102,7 +102,7 @@ KINDS = (torch.float16, torch.bfloat16, torch.float32)
 # tiles, warps and pipeline stages by the extents of features and the bytes of an element
 TILES = {
     (64, 64, 2): {
-        "BLOCK_Q": 128, "BLOCK_K": 64, "BLOCK_D": 64, "BLOCK_E": 64,
+        "BLOCK_Q": 64, "BLOCK_K": 64, "BLOCK_D": 64, "BLOCK_E": 64,
         "num_warps": 4, "num_stages": 3,
     },
     (64, 64, 4): {
@@ -110,7 +110,7 @@ TILES = {
         "num_warps": 8, "num_stages": 2,
     },
     (128, 128, 2): {
-        "BLOCK_Q": 128, "BLOCK_K": 128, "BLOCK_D": 128, "BLOCK_E": 128,
+        "BLOCK_Q": 128, "BLOCK_K": 64, "BLOCK_D": 128, "BLOCK_E": 128,
         "num_warps": 8, "num_stages": 3,
     },
     (128, 128, 4): {

@@ -21,9 +21,6 @@ from tests.shapes import FOLDED, LENGTHS, UNBOUNDED, Shape
 
 pytestmark = pytest.mark.gpu
 
-UNSAID = ("halonet", "music")
-"""No tensor says the extent of a table's rows, which tiles on a GPU follow: their gradients are refused."""
-
 TUNED = ("causal", "streaming", "alibi")
 """Patterns for which every tile is tried: full rows, narrow walks, a bias that is learned."""
 
@@ -52,7 +49,7 @@ CALLS = ((torch.bfloat16, 64, 64), (torch.bfloat16, 80, 32), (torch.float16, 32,
 
 
 @pytest.mark.parametrize(("dtype", "d", "e"), CALLS, ids=str)
-@pytest.mark.parametrize("name", [n for n in TRAINED if n not in UNSAID])
+@pytest.mark.parametrize("name", TRAINED)
 def test_gradients(name: str, dtype: torch.dtype, d: int, e: int) -> None:
     if name in UNBOUNDED and dtype == torch.float16:
         pytest.skip("powers pass what float16 holds")
