@@ -7,7 +7,7 @@ the addresses and fills what lies outside with 0.
 from __future__ import annotations
 
 from attncc.ir.cascade import Expr, Index, Read, Tensor, free, walk
-from attncc.schedule.loops import Load, Program, expressions, statements
+from attncc.schedule.loops import Load, Program, Walk, around, expressions, statements
 from attncc.schedule.spec import WIDTHS, Specialisation
 
 FIRST = 90
@@ -47,7 +47,8 @@ def by_descriptor(spec: Specialisation) -> bool:
 
 def described(program: Program) -> frozenset[Tensor]:
     """What is only ever loaded as tiles of two axes, at one place of the others; of what an earlier kernel
-    left, also as tiles of one. Boxes of a grid are no tiles of memory.
+    left, also as tiles of one, on a walk (once, a pointer costs the host less). Boxes of a grid are no tiles
+    of memory.
     """
     if program.grids:
         return frozenset()
@@ -56,11 +57,14 @@ def described(program: Program) -> frozenset[Tensor]:
     others = [e for e in expressions(program.body) if e not in loaded]
     others += [at for read in loaded for at in read.at]
     elsewhere = {x.tensor for e in others for x in walk(e) if isinstance(x, Read)}
+    walks = [s for s in around(program.body) if isinstance(s, Walk)]
+    walked = {s.read.tensor for w in walks for s in statements(w.body) if isinstance(s, Load)}
     return frozenset(
         t
         for t in program.inputs
         if t.kind == "float"
         and t not in elsewhere
+        and (t in walked or any(i.role == "feature" for i in t.indices))
         and all(_is_block(load, program) for load in loads if load.read.tensor == t)
     )
 

@@ -150,22 +150,22 @@ def _formulas(cascade: Cascade, training: Training, back: Any) -> tuple[Keep, Fo
     saved = [names.index(t.name) for t in training.saved]
     reached = [n for n, t in enumerate(cascade.outputs) if t.kind == "float"]
     wrt = [t.name for t in training.wrt]
+    loaded = [t.loaded for t in cascade.inputs]
 
     def keep(ctx: Any, inputs: tuple[Any, ...], made: tuple[torch.Tensor, ...]) -> None:
         pairs = list(zip(cascade.inputs, inputs, strict=True))
         ctx.numbers = [x for t, x in pairs if not t.loaded]
         ctx.save_for_backward(*(x for t, x in pairs if t.loaded), *(made[n] for n in saved))
         ctx.mark_non_differentiable(*(x for n, x in enumerate(made) if n not in reached))
-        ctx.zeros = [(made[n].shape, made[n].dtype) for n in reached]
+        ctx.zeros = [(made[n].shape, made[n].dtype, made[n].device) for n in reached]
 
     def gradients(ctx: Any, *cotangents: torch.Tensor | None) -> tuple[Any, ...]:
         tensors, numbers = iter(ctx.saved_tensors), iter(ctx.numbers)
-        inputs = [next(tensors) if t.loaded else next(numbers) for t in cascade.inputs]
-        kept = list(tensors)
-        device = next(x for x in inputs if isinstance(x, torch.Tensor)).device
+        inputs = [next(tensors) if held else next(numbers) for held in loaded]
+        kept = tuple(tensors)
         given = [
             torch.zeros(shape, dtype=dtype, device=device) if x is None else x
-            for (shape, dtype), x in zip(ctx.zeros, (cotangents[n] for n in reached), strict=True)
+            for (shape, dtype, device), x in zip(ctx.zeros, (cotangents[n] for n in reached), strict=True)
         ]
         made = back(*inputs, *kept, *given)
         found = dict(zip(wrt, made if isinstance(made, tuple) else (made,), strict=True))

@@ -17,17 +17,21 @@ def backend_of(device: torch.device) -> str:
 
 def target_of(backend: str | None, arguments: list[Any]) -> tuple[str, str]:
     """(backend, target); the backend follows the first tensor's device unless one is given."""
-    tensors = [a for a in arguments if isinstance(a, torch.Tensor)]
-    device = tensors[0].device if tensors else torch.device("cpu")
+    first = next((a for a in arguments if isinstance(a, torch.Tensor)), None)
+    device = torch.device("cpu") if first is None else first.device
     backend = backend or backend_of(device)
-    if backend != "triton":
-        return backend, "cpu"
+    return backend, _gpu(device) if backend == "triton" else "cpu"
+
+
+@lru_cache
+def _gpu(device: torch.device) -> str:
+    """The target of kernels on a device."""
     if device.type != "cuda":
-        return backend, "cuda:90"  # for the interpreter, which runs the text of any GPU
+        return "cuda:90"  # for the interpreter, which runs the text of any GPU
     if torch.version.hip:
-        return backend, f"hip:{torch.cuda.get_device_properties(device).gcnArchName.split(':')[0]}"
+        return f"hip:{torch.cuda.get_device_properties(device).gcnArchName.split(':')[0]}"
     major, minor = torch.cuda.get_device_capability(device)
-    return backend, f"cuda:{major}{minor}"
+    return f"cuda:{major}{minor}"
 
 
 @lru_cache

@@ -72,16 +72,17 @@ def extents(*tensors):
         names = indices.split()
         if not torch.is_tensor(tensor):
             raise TypeError(f"`{name}` is a tensor over ({indices}), not {type(tensor).__name__}")
-        if tensor.dim() != len(names):
-            shape = tuple(tensor.shape)
-            raise ValueError(f"`{name}` is over ({indices}), but has {tensor.dim()} axes: {shape}")
+        shape = tensor.shape
+        if len(shape) != len(names):
+            raise ValueError(f"`{name}` is over ({indices}), but has {len(shape)} axes: {tuple(shape)}")
         if tensor.device != first.device:
             raise ValueError(f"`{name}` is on {tensor.device}, `{tensors[0][0]}` on {first.device}")
-        for index, size in zip(names, tensor.shape):
-            other, known = found.setdefault(index, (name, size))
+        for index, size in zip(names, shape):
+            known = found.setdefault(index, size)
             if known != size:
+                other = next(n for n, those, _ in tensors if index in those.split())
                 raise ValueError(f"`{name}` has {size} along `{index}`, but `{other}` has {known}")
-    return {index: size for index, (_, size) in found.items()}
+    return found
 
 
 def check_kinds(floats, integers, booleans, allowed):
@@ -296,6 +297,9 @@ def alibi_kernel(
 @triton.jit(
     do_not_specialize=[
         "sslope_h",
+        "sP_log_b",
+        "sP_log_h",
+        "sP_log_q",
         "sdslope_rows_b",
         "sdslope_rows_h",
         "sdslope_rows_q",
@@ -310,8 +314,9 @@ def alibi_kernel(
     ]
 )
 def alibi_backward_dQ_kernel(
-    Q, K, V, P_log, O, dO, slope, dQ, dslope_rows, dP_log,
+    Q, K, V, O, dO, slope, P_log, dQ, dslope_rows, dP_log,
     sslope_h,
+    sP_log_b, sP_log_h, sP_log_q,
     sdQ_b, sdQ_h, sdQ_q, sdQ_d,
     sdslope_rows_b, sdslope_rows_h, sdslope_rows_q,
     sdP_log_b, sdP_log_h, sdP_log_q,
@@ -331,6 +336,7 @@ def alibi_backward_dQ_kernel(
     k_in = tl.arange(0, BLOCK_K)
     dP_log_here = dP_log + b.to(tl.int64) * sdP_log_b + h.to(tl.int64) * sdP_log_h
     slope_here = slope + h.to(tl.int64) * sslope_h
+    P_log_here = P_log + b.to(tl.int64) * sP_log_b + h.to(tl.int64) * sP_log_h
     dQ_here = dQ + b.to(tl.int64) * sdQ_b + h.to(tl.int64) * sdQ_h
     dslope_rows_here = (
         dslope_rows + b.to(tl.int64) * sdslope_rows_b + h.to(tl.int64) * sdslope_rows_h
@@ -353,7 +359,9 @@ def alibi_backward_dQ_kernel(
     dQ_sum_qd = tl.full([BLOCK_Q, BLOCK_D], 0.0, tl.float32)
     Q_qd = Q.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_D])
     slope_ = tl.load(slope_here).to(tl.float32)
-    P_log_q = P_log.load([b, h, q0]).reshape([BLOCK_Q]).to(tl.float32)
+    P_log_q = tl.load(
+        P_log_here + q0.to(tl.int64) * sP_log_q + q_in * sP_log_q, mask=(q < NQ), other=0
+    ).to(tl.float32)
     last = tl.minimum(q0 + BLOCK_Q, NQ) - 1
     k_end = tl.maximum(0, NK + last - NQ + 1)
     k_hi = (BLOCK_K + k_end - 1) // BLOCK_K
@@ -596,6 +604,11 @@ def alibi_backward(Q, K, V, slope, P_log, O, dO):
             f"no tiles for d={D}, e={E} and {Q.element_size()} bytes an element: "
             "compile the pattern with --extent"
         )
+    far = max(P_log.stride(2), 0)
+    if far >= 1 << 23:
+        raise ValueError(
+            f"neighbours in a tensor are {far} elements apart: call .contiguous() on it"
+        )
     dQ = Q.new_empty((NB, NH, NQ, D))
     dslope_rows = Q.new_empty((NB, NH, -(-NQ // 4) * 4), dtype=torch.float32)[..., :NQ]
     dP_log = Q.new_empty((NB, NH, -(-NQ // 4) * 4), dtype=torch.float32)[..., :NQ]
@@ -606,11 +619,14 @@ def alibi_backward(Q, K, V, slope, P_log, O, dO):
                 describe(Q, [1, 1, tile["BLOCK_Q"], tile["BLOCK_D"]]),
                 describe(K, [1, 1, tile["BLOCK_K"], tile["BLOCK_D"]]),
                 describe(V, [1, 1, tile["BLOCK_K"], tile["BLOCK_E"]]),
-                describe(P_log, [1, 1, tile["BLOCK_Q"]]),
                 describe(O, [1, 1, tile["BLOCK_Q"], tile["BLOCK_E"]]),
                 describe(dO, [1, 1, tile["BLOCK_Q"], tile["BLOCK_E"]]),
-                slope, dQ, dslope_rows, dP_log,
-                *slope.stride(), *dQ.stride(), *dslope_rows.stride(), *dP_log.stride(),
+                slope, P_log, dQ, dslope_rows, dP_log,
+                *slope.stride(),
+                *P_log.stride(),
+                *dQ.stride(),
+                *dslope_rows.stride(),
+                *dP_log.stride(),
                 NQ, NK, NB, NH, NG,
                 D, E,
                 **tile,

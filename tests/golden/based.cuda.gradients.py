@@ -65,16 +65,17 @@ def extents(*tensors):
         names = indices.split()
         if not torch.is_tensor(tensor):
             raise TypeError(f"`{name}` is a tensor over ({indices}), not {type(tensor).__name__}")
-        if tensor.dim() != len(names):
-            shape = tuple(tensor.shape)
-            raise ValueError(f"`{name}` is over ({indices}), but has {tensor.dim()} axes: {shape}")
+        shape = tensor.shape
+        if len(shape) != len(names):
+            raise ValueError(f"`{name}` is over ({indices}), but has {len(shape)} axes: {tuple(shape)}")
         if tensor.device != first.device:
             raise ValueError(f"`{name}` is on {tensor.device}, `{tensors[0][0]}` on {first.device}")
-        for index, size in zip(names, tensor.shape):
-            other, known = found.setdefault(index, (name, size))
+        for index, size in zip(names, shape):
+            known = found.setdefault(index, size)
             if known != size:
+                other = next(n for n, those, _ in tensors if index in those.split())
                 raise ValueError(f"`{name}` has {size} along `{index}`, but `{other}` has {known}")
-    return {index: size for index, (_, size) in found.items()}
+    return found
 
 
 def check_kinds(floats, integers, booleans, allowed):
@@ -256,10 +257,22 @@ def based_kernel(
 
 
 @triton.jit(
-    do_not_specialize=["sdO_sum2_sum_b", "sdO_sum2_sum_h", "sdO_sum2_sum_q", "NQ", "NK", "NB", "NH"]
+    do_not_specialize=[
+        "sO_sum2_b",
+        "sO_sum2_h",
+        "sO_sum2_q",
+        "sdO_sum2_sum_b",
+        "sdO_sum2_sum_h",
+        "sdO_sum2_sum_q",
+        "NQ",
+        "NK",
+        "NB",
+        "NH",
+    ]
 )
 def based_backward_dQ_kernel(
-    Q, K, V, O, O_sum2, dO, dQ, dO_sum2_sum,
+    Q, K, V, O, dO, O_sum2, dQ, dO_sum2_sum,
+    sO_sum2_b, sO_sum2_h, sO_sum2_q,
     sdQ_b, sdQ_h, sdQ_q, sdQ_d,
     sdO_sum2_sum_b, sdO_sum2_sum_h, sdO_sum2_sum_q,
     NQ, NK, NB, NH,
@@ -279,6 +292,7 @@ def based_backward_dQ_kernel(
     dO_sum2_sum_here = (
         dO_sum2_sum + b.to(tl.int64) * sdO_sum2_sum_b + h.to(tl.int64) * sdO_sum2_sum_h
     )
+    O_sum2_here = O_sum2 + b.to(tl.int64) * sO_sum2_b + h.to(tl.int64) * sO_sum2_h
     dQ_here = dQ + b.to(tl.int64) * sdQ_b + h.to(tl.int64) * sdQ_h
     # dO_sum2_sum[q] = sum(e) dO[q,e] * O[q,e]
     dO_qe = dO.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_E])
@@ -295,7 +309,9 @@ def based_backward_dQ_kernel(
     #     ds_sum[q,k]) * K[k,d]
     dQ_sum_qd = tl.full([BLOCK_Q, BLOCK_D], 0.0, tl.float32)
     Q_qd = Q.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_D])
-    O_sum2_q = O_sum2.load([b, h, q0]).reshape([BLOCK_Q]).to(tl.float32)
+    O_sum2_q = tl.load(
+        O_sum2_here + q0.to(tl.int64) * sO_sum2_q + q_in * sO_sum2_q, mask=(q < NQ), other=0
+    ).to(tl.float32)
     last = tl.minimum(q0 + BLOCK_Q, NQ) - 1
     k_end = tl.maximum(0, NK + last - NQ + 1)
     k_hi = (BLOCK_K + k_end - 1) // BLOCK_K
@@ -502,6 +518,11 @@ def based_backward(Q, K, V, O, O_sum2, dO):
             f"no tiles for d={D}, e={E} and {Q.element_size()} bytes an element: "
             "compile the pattern with --extent"
         )
+    far = max(O_sum2.stride(2), 0)
+    if far >= 1 << 23:
+        raise ValueError(
+            f"neighbours in a tensor are {far} elements apart: call .contiguous() on it"
+        )
     dQ = Q.new_empty((NB, NH, NQ, D))
     dO_sum2_sum = Q.new_empty((NB, NH, -(-NQ // 4) * 4), dtype=torch.float32)[..., :NQ]
     grid = triton.cdiv(NQ, tile["BLOCK_Q"]) * NB * NH
@@ -512,10 +533,9 @@ def based_backward(Q, K, V, O, O_sum2, dO):
                 describe(K, [1, 1, tile["BLOCK_K"], tile["BLOCK_D"]]),
                 describe(V, [1, 1, tile["BLOCK_K"], tile["BLOCK_E"]]),
                 describe(O, [1, 1, tile["BLOCK_Q"], tile["BLOCK_E"]]),
-                describe(O_sum2, [1, 1, tile["BLOCK_Q"]]),
                 describe(dO, [1, 1, tile["BLOCK_Q"], tile["BLOCK_E"]]),
-                dQ, dO_sum2_sum,
-                *dQ.stride(), *dO_sum2_sum.stride(),
+                O_sum2, dQ, dO_sum2_sum,
+                *O_sum2.stride(), *dQ.stride(), *dO_sum2_sum.stride(),
                 NQ, NK, NB, NH,
                 D, E,
                 **tile,

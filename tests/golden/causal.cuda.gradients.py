@@ -64,16 +64,17 @@ def extents(*tensors):
         names = indices.split()
         if not torch.is_tensor(tensor):
             raise TypeError(f"`{name}` is a tensor over ({indices}), not {type(tensor).__name__}")
-        if tensor.dim() != len(names):
-            shape = tuple(tensor.shape)
-            raise ValueError(f"`{name}` is over ({indices}), but has {tensor.dim()} axes: {shape}")
+        shape = tensor.shape
+        if len(shape) != len(names):
+            raise ValueError(f"`{name}` is over ({indices}), but has {len(shape)} axes: {tuple(shape)}")
         if tensor.device != first.device:
             raise ValueError(f"`{name}` is on {tensor.device}, `{tensors[0][0]}` on {first.device}")
-        for index, size in zip(names, tensor.shape):
-            other, known = found.setdefault(index, (name, size))
+        for index, size in zip(names, shape):
+            known = found.setdefault(index, size)
             if known != size:
+                other = next(n for n, those, _ in tensors if index in those.split())
                 raise ValueError(f"`{name}` has {size} along `{index}`, but `{other}` has {known}")
-    return {index: size for index, (_, size) in found.items()}
+    return found
 
 
 def check_kinds(floats, integers, booleans, allowed):
@@ -272,9 +273,24 @@ def causal_kernel(
     )
 
 
-@triton.jit(do_not_specialize=["sdP_log_b", "sdP_log_h", "sdP_log_q", "NQ", "NK", "NB", "NH", "NG"])
+@triton.jit(
+    do_not_specialize=[
+        "sP_log_b",
+        "sP_log_h",
+        "sP_log_q",
+        "sdP_log_b",
+        "sdP_log_h",
+        "sdP_log_q",
+        "NQ",
+        "NK",
+        "NB",
+        "NH",
+        "NG",
+    ]
+)
 def causal_backward_dQ_kernel(
-    Q, K, V, P_log, O, dO, dQ, dP_log,
+    Q, K, V, O, dO, P_log, dQ, dP_log,
+    sP_log_b, sP_log_h, sP_log_q,
     sdQ_b, sdQ_h, sdQ_q, sdQ_d,
     sdP_log_b, sdP_log_h, sdP_log_q,
     NQ, NK, NB, NH, NG,
@@ -292,6 +308,7 @@ def causal_backward_dQ_kernel(
     d = tl.arange(0, BLOCK_D)
     k_in = tl.arange(0, BLOCK_K)
     dP_log_here = dP_log + b.to(tl.int64) * sdP_log_b + h.to(tl.int64) * sdP_log_h
+    P_log_here = P_log + b.to(tl.int64) * sP_log_b + h.to(tl.int64) * sP_log_h
     dQ_here = dQ + b.to(tl.int64) * sdQ_b + h.to(tl.int64) * sdQ_h
     # dP_log[q] = sum(e) (-dO[q,e] * O[q,e])
     dO_qe = dO.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_E])
@@ -306,7 +323,9 @@ def causal_backward_dQ_kernel(
     #     finite(P_log[q]))
     dQ_sum_qd = tl.full([BLOCK_Q, BLOCK_D], 0.0, tl.float32)
     Q_qd = Q.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_D])
-    P_log_q = P_log.load([b, h, q0]).reshape([BLOCK_Q]).to(tl.float32)
+    P_log_q = tl.load(
+        P_log_here + q0.to(tl.int64) * sP_log_q + q_in * sP_log_q, mask=(q < NQ), other=0
+    ).to(tl.float32)
     last = tl.minimum(q0 + BLOCK_Q, NQ) - 1
     k_end = tl.maximum(0, NK + last - NQ + 1)
     k_hi = (BLOCK_K + k_end - 1) // BLOCK_K
@@ -516,6 +535,11 @@ def causal_backward(Q, K, V, P_log, O, dO):
             f"no tiles for d={D}, e={E} and {Q.element_size()} bytes an element: "
             "compile the pattern with --extent"
         )
+    far = max(P_log.stride(2), 0)
+    if far >= 1 << 23:
+        raise ValueError(
+            f"neighbours in a tensor are {far} elements apart: call .contiguous() on it"
+        )
     dQ = Q.new_empty((NB, NH, NQ, D))
     dP_log = Q.new_empty((NB, NH, -(-NQ // 4) * 4), dtype=torch.float32)[..., :NQ]
     grid = triton.cdiv(NQ, tile["BLOCK_Q"]) * NB * NH
@@ -525,11 +549,10 @@ def causal_backward(Q, K, V, P_log, O, dO):
                 describe(Q, [1, 1, tile["BLOCK_Q"], tile["BLOCK_D"]]),
                 describe(K, [1, 1, tile["BLOCK_K"], tile["BLOCK_D"]]),
                 describe(V, [1, 1, tile["BLOCK_K"], tile["BLOCK_E"]]),
-                describe(P_log, [1, 1, tile["BLOCK_Q"]]),
                 describe(O, [1, 1, tile["BLOCK_Q"], tile["BLOCK_E"]]),
                 describe(dO, [1, 1, tile["BLOCK_Q"], tile["BLOCK_E"]]),
-                dQ, dP_log,
-                *dQ.stride(), *dP_log.stride(),
+                P_log, dQ, dP_log,
+                *P_log.stride(), *dQ.stride(), *dP_log.stride(),
                 NQ, NK, NB, NH, NG,
                 D, E,
                 **tile,

@@ -111,16 +111,17 @@ def extents(*tensors):
         names = indices.split()
         if not torch.is_tensor(tensor):
             raise TypeError(f"`{name}` is a tensor over ({indices}), not {type(tensor).__name__}")
-        if tensor.dim() != len(names):
-            shape = tuple(tensor.shape)
-            raise ValueError(f"`{name}` is over ({indices}), but has {tensor.dim()} axes: {shape}")
+        shape = tensor.shape
+        if len(shape) != len(names):
+            raise ValueError(f"`{name}` is over ({indices}), but has {len(shape)} axes: {tuple(shape)}")
         if tensor.device != first.device:
             raise ValueError(f"`{name}` is on {tensor.device}, `{tensors[0][0]}` on {first.device}")
-        for index, size in zip(names, tensor.shape):
-            other, known = found.setdefault(index, (name, size))
+        for index, size in zip(names, shape):
+            known = found.setdefault(index, size)
             if known != size:
+                other = next(n for n, those, _ in tensors if index in those.split())
                 raise ValueError(f"`{name}` has {size} along `{index}`, but `{other}` has {known}")
-    return {index: size for index, (_, size) in found.items()}
+    return found
 
 
 def check_kinds(floats, integers, booleans, allowed):
@@ -476,6 +477,9 @@ def cosine_backward_Y_sum_kernel(
 
 @triton.jit(
     do_not_specialize=[
+        "sP_log_b",
+        "sP_log_h",
+        "sP_log_q",
         "sdscale_rows_b",
         "sdscale_rows_h",
         "sdscale_rows_q",
@@ -499,17 +503,18 @@ def cosine_backward_dQ_kernel(
     Q,
     K,
     V,
-    P_log,
     O,
     dO,
     Y_sum,
     Y_sum_inverse,
     scale,
+    P_log,
     dQ,
     dscale_rows,
     X_sum,
     dP_log,
     X_sum_inverse,
+    sP_log_b, sP_log_h, sP_log_q,
     sdQ_b, sdQ_h, sdQ_q, sdQ_d,
     sdscale_rows_b, sdscale_rows_h, sdscale_rows_q,
     sX_sum_b, sX_sum_h, sX_sum_q,
@@ -534,6 +539,7 @@ def cosine_backward_dQ_kernel(
     X_sum_inverse_here = (
         X_sum_inverse + b.to(tl.int64) * sX_sum_inverse_b + h.to(tl.int64) * sX_sum_inverse_h
     )
+    P_log_here = P_log + b.to(tl.int64) * sP_log_b + h.to(tl.int64) * sP_log_h
     dQ_here = dQ + b.to(tl.int64) * sdQ_b + h.to(tl.int64) * sdQ_h
     dscale_rows_here = (
         dscale_rows + b.to(tl.int64) * sdscale_rows_b + h.to(tl.int64) * sdscale_rows_h
@@ -582,7 +588,9 @@ def cosine_backward_dQ_kernel(
     #     K[k,d] * exp(scale * S_total[q,k] * Y_sum_inverse[k] / sqrt(X_sum[q]) - finite(P_log[q]))
     dQ_sum_qd = tl.full([BLOCK_Q, BLOCK_D], 0.0, tl.float32)
     scale_ = tl.load(scale).to(tl.float32)
-    P_log_q = P_log.load([b, h, q0]).reshape([BLOCK_Q]).to(tl.float32)
+    P_log_q = tl.load(
+        P_log_here + q0.to(tl.int64) * sP_log_q + q_in * sP_log_q, mask=(q < NQ), other=0
+    ).to(tl.float32)
     last = tl.minimum(q0 + BLOCK_Q, NQ) - 1
     k_end = tl.maximum(0, NK + last - NQ + 1)
     k_hi = (BLOCK_K + k_end - 1) // BLOCK_K
@@ -718,9 +726,12 @@ def cosine_backward_dQ_kernel(
     )
 
 
-@triton.jit(do_not_specialize=["NK", "NQ", "NB", "NG", "NH_OF_G", "NH"])
+@triton.jit(
+    do_not_specialize=["sY_sum_b", "sY_sum_g", "sY_sum_k", "NK", "NQ", "NB", "NG", "NH_OF_G", "NH"]
+)
 def cosine_backward_dK_kernel(
-    Q, K, V, P_log, dO, Y_sum, X_sum, dP_log, X_sum_inverse, scale, dK, dV,
+    Q, K, V, P_log, dO, X_sum, dP_log, X_sum_inverse, scale, Y_sum, dK, dV,
+    sY_sum_b, sY_sum_g, sY_sum_k,
     sdK_b, sdK_g, sdK_k, sdK_d,
     sdV_b, sdV_g, sdV_k, sdV_e,
     NK, NQ, NB, NG, NH_OF_G, NH,
@@ -738,6 +749,8 @@ def cosine_backward_dK_kernel(
     d = tl.arange(0, BLOCK_D)
     e = tl.arange(0, BLOCK_E)
     q_in = tl.arange(0, BLOCK_Q)
+    Y_sum_here = Y_sum + b.to(tl.int64) * sY_sum_b + g.to(tl.int64) * sY_sum_g
+    Y_sum_here2 = Y_sum + b.to(tl.int64) * sY_sum_b
     dK_here = dK + b.to(tl.int64) * sdK_b + g.to(tl.int64) * sdK_g
     dV_here = dV + b.to(tl.int64) * sdV_b + g.to(tl.int64) * sdV_g
     # state of dY_sum_sum2[k] = sum(h_of_g, q where seen) S_total[q,k] * reciprocal(sqrt(X_sum[q]) *
@@ -763,13 +776,20 @@ def cosine_backward_dK_kernel(
     dV_ke = tl.full([BLOCK_K, BLOCK_E], 0.0, tl.float32)
     K_kd = K.load([b, g, k0, 0]).reshape([BLOCK_K, BLOCK_D])
     V_ke = V.load([b, g, k0, 0]).reshape([BLOCK_K, BLOCK_E])
-    Y_sum_k = Y_sum.load([b, g, k0]).reshape([BLOCK_K]).to(tl.float32)
+    Y_sum_k = tl.load(
+        Y_sum_here + k0.to(tl.int64) * sY_sum_k + k_in * sY_sum_k, mask=(k < NK), other=0
+    ).to(tl.float32)
     scale_ = tl.load(scale).to(tl.float32)
     for h_of_g in tl.range(0, NH_OF_G):
         h_of_g = tl.cast(h_of_g, tl.int32)
-        Y_sum2_k = Y_sum.load(
-            [b, (g * (NH // NG) + h_of_g) // (NH // NG), k0]
-        ).reshape([BLOCK_K]).to(tl.float32)
+        Y_sum2_k = tl.load(
+            Y_sum_here2
+            + ((g * (NH // NG) + h_of_g) // (NH // NG)).to(tl.int64) * sY_sum_g
+            + k0.to(tl.int64) * sY_sum_k
+            + k_in * sY_sum_k,
+            mask=((g * (NH // NG) + h_of_g) // (NH // NG) < NG) & (k < NK),
+            other=0,
+        ).to(tl.float32)
         q_begin = tl.maximum(0, NQ + k0 - NK)
         q_end = NQ
         q_lo = q_begin // BLOCK_Q
@@ -1036,6 +1056,11 @@ def cosine_backward(Q, K, V, scale, P_log, O, dO):
             f"no tiles for d={D}, e={E} and {Q.element_size()} bytes an element: "
             "compile the pattern with --extent"
         )
+    far = max(P_log.stride(2), 0)
+    if far >= 1 << 23:
+        raise ValueError(
+            f"neighbours in a tensor are {far} elements apart: call .contiguous() on it"
+        )
     dQ = Q.new_empty((NB, NH, NQ, D))
     dscale_rows = Q.new_empty((NB, NH, -(-NQ // 4) * 4), dtype=torch.float32)[..., :NQ]
     X_sum = Q.new_empty((NB, NH, -(-NQ // 4) * 4), dtype=torch.float32)[..., :NQ]
@@ -1048,12 +1073,12 @@ def cosine_backward(Q, K, V, scale, P_log, O, dO):
                 describe(Q, [1, 1, tile["BLOCK_Q"], tile["BLOCK_D"]]),
                 describe(K, [1, 1, tile["BLOCK_K"], tile["BLOCK_D"]]),
                 describe(V, [1, 1, tile["BLOCK_K"], tile["BLOCK_E"]]),
-                describe(P_log, [1, 1, tile["BLOCK_Q"]]),
                 describe(O, [1, 1, tile["BLOCK_Q"], tile["BLOCK_E"]]),
                 describe(dO, [1, 1, tile["BLOCK_Q"], tile["BLOCK_E"]]),
                 describe(Y_sum, [1, 1, tile["BLOCK_K"]]),
                 describe(Y_sum_inverse, [1, 1, tile["BLOCK_K"]]),
-                scale, dQ, dscale_rows, X_sum, dP_log, X_sum_inverse,
+                scale, P_log, dQ, dscale_rows, X_sum, dP_log, X_sum_inverse,
+                *P_log.stride(),
                 *dQ.stride(),
                 *dscale_rows.stride(),
                 *X_sum.stride(),
@@ -1069,6 +1094,11 @@ def cosine_backward(Q, K, V, scale, P_log, O, dO):
             f"no tiles for d={D}, e={E} and {Q.element_size()} bytes an element: "
             "compile the pattern with --extent"
         )
+    far = max(Y_sum.stride(2), 0)
+    if far >= 1 << 23:
+        raise ValueError(
+            f"neighbours in a tensor are {far} elements apart: call .contiguous() on it"
+        )
     dK = Q.new_empty((NB, NG, NK, D))
     dV = Q.new_empty((NB, NG, NK, E))
     grid = triton.cdiv(NK, tile["BLOCK_K"]) * NB * NG
@@ -1080,12 +1110,11 @@ def cosine_backward(Q, K, V, scale, P_log, O, dO):
                 describe(V, [1, 1, tile["BLOCK_K"], tile["BLOCK_E"]]),
                 describe(P_log, [1, 1, tile["BLOCK_Q"]]),
                 describe(dO, [1, 1, tile["BLOCK_Q"], tile["BLOCK_E"]]),
-                describe(Y_sum, [1, 1, tile["BLOCK_K"]]),
                 describe(X_sum, [1, 1, tile["BLOCK_Q"]]),
                 describe(dP_log, [1, 1, tile["BLOCK_Q"]]),
                 describe(X_sum_inverse, [1, 1, tile["BLOCK_Q"]]),
-                scale, dK, dV,
-                *dK.stride(), *dV.stride(),
+                scale, Y_sum, dK, dV,
+                *Y_sum.stride(), *dK.stride(), *dV.stride(),
                 NK, NQ, NB, NG, NH_OF_G, NH,
                 D, E,
                 **tile,

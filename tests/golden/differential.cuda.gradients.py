@@ -95,16 +95,17 @@ def extents(*tensors):
         names = indices.split()
         if not torch.is_tensor(tensor):
             raise TypeError(f"`{name}` is a tensor over ({indices}), not {type(tensor).__name__}")
-        if tensor.dim() != len(names):
-            shape = tuple(tensor.shape)
-            raise ValueError(f"`{name}` is over ({indices}), but has {tensor.dim()} axes: {shape}")
+        shape = tensor.shape
+        if len(shape) != len(names):
+            raise ValueError(f"`{name}` is over ({indices}), but has {len(shape)} axes: {tuple(shape)}")
         if tensor.device != first.device:
             raise ValueError(f"`{name}` is on {tensor.device}, `{tensors[0][0]}` on {first.device}")
-        for index, size in zip(names, tensor.shape):
-            other, known = found.setdefault(index, (name, size))
+        for index, size in zip(names, shape):
+            known = found.setdefault(index, size)
             if known != size:
+                other = next(n for n, those, _ in tensors if index in those.split())
                 raise ValueError(f"`{name}` has {size} along `{index}`, but `{other}` has {known}")
-    return {index: size for index, (_, size) in found.items()}
+    return found
 
 
 def check_kinds(floats, integers, booleans, allowed):
@@ -417,6 +418,12 @@ def differential_kernel(
 
 @triton.jit(
     do_not_specialize=[
+        "sP2_log_b",
+        "sP2_log_h",
+        "sP2_log_q",
+        "sP1_log_b",
+        "sP1_log_h",
+        "sP1_log_q",
         "sdlam_rows_b",
         "sdlam_rows_h",
         "sdlam_rows_q",
@@ -439,17 +446,19 @@ def differential_backward_dQ1_kernel(
     Q2,
     K2,
     V,
-    P2_log,
-    P1_log,
     O_part2,
     O_part,
     dO,
     lam,
+    P2_log,
+    P1_log,
     dQ1,
     dQ2,
     dlam_rows,
     dP2_log,
     dP1_log,
+    sP2_log_b, sP2_log_h, sP2_log_q,
+    sP1_log_b, sP1_log_h, sP1_log_q,
     sdQ1_b, sdQ1_h, sdQ1_q, sdQ1_d,
     sdQ2_b, sdQ2_h, sdQ2_q, sdQ2_d,
     sdlam_rows_b, sdlam_rows_h, sdlam_rows_q,
@@ -472,6 +481,8 @@ def differential_backward_dQ1_kernel(
     dlam_rows_here = dlam_rows + b.to(tl.int64) * sdlam_rows_b + h.to(tl.int64) * sdlam_rows_h
     dP2_log_here = dP2_log + b.to(tl.int64) * sdP2_log_b + h.to(tl.int64) * sdP2_log_h
     dP1_log_here = dP1_log + b.to(tl.int64) * sdP1_log_b + h.to(tl.int64) * sdP1_log_h
+    P1_log_here = P1_log + b.to(tl.int64) * sP1_log_b + h.to(tl.int64) * sP1_log_h
+    P2_log_here = P2_log + b.to(tl.int64) * sP2_log_b + h.to(tl.int64) * sP2_log_h
     dQ1_here = dQ1 + b.to(tl.int64) * sdQ1_b + h.to(tl.int64) * sdQ1_h
     dQ2_here = dQ2 + b.to(tl.int64) * sdQ2_b + h.to(tl.int64) * sdQ2_h
     # dP2_log[q] = sum(e) (-(-dO[q,e] * lam) * O_part2[q,e])
@@ -507,8 +518,12 @@ def differential_backward_dQ1_kernel(
     dQ2_sum_qd = tl.full([BLOCK_Q, BLOCK_D], 0.0, tl.float32)
     Q1_qd = Q1.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_D])
     Q2_qd = Q2.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_D])
-    P1_log_q = P1_log.load([b, h, q0]).reshape([BLOCK_Q]).to(tl.float32)
-    P2_log_q = P2_log.load([b, h, q0]).reshape([BLOCK_Q]).to(tl.float32)
+    P1_log_q = tl.load(
+        P1_log_here + q0.to(tl.int64) * sP1_log_q + q_in * sP1_log_q, mask=(q < NQ), other=0
+    ).to(tl.float32)
+    P2_log_q = tl.load(
+        P2_log_here + q0.to(tl.int64) * sP2_log_q + q_in * sP2_log_q, mask=(q < NQ), other=0
+    ).to(tl.float32)
     # dS2_total_row[q,e] = -dO[q,e] * lam
     dS2_total_row_qe = held(-(dO_qe.to(tl.float32) * lam_))
     last = tl.minimum(q0 + BLOCK_Q, NQ) - 1
@@ -848,6 +863,11 @@ def differential_backward(Q1, K1, Q2, K2, V, lam, P2_log, P1_log, O_part2, O_par
             f"no tiles for d={D}, e={E} and {Q1.element_size()} bytes an element: "
             "compile the pattern with --extent"
         )
+    far = max(P2_log.stride(2), P1_log.stride(2), 0)
+    if far >= 1 << 23:
+        raise ValueError(
+            f"neighbours in a tensor are {far} elements apart: call .contiguous() on it"
+        )
     dQ1 = Q1.new_empty((NB, NH, NQ, D))
     dQ2 = Q1.new_empty((NB, NH, NQ, D))
     dlam_rows = Q1.new_empty((NB, NH, -(-NQ // 4) * 4), dtype=torch.float32)[..., :NQ]
@@ -862,12 +882,12 @@ def differential_backward(Q1, K1, Q2, K2, V, lam, P2_log, P1_log, O_part2, O_par
                 describe(Q2, [1, 1, tile["BLOCK_Q"], tile["BLOCK_D"]]),
                 describe(K2, [1, 1, tile["BLOCK_K"], tile["BLOCK_D"]]),
                 describe(V, [1, 1, tile["BLOCK_K"], tile["BLOCK_E"]]),
-                describe(P2_log, [1, 1, tile["BLOCK_Q"]]),
-                describe(P1_log, [1, 1, tile["BLOCK_Q"]]),
                 describe(O_part2, [1, 1, tile["BLOCK_Q"], tile["BLOCK_E"]]),
                 describe(O_part, [1, 1, tile["BLOCK_Q"], tile["BLOCK_E"]]),
                 describe(dO, [1, 1, tile["BLOCK_Q"], tile["BLOCK_E"]]),
-                lam, dQ1, dQ2, dlam_rows, dP2_log, dP1_log,
+                lam, P2_log, P1_log, dQ1, dQ2, dlam_rows, dP2_log, dP1_log,
+                *P2_log.stride(),
+                *P1_log.stride(),
                 *dQ1.stride(),
                 *dQ2.stride(),
                 *dlam_rows.stride(),

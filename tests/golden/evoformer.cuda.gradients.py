@@ -70,16 +70,17 @@ def extents(*tensors):
         names = indices.split()
         if not torch.is_tensor(tensor):
             raise TypeError(f"`{name}` is a tensor over ({indices}), not {type(tensor).__name__}")
-        if tensor.dim() != len(names):
-            shape = tuple(tensor.shape)
-            raise ValueError(f"`{name}` is over ({indices}), but has {tensor.dim()} axes: {shape}")
+        shape = tensor.shape
+        if len(shape) != len(names):
+            raise ValueError(f"`{name}` is over ({indices}), but has {len(shape)} axes: {tuple(shape)}")
         if tensor.device != first.device:
             raise ValueError(f"`{name}` is on {tensor.device}, `{tensors[0][0]}` on {first.device}")
-        for index, size in zip(names, tensor.shape):
-            other, known = found.setdefault(index, (name, size))
+        for index, size in zip(names, shape):
+            known = found.setdefault(index, size)
             if known != size:
+                other = next(n for n, those, _ in tensors if index in those.split())
                 raise ValueError(f"`{name}` has {size} along `{index}`, but `{other}` has {known}")
-    return {index: size for index, (_, size) in found.items()}
+    return found
 
 
 def check_kinds(floats, integers, booleans, allowed):
@@ -369,6 +370,10 @@ def evoformer_kernel(
         "spair_h",
         "spair_q",
         "spair_k",
+        "sP_log_b",
+        "sP_log_m",
+        "sP_log_h",
+        "sP_log_q",
         "sdP_log_b",
         "sdP_log_m",
         "sdP_log_h",
@@ -381,8 +386,9 @@ def evoformer_kernel(
     ]
 )
 def evoformer_backward_dQ_kernel(
-    Q, K, V, G, P_log, O_part, dO, pair, dQ, dG, dP_log,
+    Q, K, V, G, O_part, dO, pair, P_log, dQ, dG, dP_log,
     spair_b, spair_h, spair_q, spair_k,
+    sP_log_b, sP_log_m, sP_log_h, sP_log_q,
     sdQ_b, sdQ_m, sdQ_h, sdQ_q, sdQ_d,
     sdG_b, sdG_m, sdG_h, sdG_q, sdG_e,
     sdP_log_b, sdP_log_m, sdP_log_h, sdP_log_q,
@@ -409,6 +415,9 @@ def evoformer_backward_dQ_kernel(
         + m.to(tl.int64) * sdP_log_m
         + h.to(tl.int64) * sdP_log_h
     )
+    P_log_here = (
+        P_log + b.to(tl.int64) * sP_log_b + m.to(tl.int64) * sP_log_m + h.to(tl.int64) * sP_log_h
+    )
     pair_here = pair + b.to(tl.int64) * spair_b + h.to(tl.int64) * spair_h
     dQ_here = dQ + b.to(tl.int64) * sdQ_b + m.to(tl.int64) * sdQ_m + h.to(tl.int64) * sdQ_h
     # dP_log[q] = sum(e) (-dO[q,e] * sigmoid(G[q,e]) * O_part[q,e])
@@ -434,7 +443,9 @@ def evoformer_backward_dQ_kernel(
     #     pair[q,k] - finite(P_log[q]))
     dQ_sum_qd = tl.full([BLOCK_Q, BLOCK_D], 0.0, tl.float32)
     Q_qd = Q.load([b, m, h, q0, 0]).reshape([BLOCK_Q, BLOCK_D])
-    P_log_q = P_log.load([b, m, h, q0]).reshape([BLOCK_Q]).to(tl.float32)
+    P_log_q = tl.load(
+        P_log_here + q0.to(tl.int64) * sP_log_q + q_in * sP_log_q, mask=(q < NQ), other=0
+    ).to(tl.float32)
     # dS_sum_total_row[q,e] = dO[q,e] * sigmoid(G[q,e])
     dS_sum_total_row_qe = held(dO_qe * sigmoid_G_qe)
     k_end = NK
@@ -769,7 +780,7 @@ def evoformer_backward(Q, K, V, pair, G, P_log, O_part, dO):
             f"no tiles for d={D}, e={E} and {Q.element_size()} bytes an element: "
             "compile the pattern with --extent"
         )
-    far = max(pair.stride(2), pair.stride(3), 0)
+    far = max(pair.stride(2), pair.stride(3), P_log.stride(3), 0)
     if far >= 1 << 23:
         raise ValueError(
             f"neighbours in a tensor are {far} elements apart: call .contiguous() on it"
@@ -785,11 +796,10 @@ def evoformer_backward(Q, K, V, pair, G, P_log, O_part, dO):
                 describe(K, [1, 1, 1, tile["BLOCK_K"], tile["BLOCK_D"]]),
                 describe(V, [1, 1, 1, tile["BLOCK_K"], tile["BLOCK_E"]]),
                 describe(G, [1, 1, 1, tile["BLOCK_Q"], tile["BLOCK_E"]]),
-                describe(P_log, [1, 1, 1, tile["BLOCK_Q"]]),
                 describe(O_part, [1, 1, 1, tile["BLOCK_Q"], tile["BLOCK_E"]]),
                 describe(dO, [1, 1, 1, tile["BLOCK_Q"], tile["BLOCK_E"]]),
-                pair, dQ, dG, dP_log,
-                *pair.stride(), *dQ.stride(), *dG.stride(), *dP_log.stride(),
+                pair, P_log, dQ, dG, dP_log,
+                *pair.stride(), *P_log.stride(), *dQ.stride(), *dG.stride(), *dP_log.stride(),
                 NQ, NK, NB, NM, NH,
                 D, E,
                 **tile,

@@ -56,16 +56,17 @@ def extents(*tensors):
         names = indices.split()
         if not torch.is_tensor(tensor):
             raise TypeError(f"`{name}` is a tensor over ({indices}), not {type(tensor).__name__}")
-        if tensor.dim() != len(names):
-            shape = tuple(tensor.shape)
-            raise ValueError(f"`{name}` is over ({indices}), but has {tensor.dim()} axes: {shape}")
+        shape = tensor.shape
+        if len(shape) != len(names):
+            raise ValueError(f"`{name}` is over ({indices}), but has {len(shape)} axes: {tuple(shape)}")
         if tensor.device != first.device:
             raise ValueError(f"`{name}` is on {tensor.device}, `{tensors[0][0]}` on {first.device}")
-        for index, size in zip(names, tensor.shape):
-            other, known = found.setdefault(index, (name, size))
+        for index, size in zip(names, shape):
+            known = found.setdefault(index, size)
             if known != size:
+                other = next(n for n, those, _ in tensors if index in those.split())
                 raise ValueError(f"`{name}` has {size} along `{index}`, but `{other}` has {known}")
-    return {index: size for index, (_, size) in found.items()}
+    return found
 
 
 def check_kinds(floats, integers, booleans, allowed):
@@ -279,9 +280,10 @@ def h2o_P_total_row_kernel(
     )
 
 
-@triton.jit(do_not_specialize=["NQ", "NK", "NB", "NH", "NG"])
+@triton.jit(do_not_specialize=["sP_max_b", "sP_max_h", "sP_max_q", "NQ", "NK", "NB", "NH", "NG"])
 def h2o_O_kernel(
     Q, K, V, P_max, O,
+    sP_max_b, sP_max_h, sP_max_q,
     sO_b, sO_h, sO_q, sO_e,
     NQ, NK, NB, NH, NG,
     D: tl.constexpr, E: tl.constexpr,
@@ -297,13 +299,16 @@ def h2o_O_kernel(
     q = q0 + q_in
     e = tl.arange(0, BLOCK_E)
     k_in = tl.arange(0, BLOCK_K)
+    P_max_here = P_max + b.to(tl.int64) * sP_max_b + h.to(tl.int64) * sP_max_h
     O_here = O + b.to(tl.int64) * sO_b + h.to(tl.int64) * sO_h
     # state of P_total[q] = sum(k where seen) exp(S[q,k] - finite(P_max[q]))
     P_total_q = tl.full([BLOCK_Q], 0.0, tl.float32)
     # state of O_total[q,e] = sum(k where seen) V[k,e] * exp(S[q,k] - finite(P_max[q]))
     O_total_qe = tl.full([BLOCK_Q, BLOCK_E], 0.0, tl.float32)
     Q_qd = Q.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_D])
-    P_max_q = P_max.load([b, h, q0]).reshape([BLOCK_Q]).to(tl.float32)
+    P_max_q = tl.load(
+        P_max_here + q0.to(tl.int64) * sP_max_q + q_in * sP_max_q, mask=(q < NQ), other=0
+    ).to(tl.float32)
     last = tl.minimum(q0 + BLOCK_Q, NQ) - 1
     k_end = tl.maximum(0, NK + last - NQ + 1)
     k_hi = (BLOCK_K + k_end - 1) // BLOCK_K
@@ -469,6 +474,11 @@ def h2o(Q, K, V, heavy=64, recent=64):
             f"no tiles for d={D}, e={E} and {Q.element_size()} bytes an element: "
             "compile the pattern with --extent"
         )
+    far = max(P_max.stride(2), 0)
+    if far >= 1 << 23:
+        raise ValueError(
+            f"neighbours in a tensor are {far} elements apart: call .contiguous() on it"
+        )
     O = Q.new_empty((NB, NH, NQ, E))
     grid = triton.cdiv(NQ, tile["BLOCK_Q"]) * NB * NH
     if grid:
@@ -477,9 +487,8 @@ def h2o(Q, K, V, heavy=64, recent=64):
                 describe(Q, [1, 1, tile["BLOCK_Q"], tile["BLOCK_D"]]),
                 describe(K, [1, 1, tile["BLOCK_K"], tile["BLOCK_D"]]),
                 describe(V, [1, 1, tile["BLOCK_K"], tile["BLOCK_E"]]),
-                describe(P_max, [1, 1, tile["BLOCK_Q"]]),
-                O,
-                *O.stride(),
+                P_max, O,
+                *P_max.stride(), *O.stride(),
                 NQ, NK, NB, NH, NG,
                 D, E,
                 **tile,

@@ -84,16 +84,17 @@ def extents(*tensors):
         names = indices.split()
         if not torch.is_tensor(tensor):
             raise TypeError(f"`{name}` is a tensor over ({indices}), not {type(tensor).__name__}")
-        if tensor.dim() != len(names):
-            shape = tuple(tensor.shape)
-            raise ValueError(f"`{name}` is over ({indices}), but has {tensor.dim()} axes: {shape}")
+        shape = tensor.shape
+        if len(shape) != len(names):
+            raise ValueError(f"`{name}` is over ({indices}), but has {len(shape)} axes: {tuple(shape)}")
         if tensor.device != first.device:
             raise ValueError(f"`{name}` is on {tensor.device}, `{tensors[0][0]}` on {first.device}")
-        for index, size in zip(names, tensor.shape):
-            other, known = found.setdefault(index, (name, size))
+        for index, size in zip(names, shape):
+            known = found.setdefault(index, size)
             if known != size:
+                other = next(n for n, those, _ in tensors if index in those.split())
                 raise ValueError(f"`{name}` has {size} along `{index}`, but `{other}` has {known}")
-    return {index: size for index, (_, size) in found.items()}
+    return found
 
 
 def check_kinds(floats, integers, booleans, allowed):
@@ -336,11 +337,26 @@ def music_kernel(
     )
 
 
-@triton.jit(do_not_specialize=["sdP_log_b", "sdP_log_h", "sdP_log_q", "NQ", "NK", "NB", "NH", "NG"])
+@triton.jit(
+    do_not_specialize=[
+        "sP_log_b",
+        "sP_log_h",
+        "sP_log_q",
+        "sdP_log_b",
+        "sdP_log_h",
+        "sdP_log_q",
+        "NQ",
+        "NK",
+        "NB",
+        "NH",
+        "NG",
+    ]
+)
 def music_backward_dQ_kernel(
-    K, V, P_log, O, dO, Q, E, dQ, dQ_sum_sum, dP_log,
+    K, V, O, dO, Q, E, P_log, dQ, dQ_sum_sum, dP_log,
     sQ_b, sQ_h, sQ_q, sQ_d,
     sE_h, sE_r, sE_d,
+    sP_log_b, sP_log_h, sP_log_q,
     sdQ_b, sdQ_h, sdQ_q, sdQ_d,
     sdQ_sum_sum_b, sdQ_sum_sum_h, sdQ_sum_sum_q, sdQ_sum_sum_r,
     sdP_log_b, sdP_log_h, sdP_log_q,
@@ -365,6 +381,7 @@ def music_backward_dQ_kernel(
     k_in = tl.arange(0, BLOCK_K)
     dP_log_here = dP_log + b.to(tl.int64) * sdP_log_b + h.to(tl.int64) * sdP_log_h
     Q_here = Q + b.to(tl.int64) * sQ_b + h.to(tl.int64) * sQ_h
+    P_log_here = P_log + b.to(tl.int64) * sP_log_b + h.to(tl.int64) * sP_log_h
     E_here = E + h.to(tl.int64) * sE_h
     dQ_here = dQ + b.to(tl.int64) * sdQ_b + h.to(tl.int64) * sdQ_h
     dQ_sum_sum_here = dQ_sum_sum + b.to(tl.int64) * sdQ_sum_sum_b + h.to(tl.int64) * sdQ_sum_sum_h
@@ -389,7 +406,9 @@ def music_backward_dQ_kernel(
         mask=(q[:, None] < NQ),
         other=0,
     )
-    P_log_q = P_log.load([b, h, q0]).reshape([BLOCK_Q]).to(tl.float32)
+    P_log_q = tl.load(
+        P_log_here + q0.to(tl.int64) * sP_log_q + q_in * sP_log_q, mask=(q < NQ), other=0
+    ).to(tl.float32)
     last = tl.minimum(q0 + BLOCK_Q, NQ) - 1
     k_end = tl.maximum(0, NK + last - NQ + 1)
     k_hi = tl.where(1 <= R, (BLOCK_K + k_end - 1) // BLOCK_K, 0)
@@ -742,7 +761,7 @@ def music_backward(Q, K, V, E, P_log, O, dO):
             f"no tiles for d={D}, e={E_}, r={R} and {Q.element_size()} bytes an element: "
             "compile the pattern with --extent"
         )
-    far = max(Q.stride(2), Q.stride(3), E.stride(1), E.stride(2), 0)
+    far = max(Q.stride(2), Q.stride(3), E.stride(1), E.stride(2), P_log.stride(2), 0)
     if far >= 1 << 23:
         raise ValueError(
             f"neighbours in a tensor are {far} elements apart: call .contiguous() on it"
@@ -756,11 +775,15 @@ def music_backward(Q, K, V, E, P_log, O, dO):
             music_backward_dQ_kernel[(grid,)](
                 describe(K, [1, 1, tile["BLOCK_K"], tile["BLOCK_D"]]),
                 describe(V, [1, 1, tile["BLOCK_K"], tile["BLOCK_E"]]),
-                describe(P_log, [1, 1, tile["BLOCK_Q"]]),
                 describe(O, [1, 1, tile["BLOCK_Q"], tile["BLOCK_E"]]),
                 describe(dO, [1, 1, tile["BLOCK_Q"], tile["BLOCK_E"]]),
-                Q, E, dQ, dQ_sum_sum, dP_log,
-                *Q.stride(), *E.stride(), *dQ.stride(), *dQ_sum_sum.stride(), *dP_log.stride(),
+                Q, E, P_log, dQ, dQ_sum_sum, dP_log,
+                *Q.stride(),
+                *E.stride(),
+                *P_log.stride(),
+                *dQ.stride(),
+                *dQ_sum_sum.stride(),
+                *dP_log.stride(),
                 NQ, NK, NB, NH, NG,
                 D, E_, R,
                 **tile,

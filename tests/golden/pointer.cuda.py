@@ -29,7 +29,6 @@ import math
 import torch
 import triton
 import triton.language as tl
-from triton.tools.tensor_descriptor import TensorDescriptor
 
 
 def extents(*tensors):
@@ -40,16 +39,17 @@ def extents(*tensors):
         names = indices.split()
         if not torch.is_tensor(tensor):
             raise TypeError(f"`{name}` is a tensor over ({indices}), not {type(tensor).__name__}")
-        if tensor.dim() != len(names):
-            shape = tuple(tensor.shape)
-            raise ValueError(f"`{name}` is over ({indices}), but has {tensor.dim()} axes: {shape}")
+        shape = tensor.shape
+        if len(shape) != len(names):
+            raise ValueError(f"`{name}` is over ({indices}), but has {len(shape)} axes: {tuple(shape)}")
         if tensor.device != first.device:
             raise ValueError(f"`{name}` is on {tensor.device}, `{tensors[0][0]}` on {first.device}")
-        for index, size in zip(names, tensor.shape):
-            other, known = found.setdefault(index, (name, size))
+        for index, size in zip(names, shape):
+            known = found.setdefault(index, size)
             if known != size:
+                other = next(n for n, those, _ in tensors if index in those.split())
                 raise ValueError(f"`{name}` has {size} along `{index}`, but `{other}` has {known}")
-    return {index: size for index, (_, size) in found.items()}
+    return found
 
 
 def check_kinds(floats, integers, booleans, allowed):
@@ -113,26 +113,6 @@ TILES = {
         "num_warps": 8, "num_stages": 2,
     },
 }
-
-
-def describe(tensor, block):
-    """A tensor for the copy engine, which loads blocks of it. Its rows have to be contiguous and to begin at
-    multiples of 16 bytes; a tensor of another layout is copied."""
-    unit = 16 // tensor.element_size()
-    shape, strides = tensor.shape, tensor.stride()
-    near = strides[-1] == 1 and tensor.data_ptr() % 16 == 0 and 0 not in shape
-    if near and all(step and not step % unit for step in strides[:-1]):
-        return TensorDescriptor(tensor, shape, strides, block)
-    if 0 in shape:
-        tensor = tensor.new_zeros([16] * tensor.dim())
-    strides = [step if n > 1 else unit for n, step in zip(tensor.shape, tensor.stride())]
-    strides[-1] = tensor.stride(-1) if tensor.shape[-1] > 1 else 1
-    near = strides[-1] == 1 and tensor.data_ptr() % 16 == 0
-    if not near or any(step == 0 or step % unit for step in strides[:-1]):
-        wide = -(-tensor.shape[-1] // unit) * unit
-        tensor = tensor.new_empty((*tensor.shape[:-1], wide))[..., : tensor.shape[-1]].copy_(tensor)
-        strides = [*tensor.stride()[:-1], 1]
-    return TensorDescriptor(tensor, list(tensor.shape), strides, block)
 
 
 @triton.jit
@@ -242,12 +222,18 @@ def pointer_P_max_kernel(
     )
 
 
-@triton.jit(do_not_specialize=["sP_b", "sP_q", "sP_k", "NQ", "NK", "NB"])
+@triton.jit(
+    do_not_specialize=[
+        "sP_max_b", "sP_max_q", "sP_total_b", "sP_total_q", "sP_b", "sP_q", "sP_k", "NQ", "NK", "NB"
+    ]
+)
 def pointer_kernel(
-    P_max, P_total, X, Y, v, P,
+    X, Y, v, P_max, P_total, P,
     sX_b, sX_q, sX_d,
     sY_b, sY_k, sY_d,
     sv_d,
+    sP_max_b, sP_max_q,
+    sP_total_b, sP_total_q,
     sP_b, sP_q, sP_k,
     NQ, NK, NB,
     D: tl.constexpr,
@@ -261,11 +247,17 @@ def pointer_kernel(
     q_in = tl.arange(0, BLOCK_Q)
     q = q0 + q_in
     k_in = tl.arange(0, BLOCK_K)
+    P_max_here = P_max + b.to(tl.int64) * sP_max_b
+    P_total_here = P_total + b.to(tl.int64) * sP_total_b
     X_here = X + b.to(tl.int64) * sX_b
     Y_here = Y + b.to(tl.int64) * sY_b
     P_here = P + b.to(tl.int64) * sP_b
-    P_max_q = P_max.load([b, q0]).reshape([BLOCK_Q]).to(tl.float32)
-    P_total_q = P_total.load([b, q0]).reshape([BLOCK_Q]).to(tl.float32)
+    P_max_q = tl.load(
+        P_max_here + q0.to(tl.int64) * sP_max_q + q_in * sP_max_q, mask=(q < NQ), other=0
+    ).to(tl.float32)
+    P_total_q = tl.load(
+        P_total_here + q0.to(tl.int64) * sP_total_q + q_in * sP_total_q, mask=(q < NQ), other=0
+    ).to(tl.float32)
     k_end = NK
     k_hi = (BLOCK_K + k_end - 1) // BLOCK_K
     k_steps = k_hi
@@ -351,7 +343,16 @@ def pointer(X, Y, v):
             f"no tiles for d={D} and {X.element_size()} bytes an element: "
             "compile the pattern with --extent"
         )
-    far = max(X.stride(1), X.stride(2), Y.stride(1), Y.stride(2), v.stride(0), 0)
+    far = max(
+        X.stride(1),
+        X.stride(2),
+        Y.stride(1),
+        Y.stride(2),
+        v.stride(0),
+        P_max.stride(1),
+        P_total.stride(1),
+        0,
+    )
     if far >= 1 << 23:
         raise ValueError(
             f"neighbours in a tensor are {far} elements apart: call .contiguous() on it"
@@ -361,10 +362,13 @@ def pointer(X, Y, v):
     if grid:
         with torch.cuda.device(X.device) if X.is_cuda else contextlib.nullcontext():
             pointer_kernel[(grid,)](
-                describe(P_max, [1, tile["BLOCK_Q"]]),
-                describe(P_total, [1, tile["BLOCK_Q"]]),
-                X, Y, v, P,
-                *X.stride(), *Y.stride(), *v.stride(), *P.stride(),
+                X, Y, v, P_max, P_total, P,
+                *X.stride(),
+                *Y.stride(),
+                *v.stride(),
+                *P_max.stride(),
+                *P_total.stride(),
+                *P.stride(),
                 NQ, NK, NB,
                 D,
                 **tile,

@@ -70,16 +70,17 @@ def extents(*tensors):
         names = indices.split()
         if not torch.is_tensor(tensor):
             raise TypeError(f"`{name}` is a tensor over ({indices}), not {type(tensor).__name__}")
-        if tensor.dim() != len(names):
-            shape = tuple(tensor.shape)
-            raise ValueError(f"`{name}` is over ({indices}), but has {tensor.dim()} axes: {shape}")
+        shape = tensor.shape
+        if len(shape) != len(names):
+            raise ValueError(f"`{name}` is over ({indices}), but has {len(shape)} axes: {tuple(shape)}")
         if tensor.device != first.device:
             raise ValueError(f"`{name}` is on {tensor.device}, `{tensors[0][0]}` on {first.device}")
-        for index, size in zip(names, tensor.shape):
-            other, known = found.setdefault(index, (name, size))
+        for index, size in zip(names, shape):
+            known = found.setdefault(index, size)
             if known != size:
+                other = next(n for n, those, _ in tensors if index in those.split())
                 raise ValueError(f"`{name}` has {size} along `{index}`, but `{other}` has {known}")
-    return {index: size for index, (_, size) in found.items()}
+    return found
 
 
 def check_kinds(floats, integers, booleans, allowed):
@@ -317,6 +318,9 @@ def sink_kernel(
 @triton.jit(
     do_not_specialize=[
         "ssink_h",
+        "sO_sum2_log_h",
+        "sO_sum2_log_b",
+        "sO_sum2_log_q",
         "sdO_sum2_log_rows_h",
         "sdO_sum2_log_rows_b",
         "sdO_sum2_log_rows_q",
@@ -331,8 +335,9 @@ def sink_kernel(
     ]
 )
 def sink_backward_dQ_kernel(
-    Q, K, V, O, O_sum2_log, dO, sink, dQ, dO_sum2_log_rows, dO_sum2_log,
+    Q, K, V, O, dO, sink, O_sum2_log, dQ, dO_sum2_log_rows, dO_sum2_log,
     ssink_h,
+    sO_sum2_log_h, sO_sum2_log_b, sO_sum2_log_q,
     sdQ_b, sdQ_h, sdQ_q, sdQ_d,
     sdO_sum2_log_rows_h, sdO_sum2_log_rows_b, sdO_sum2_log_rows_q,
     sdO_sum2_log_h, sdO_sum2_log_b, sdO_sum2_log_q,
@@ -351,6 +356,7 @@ def sink_backward_dQ_kernel(
     d = tl.arange(0, BLOCK_D)
     k_in = tl.arange(0, BLOCK_K)
     sink_here = sink + h.to(tl.int64) * ssink_h
+    O_sum2_log_here = O_sum2_log + h.to(tl.int64) * sO_sum2_log_h + b.to(tl.int64) * sO_sum2_log_b
     dO_sum2_log_rows_here = (
         dO_sum2_log_rows
         + h.to(tl.int64) * sdO_sum2_log_rows_h
@@ -366,7 +372,11 @@ def sink_backward_dQ_kernel(
     dO_sum2_log_q = tl.sum(-(dO_qe.to(tl.float32) * O_qe), 1)
     # dO_sum2_log_rows[q] = dO_sum2_log[q] * exp(sink - finite(O_sum2_log[q]))
     sink_ = tl.load(sink_here).to(tl.float32)
-    O_sum2_log_q = O_sum2_log.load([h, b, q0]).reshape([BLOCK_Q]).to(tl.float32)
+    O_sum2_log_q = tl.load(
+        O_sum2_log_here + q0.to(tl.int64) * sO_sum2_log_q + q_in * sO_sum2_log_q,
+        mask=(q < NQ),
+        other=0,
+    ).to(tl.float32)
     dO_sum2_log_rows_q = (
         dO_sum2_log_q
         * tl.exp2(1.4426950408889634 * sink_ - finite(O_sum2_log_q) * 1.4426950408889634)
@@ -606,6 +616,11 @@ def sink_backward(Q, K, V, sink, O, O_sum2_log, dO):
             f"no tiles for d={D}, e={E} and {Q.element_size()} bytes an element: "
             "compile the pattern with --extent"
         )
+    far = max(O_sum2_log.stride(2), 0)
+    if far >= 1 << 23:
+        raise ValueError(
+            f"neighbours in a tensor are {far} elements apart: call .contiguous() on it"
+        )
     dQ = Q.new_empty((NB, NH, NQ, D))
     dO_sum2_log_rows = Q.new_empty((NH, NB, -(-NQ // 4) * 4), dtype=torch.float32)[..., :NQ]
     dO_sum2_log = Q.new_empty((NH, NB, -(-NQ // 4) * 4), dtype=torch.float32)[..., :NQ]
@@ -617,10 +632,13 @@ def sink_backward(Q, K, V, sink, O, O_sum2_log, dO):
                 describe(K, [1, 1, tile["BLOCK_K"], tile["BLOCK_D"]]),
                 describe(V, [1, 1, tile["BLOCK_K"], tile["BLOCK_E"]]),
                 describe(O, [1, 1, tile["BLOCK_Q"], tile["BLOCK_E"]]),
-                describe(O_sum2_log, [1, 1, tile["BLOCK_Q"]]),
                 describe(dO, [1, 1, tile["BLOCK_Q"], tile["BLOCK_E"]]),
-                sink, dQ, dO_sum2_log_rows, dO_sum2_log,
-                *sink.stride(), *dQ.stride(), *dO_sum2_log_rows.stride(), *dO_sum2_log.stride(),
+                sink, O_sum2_log, dQ, dO_sum2_log_rows, dO_sum2_log,
+                *sink.stride(),
+                *O_sum2_log.stride(),
+                *dQ.stride(),
+                *dO_sum2_log_rows.stride(),
+                *dO_sum2_log.stride(),
                 NQ, NK, NB, NH, NG,
                 D, E,
                 **tile,

@@ -66,16 +66,17 @@ def extents(*tensors):
         names = indices.split()
         if not torch.is_tensor(tensor):
             raise TypeError(f"`{name}` is a tensor over ({indices}), not {type(tensor).__name__}")
-        if tensor.dim() != len(names):
-            shape = tuple(tensor.shape)
-            raise ValueError(f"`{name}` is over ({indices}), but has {tensor.dim()} axes: {shape}")
+        shape = tensor.shape
+        if len(shape) != len(names):
+            raise ValueError(f"`{name}` is over ({indices}), but has {len(shape)} axes: {tuple(shape)}")
         if tensor.device != first.device:
             raise ValueError(f"`{name}` is on {tensor.device}, `{tensors[0][0]}` on {first.device}")
-        for index, size in zip(names, tensor.shape):
-            other, known = found.setdefault(index, (name, size))
+        for index, size in zip(names, shape):
+            known = found.setdefault(index, size)
             if known != size:
+                other = next(n for n, those, _ in tensors if index in those.split())
                 raise ValueError(f"`{name}` has {size} along `{index}`, but `{other}` has {known}")
-    return {index: size for index, (_, size) in found.items()}
+    return found
 
 
 def check_kinds(floats, integers, booleans, allowed):
@@ -313,11 +314,24 @@ def streaming_kernel(
 
 @triton.jit(
     do_not_specialize=[
-        "sdP_log_b", "sdP_log_h", "sdP_log_q", "window", "sinks", "NQ", "NK", "NB", "NH", "NG"
+        "sP_log_b",
+        "sP_log_h",
+        "sP_log_q",
+        "sdP_log_b",
+        "sdP_log_h",
+        "sdP_log_q",
+        "window",
+        "sinks",
+        "NQ",
+        "NK",
+        "NB",
+        "NH",
+        "NG",
     ]
 )
 def streaming_backward_dQ_kernel(
-    Q, K, V, P_log, O, dO, dQ, dP_log,
+    Q, K, V, O, dO, P_log, dQ, dP_log,
+    sP_log_b, sP_log_h, sP_log_q,
     sdQ_b, sdQ_h, sdQ_q, sdQ_d,
     sdP_log_b, sdP_log_h, sdP_log_q,
     window, sinks,
@@ -336,6 +350,7 @@ def streaming_backward_dQ_kernel(
     d = tl.arange(0, BLOCK_D)
     k_in = tl.arange(0, BLOCK_K)
     dP_log_here = dP_log + b.to(tl.int64) * sdP_log_b + h.to(tl.int64) * sdP_log_h
+    P_log_here = P_log + b.to(tl.int64) * sP_log_b + h.to(tl.int64) * sP_log_h
     dQ_here = dQ + b.to(tl.int64) * sdQ_b + h.to(tl.int64) * sdQ_h
     # dP_log[q] = sum(e) (-dO[q,e] * O[q,e])
     dO_qe = dO.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_E])
@@ -350,7 +365,9 @@ def streaming_backward_dQ_kernel(
     #     finite(P_log[q]))
     dQ_sum_qd = tl.full([BLOCK_Q, BLOCK_D], 0.0, tl.float32)
     Q_qd = Q.load([b, h, q0, 0]).reshape([BLOCK_Q, BLOCK_D])
-    P_log_q = P_log.load([b, h, q0]).reshape([BLOCK_Q]).to(tl.float32)
+    P_log_q = tl.load(
+        P_log_here + q0.to(tl.int64) * sP_log_q + q_in * sP_log_q, mask=(q < NQ), other=0
+    ).to(tl.float32)
     last = tl.minimum(q0 + BLOCK_Q, NQ) - 1
     k_end0 = tl.maximum(0, tl.minimum(NK + last - NQ + 1, sinks))
     k_hi0 = (BLOCK_K + k_end0 - 1) // BLOCK_K
@@ -608,6 +625,11 @@ def streaming_backward(Q, K, V, window, sinks, P_log, O, dO):
             f"no tiles for d={D}, e={E} and {Q.element_size()} bytes an element: "
             "compile the pattern with --extent"
         )
+    far = max(P_log.stride(2), 0)
+    if far >= 1 << 23:
+        raise ValueError(
+            f"neighbours in a tensor are {far} elements apart: call .contiguous() on it"
+        )
     dQ = Q.new_empty((NB, NH, NQ, D))
     dP_log = Q.new_empty((NB, NH, -(-NQ // 4) * 4), dtype=torch.float32)[..., :NQ]
     grid = triton.cdiv(NQ, tile["BLOCK_Q"]) * NB * NH
@@ -617,11 +639,10 @@ def streaming_backward(Q, K, V, window, sinks, P_log, O, dO):
                 describe(Q, [1, 1, tile["BLOCK_Q"], tile["BLOCK_D"]]),
                 describe(K, [1, 1, tile["BLOCK_K"], tile["BLOCK_D"]]),
                 describe(V, [1, 1, tile["BLOCK_K"], tile["BLOCK_E"]]),
-                describe(P_log, [1, 1, tile["BLOCK_Q"]]),
                 describe(O, [1, 1, tile["BLOCK_Q"], tile["BLOCK_E"]]),
                 describe(dO, [1, 1, tile["BLOCK_Q"], tile["BLOCK_E"]]),
-                dQ, dP_log,
-                *dQ.stride(), *dP_log.stride(),
+                P_log, dQ, dP_log,
+                *P_log.stride(), *dQ.stride(), *dP_log.stride(),
                 window, sinks,
                 NQ, NK, NB, NH, NG,
                 D, E,
