@@ -13,7 +13,8 @@ from attncc.codegen.host import statistic
 from attncc.codegen.module import INDENT, host
 from attncc.codegen.reference import reference
 from attncc.codegen.words import Words
-from attncc.ir.cascade import Cascade, Index, Read, Reduce, Tensor, reads, walk
+from attncc.ir.cascade import Cascade, Index, Read, Tensor, reads, walk
+from attncc.passes.saved import used_lengths
 from attncc.passes.share import replace_reads
 from attncc.schedule.plan import Plan
 from attncc.schedule.training import Training
@@ -97,33 +98,26 @@ def _totals(plan: Plan) -> Cascade:
     given = {
         name: replace(t, origin="input" if t.origin == "equation" else t.origin) for name, t in rows.items()
     }
-    seen = {x for e in plan.totals for x in walk(e.body) if isinstance(x, Index)}
-    seen |= {i for e in plan.totals for i in e.tensor.indices}
-    lengths = []
-    for index, length in reversed(cascade.lengths):
-        if index in seen | {
-            i for e in plan.totals for x in walk(e.body) if isinstance(x, Reduce) for i in x.over
-        }:
-            lengths.append((index, length))
-            seen |= {x for x in walk(length) if isinstance(x, Index)}
-    # tensors besides, that show an extent
-    shown = {i for t in given.values() for i in t.indices} | {i for i, _ in lengths}
-    for t in cascade.inputs:
-        if t.name not in given and t.indices and (seen & set(t.indices)) - shown:
-            given[t.name] = t
-            shown |= set(t.indices)
 
     def read(r: Read) -> Read | None:
         return Read(given[r.tensor.name], r.at) if r.tensor.name in given else None
 
-    equations = tuple(replace(e, body=replace_reads(e.body, read)) for e in plan.totals)
-    outputs = tuple(t for t in cascade.outputs if t.name in made)
-    return replace(
+    found = replace(
         cascade,
         inputs=tuple(given.values()),
-        equations=equations,
-        outputs=outputs,
-        lengths=tuple(reversed(lengths)),
+        equations=tuple(replace(e, body=replace_reads(e.body, read)) for e in plan.totals),
+        outputs=tuple(t for t in cascade.outputs if t.name in made),
         demands=(),
         defaults=(),
     )
+    found = replace(found, lengths=used_lengths(found))
+    said = [*(e.body for e in found.equations), *(length for _, length in found.lengths)]
+    wanted = {x for e in said for x in walk(e) if isinstance(x, Index)}
+    # tensors besides, that show an extent
+    shown = {i for t in found.inputs for i in t.indices} | {i for i, _ in found.lengths}
+    besides = []
+    for t in cascade.inputs:
+        if t.name not in given and (wanted & set(t.indices)) - shown:
+            besides.append(t)
+            shown |= set(t.indices)
+    return replace(found, inputs=(*found.inputs, *besides))

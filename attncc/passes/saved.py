@@ -90,7 +90,9 @@ def adjoined(cascade: Cascade, backward: Cascade, logarithms: Logarithms, wrt: S
         demands=(*backward.demands, *(demand for _, demand in facts)),
     )
     backward = pruned(backward)
-    return Adjoint(pruned(forward), replace(backward, lengths=_used(backward)), saved, given, tuple(wrt))
+    return Adjoint(
+        pruned(forward), replace(backward, lengths=used_lengths(backward)), saved, given, tuple(wrt)
+    )
 
 
 def _held(r: Read, held: Mapping[Tensor, Tensor]) -> Read:
@@ -186,7 +188,7 @@ def _facts(cascade: Cascade, held: Mapping[Tensor, Tensor]) -> list[tuple[Equati
     return facts
 
 
-def _used(cascade: Cascade) -> tuple[tuple[Index, Expr], ...]:
+def used_lengths(cascade: Cascade) -> tuple[tuple[Index, Expr], ...]:
     """The extents of a cascade that it still needs."""
     bodies = [x for e in cascade.equations for x in walk(e.body)]
     tensors = (*cascade.inputs, *cascade.outputs, *(e.tensor for e in cascade.equations))

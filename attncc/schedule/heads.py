@@ -46,7 +46,7 @@ def at_grid(cascade: Cascade, batch: tuple[Index, ...]) -> Cascade:
     return cascade
 
 
-def turned_beside(cascade: Cascade) -> tuple[Index, ...]:
+def beside_walks(cascade: Cascade) -> tuple[Index, ...]:
     """The batched indices that a reduction over a sequence is over, too: it turns to one after the other."""
     over = (e.body.over for e in cascade.equations if isinstance(e.body, Reduce))
     both = (o for o in over if any(i.role == "sequence" for i in o))

@@ -35,7 +35,7 @@ from attncc.passes.operator import Operator, State
 from attncc.schedule.alike import alike
 from attncc.schedule.cuts import cut, joined, of_first_pass, of_other_rows, with_inverses
 from attncc.schedule.groups import Outputs, Waits, by_place, host_of, part_of, rows_of
-from attncc.schedule.heads import at_grid, turned_beside
+from attncc.schedule.heads import at_grid, beside_walks
 from attncc.schedule.refused import REFERENCE, refuse
 from attncc.schedule.scattered import by_features
 from attncc.schedule.stages import Nests, Stage, nests, stages
@@ -224,7 +224,7 @@ def _kernel(cascade: Cascade) -> Kernel:
     rows = rows_of(cascade)
     batch = tuple(dict.fromkeys(i for t in cascade.outputs for i in t.indices if i.role == "batch"))
     around = turned(cascade)
-    cascade = alike(at_grid(by_features(cascade), (*batch, *turned_beside(cascade), *around)))
+    cascade = alike(at_grid(by_features(cascade), (*batch, *beside_walks(cascade), *around)))
     sums = {e.tensor: e.body for e in cascade.equations if isinstance(e.body, Reduce)}
     pairs = nests(cascade)
     walks = {t: _walked(e, pairs) for t, e in sums.items()}
