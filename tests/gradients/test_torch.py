@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from attncc.diagnostics import PatternError
-from tests.gradients.trained import REFUSED, SHORT, TRAINED, drawn, trained, verdict
+from tests.gradients.trained import POWERS, REFUSED, SHORT, TRAINED, drawn, trained, verdict
 from tests.patterns.cases import CASES, inputs
 from tests.patterns.sizes import Case
 from tests.shapes import LENGTHS, PAIRING, UNBOUNDED, Shape
@@ -26,8 +26,6 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
     make = torch.Tensor.new_empty
     monkeypatch.setattr(torch.Tensor, "new_empty", lambda *a, **k: make(*a, **k).fill_(torch.nan))
 
-
-POWERS = "powers of differences of scores in float32: 1 to 3 of the bound"
 
 CANCELLING = (
     *("agent", "chunked", "differential", "document", "evoformer", "halonet", "l2_softmax", "longlora"),

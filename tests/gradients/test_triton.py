@@ -13,7 +13,7 @@ import torch
 from attncc.pipeline import generate
 from attncc.schedule.spec import Specialisation
 from tests.gradients.offline import compiled
-from tests.gradients.trained import TRAINED, source, trained
+from tests.gradients.trained import POWERS, TRAINED, source, trained
 from tests.shapes import FOLDED, PLAIN
 
 INTERPRETED = (
@@ -55,7 +55,13 @@ def test_interpreted(names: tuple[str, ...], root: Path) -> None:
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=pytest.mark.xfail(strict=True, reason=POWERS)) if n == "lssar" else n
+        for n in TRAINED
+    ],
+)
 def test_all_interpreted(name: str, root: Path) -> None:
     assert check(root, name) == len(trained(name).wrt) * (2 if name in FOLDED else 5)
 

@@ -71,6 +71,9 @@ def drawn(name: str, shape: Shape, dtype: torch.dtype, device: str = "cpu", seed
     return made
 
 
+POWERS = "powers of differences of scores, made again, in float32: 1 to 3 of the bound"
+"""Of a gradient that only the same rounding in the forward and the backward pass would make better."""
+
 ROUNDED = ("selective_self", "padded", "left_padded", "s2_relative", "yopo")
 """Patterns in which a row may see so few keys, or one of so great a weight, that the terms of its gradient
 cancel, and in 16 bits one of them is made of an output as its rounding left it. PyTorch's softmax takes both

@@ -174,6 +174,10 @@ def test_gradients_do_not_stand_in_the_way(slow: Callable[[int], None]) -> None:
     slow(64)
     given = [x.requires_grad_() for x in tensors()]
     assert attncc.load(CAUSAL).tune(*given).best.rows == 64
+    attend = attncc.load(CAUSAL)
+    attend(*given).sum().backward()
+    assert tiles_in(attend) == ["64"]
+    assert all(x.grad is not None for x in given)
 
 
 def test_refusals() -> None:
