@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from attncc.diagnostics import PatternError
-from tests.gradients.trained import POWERS, REFUSED, SHORT, TRAINED, drawn, trained, verdict
+from tests.gradients.trained import POWERS, REFUSED, SHORT, TRAINED, drawn, past, trained, verdict
 from tests.patterns.cases import CASES, inputs
 from tests.patterns.sizes import Case
 from tests.shapes import LENGTHS, PAIRING, UNBOUNDED, Shape
@@ -29,11 +29,15 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
 
 CANCELLING = (
     *("agent", "chunked", "differential", "document", "evoformer", "halonet", "l2_softmax", "longlora"),
-    *("music", "packed", "padded", "selective_self", "nap", "pointer", "positional", "kronecker", "h2o"),
+    *("music", "packed", "padded", "selective_self", "nap", "pointer"),
 )
 """Patterns in which a row may see so few keys, or one of so great a weight, that the terms of its gradient
 cancel: PyTorch's softmax takes both from the same products, kernels one of them from the output. In float32
 such rows are held to 4 eps of the terms."""
+
+FEW = 3
+"""Such rows of a gradient in any other pattern, where PyTorch is right by chance; where there is one feature,
+over which no error is spread, there may be more."""
 
 QUICK = (
     "causal",
@@ -102,10 +106,12 @@ def shapes() -> list[Any]:
 
 @pytest.mark.parametrize(("name", "shape", "dtype"), shapes())
 def test_by_the_criterion(name: str, shape: Shape, dtype: torch.dtype) -> None:
-    found = verdict(name, drawn(name, shape, dtype), dtype)
+    given = drawn(name, shape, dtype)
+    found = verdict(name, given, dtype)
     judged = found.pop("verdict")
     assert judged.right, found
-    assert not judged.terms or name in CANCELLING, found
+    many = name in CANCELLING or shape.e == 1
+    assert not judged.terms or many or past(name, given, dtype) <= FEW, found
 
 
 @pytest.mark.parametrize("name", REFUSED)
