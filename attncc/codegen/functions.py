@@ -113,11 +113,14 @@ def _totals(plan: Plan) -> Cascade:
     found = replace(found, lengths=used_lengths(found))
     said = [*(e.body for e in found.equations), *(length for _, length in found.lengths)]
     wanted = {x for e in said for x in walk(e) if isinstance(x, Index)}
-    # tensors besides, that show an extent
+    wanted |= {i for t in found.outputs for i in t.indices}
+    # tensors besides, that show an extent, or a device
     shown = {i for t in found.inputs for i in t.indices} | {i for i, _ in found.lengths}
     besides = []
     for t in cascade.inputs:
         if t.name not in given and (wanted & set(t.indices)) - shown:
             besides.append(t)
             shown |= set(t.indices)
+    if not found.inputs and not besides:
+        besides = [next(t for t in cascade.inputs if t.origin == "input")]
     return replace(found, inputs=(*found.inputs, *besides))

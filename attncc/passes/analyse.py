@@ -75,7 +75,8 @@ def analyse(cascade: Cascade, index: Index, corrected: Corrected = never) -> Pas
             else:
                 waits[tensor] = complete.get(tensor, streams.get(tensor, 0))
         need = max(riding, *waits.values(), 0)
-        if not (index in free(equation.body) or _iterates(equation.body, index)):
+        along = {*free(equation.body), *equation.tensor.indices}
+        if not (index in along or _iterates(equation.body, index)):
             complete[name] = need
             continue
         awaited = frozenset(tensor for tensor, wait in waits.items() if wait == need > riding)

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 
 from attncc.ir.cascade import (
     Apply,
     Cascade,
+    Choose,
     Demand,
     Equation,
     Expr,
@@ -65,27 +67,14 @@ def adjoined(cascade: Cascade, backward: Cascade, logarithms: Logarithms, wrt: S
     found = (r.tensor for e in needed if e.tensor not in whole for r in reads(e.body))
     forward, held = _saving(cascade, tuple(dict.fromkeys(t for t in found if t in whole)))
 
-    infinite = _infinite(cascade)
-
-    def read(e: Expr) -> Expr:
-        match e:
-            case Apply("exp" | "finite" as op, (Read() as r,)):
-                return Apply(op, (_held(r, held),))
-            case Read() if e.tensor in held and e.tensor in infinite:
-                # of nothing, it passes nothing on
-                return Apply("finite", (_held(e, held),))
-            case Read():
-                return _held(e, held)
-            case _:
-                return rebuild(e, tuple(map(read, children(e))))
-
+    read = _Reading(held, frozenset(_infinite(cascade)))
     facts = _facts(cascade, held)
     again = (e for e in (*cascade.equations, *(least for least, _ in facts), *made) if e.tensor not in whole)
     given = tuple(t for t in backward.inputs if t not in cascade.inputs)
     saved = tuple(held.values())
     backward = replace(
         backward,
-        equations=tuple(replace(e, body=read(e.body)) for e in again),
+        equations=tuple(replace(e, body=read.of(e.body)) for e in again),
         inputs=(*cascade.inputs, *saved, *given),
         demands=(*backward.demands, *(demand for _, demand in facts)),
     )
@@ -101,6 +90,52 @@ def _held(r: Read, held: Mapping[Tensor, Tensor]) -> Read:
         return r
     at = dict(zip(r.tensor.indices, r.at, strict=True))
     return Read(held[r.tensor], tuple(at[i] for i in held[r.tensor].indices))
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """How the gradients read what is saved, of which some is infinite where it is made of nothing."""
+
+    held: Mapping[Tensor, Tensor]
+    infinite: frozenset[Tensor]
+
+    def of(self, e: Expr) -> Expr:
+        match e:
+            case Apply("exp" | "finite" as op, (Read() as r,)):
+                return Apply(op, (_held(r, self.held),))
+            case Apply("sigmoid" | "tanh" | "softplus" as op, (x,)) if found := self._infinite(e):
+                # bounded also there, unless two infinities leave no number
+                if len(found) == 1:
+                    return self._as_held(e)
+                known = (self._as_held(r) for r in found)
+                tests: list[Expr] = [Apply("==", (r, Apply("finite", (r,)))) for r in known]
+                one = reduce(_either, tests)
+                return Choose(one, self._as_held(e), Apply(op, (self.of(x),)))
+            case Apply("<" | "<=" | ">" | ">=") if self._infinite(e):
+                return self._as_held(e)
+            case Apply("max" | "min") if self._infinite(e):
+                return Apply("finite", (self._as_held(e),))
+            case Read() if self._is_infinite(e):
+                # of nothing, it passes nothing on
+                return Apply("finite", (_held(e, self.held),))
+            case Read():
+                return _held(e, self.held)
+            case _:
+                return rebuild(e, tuple(map(self.of, children(e))))
+
+    def _as_held(self, e: Expr) -> Expr:
+        return replace_reads(e, lambda r: _held(r, self.held))
+
+    def _is_infinite(self, e: Expr) -> bool:
+        return isinstance(e, Read) and e.tensor in self.held and e.tensor in self.infinite
+
+    def _infinite(self, e: Expr) -> tuple[Read, ...]:
+        return tuple(dict.fromkeys(r for r in reads(e) if self._is_infinite(r)))
+
+
+def _either(a: Expr, b: Expr) -> Expr:
+    """That one of two holds."""
+    return Apply("or", (a, b))
 
 
 def _infinite(cascade: Cascade) -> set[Tensor]:

@@ -24,10 +24,12 @@ from attncc.ir.cascade import (
     Literal,
     Read,
     Reduce,
+    children,
     free,
     kind,
     number,
     reads,
+    rebuild,
 )
 from attncc.ir.logic import conjoin, factors, is_literal, negated, quotient, times
 from attncc.ir.sign import Bodies, positive
@@ -81,6 +83,10 @@ class Slopes:
                 inside = replace(at, where=conjoin((at.where, e.where, among)), over=(*at.over, *e.over))
                 inside = replace(inside, weight=Apply("/", (at.weight, ties)))
                 yield from self._through(e.body, inside, e.body)
+            case Choose(Apply("==", (x, zero)), zero_too, other) if (
+                is_literal(zero, 0) and is_literal(zero_too, 0) and x in factors(other)[0]
+            ):
+                yield from self._of_nothing(x, other, at)
             case Choose(condition, then, other):
                 first = replace(at, where=conjoin((at.where, condition)))
                 yield from self._through(then, first, then)
@@ -107,6 +113,22 @@ class Slopes:
             case _:
                 return
 
+    def _of_nothing(self, x: Expr, e: Expr, at: Part) -> Iterator[Part]:
+        """The parts of a product that is 0 where its factor `x` is, whatever the others are: what reaches `x`
+        is all the others, where they are numbers.
+        """
+        up, down = factors(e)
+        up.remove(x)
+        weight = self._over(times(at.weight, self._tame(quotient(up, []))), down)
+        yield from self._through(x, replace(at, weight=weight), x)
+        there = replace(at, weight=times(at.weight, x), where=conjoin((at.where, _unlike_zero(x))))
+        yield from self._through(rest := quotient(up, down), there, rest)
+
+    def _tame(self, e: Expr) -> Expr:
+        """A value whose divisions are 0 where a divisor is."""
+        e = rebuild(e, tuple(map(self._tame, children(e))))
+        return self._over(e.args[0], [e.args[1]]) if isinstance(e, Apply) and e.op == "/" else e
+
     def _product(self, e: Expr, at: Part, known: Expr) -> Iterator[Part]:
         up, down = factors(e)
         for n, x in enumerate(up):
@@ -128,6 +150,10 @@ class Slopes:
             if x not in sure:
                 weight = times(weight, Apply("reciprocal", (x,)))
         return quotient([weight], sure)
+
+
+def _unlike_zero(x: Expr) -> Expr:
+    return negated(Apply("==", (x, Literal(0, "int"))))
 
 
 def _sums(e: Expr, bodies: Bodies) -> bool:

@@ -161,6 +161,12 @@ def partition(cascade: Cascade) -> Plan:
     _check_inputs(cascade)
     rows, totals = by_rows(cascade)
     kernels = _kernels(rows)
+    if not kernels:
+        equation = cascade.equation(cascade.outputs[0].name)
+        message = (
+            f"no kernel plan for `{equation.tensor.name}`: nothing is over a sequence, which tiles follow"
+        )
+        raise refuse("plan-rows", message, equation.span, "computed here", REFERENCE)
     equations = dict.fromkeys(e for kernel in kernels for e in kernel.cascade.equations)
     return Plan(replace(cascade, equations=(*equations, *totals)), kernels, totals)
 
