@@ -76,15 +76,16 @@ class Slopes:
                 yield from self._through(e.body, inside, e.body)
             case Reduce("max" | "min"):
                 # equal ones share it; what is computed again is equal up to rounding
-                below = (known, e.body) if e.op == "max" else (e.body, known)
-                near = Apply("*", (number(NEAR), Apply("+", (number(1.0), Apply("abs", (known,))))))
+                best = Apply("finite", (known,)) if isinstance(known, Read) else known
+                below = (best, e.body) if e.op == "max" else (e.body, best)
+                near = Apply("*", (number(NEAR), Apply("+", (number(1.0), Apply("abs", (best,))))))
                 among = Apply("<=", (Apply("-", below), near))
                 ties = replace(e, op="sum", where=conjoin((e.where, among)), body=number(1.0))
                 inside = replace(at, where=conjoin((at.where, e.where, among)), over=(*at.over, *e.over))
                 inside = replace(inside, weight=Apply("/", (at.weight, ties)))
                 yield from self._through(e.body, inside, e.body)
             case Choose(Apply("==", (x, zero)), zero_too, other) if (
-                is_literal(zero, 0) and is_literal(zero_too, 0) and x in factors(other)[0]
+                is_literal(zero, 0) and is_literal(zero_too, 0) and x in factors(other)[0] and _steady(other)
             ):
                 yield from self._of_nothing(x, other, at)
             case Choose(condition, then, other):
@@ -150,6 +151,25 @@ class Slopes:
             if x not in sure:
                 weight = times(weight, Apply("reciprocal", (x,)))
         return quotient([weight], sure)
+
+
+STEADY = ("+", "-", "*", "/", "neg", "exp", "finite", "abs", "sigmoid", "tanh", "reciprocal", "extent")
+"""Functions that have a value wherever their arguments have."""
+
+
+def _steady(e: Expr) -> bool:
+    """Whether an expression has a value everywhere, but for divisions by 0."""
+    match e:
+        case Apply("**", (a, Literal(n, "int"))) if n > 0:
+            return _steady(a)
+        case Apply(op) if op not in STEADY:
+            return False
+        case Reduce() | Choose():
+            return False
+        case Read():
+            return True
+        case _:
+            return all(map(_steady, children(e)))
 
 
 def _unlike_zero(x: Expr) -> Expr:
