@@ -29,8 +29,9 @@ from attncc.passes.online import before
 from attncc.passes.operator import State
 from attncc.schedule.block import Block, value_of
 from attncc.schedule.contract import at_cells, note, operand, operands, reduced
-from attncc.schedule.loops import Each, Fill, Let, Note, Program, Statement, Store, Walk
+from attncc.schedule.loops import Each, Fill, Let, Note, Program, Statement, Store, Walk, statements
 from attncc.schedule.plan import Kernel, Loop
+from attncc.schedule.refused import REFERENCE, refuse
 from attncc.schedule.states import absent, accumulate, exponents, extremum, kept, masked, rising
 from attncc.schedule.turned import turn, turned, turns
 
@@ -57,7 +58,21 @@ def lower(kernel: Kernel) -> Program:
     inputs = tuple(t for t in cascade.inputs if t.name in used and t.loaded)
     early = bool(kernel.loops) and all(loop.early for loop in kernel.loops)
     body = tuple(block.statements)
+    _check_flat(body, kernel)
     return Program(kernel.name, kernel.rows, kernel.batch, inputs, kernel.writes, body, early=early)
+
+
+def _check_flat(body: tuple[Statement, ...], kernel: Kernel) -> None:
+    """Refused where a value would be at rows, columns and features at once: tiles have two axes."""
+    for s in statements(body):
+        if isinstance(s, Let | Fill) and len(s.target.indices) > 2:
+            names = ", ".join(f"`{i.name}`" for i in s.target.indices)
+            found = next(
+                (e for e in kernel.cascade.equations if s.target.name.startswith(e.tensor.name)), None
+            )
+            span = (found or kernel.cascade.equations[-1]).span
+            message = f"no kernel plan for a value at {names} at once: a tile has two axes"
+            raise refuse("plan-rank", message, span, "computed here", REFERENCE)
 
 
 def _hoisted(state: State, index: Index, sorted_tables: frozenset[str]) -> State:

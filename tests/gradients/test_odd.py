@@ -87,3 +87,9 @@ def gradients(f: attncc.Attention, given: list[torch.Tensor], seed: int) -> list
 def test_without_a_sequence() -> None:
     with pytest.raises(PatternError, match="nothing is over a sequence"):
         attncc.compile("pattern p(A[b]) -> s[b]:\n    over b\n    s[] = A * A\n")(torch.ones(3))
+
+
+def test_a_value_at_rows_columns_and_features() -> None:
+    text = "pattern p(x[k,d]) -> O[q,d]:\n    align q to k\n    O[q,d] = logsumexp(k where k <= q) x[k,d]\n"
+    with pytest.raises(PatternError, match="`q`, `k`, `d` at once: a tile has two axes"):
+        attncc.compile(text)(torch.ones(3, 2))
