@@ -64,8 +64,10 @@ def lower(kernel: Kernel) -> Program:
 
 def _check_flat(body: tuple[Statement, ...], kernel: Kernel) -> None:
     """Refused where a value would be at rows, columns and features at once: tiles have two axes."""
+    walked = {loop.index for loop in kernel.loops}
     for s in statements(body):
-        if isinstance(s, Let | Fill) and len(s.target.indices) > 2:
+        cells = isinstance(s, Let | Fill) and kernel.rows in s.target.indices and walked & {*s.target.indices}
+        if isinstance(s, Let | Fill) and cells and len(s.target.indices) > 2:
             names = ", ".join(f"`{i.name}`" for i in s.target.indices)
             found = next(
                 (e for e in kernel.cascade.equations if s.target.name.startswith(e.tensor.name)), None
