@@ -12,7 +12,7 @@ from attncc.ir.cascade import Cascade
 from attncc.ir.check import check
 from attncc.ir.verify import verified
 from attncc.lint.demands import leaking, unmet, witnessed
-from attncc.passes import PASSES
+from attncc.passes import PASSES, Pass
 from attncc.passes.adjoint import adjoint
 from attncc.passes.distribute import distribute
 from attncc.passes.share import pruned
@@ -55,6 +55,13 @@ def streamed(cascade: Cascade) -> Cascade:
     """The cascade after all passes, checked after each."""
     for _, after in rewritten(cascade):
         cascade = after
+    return cascade
+
+
+def before(last: Pass, cascade: Cascade) -> Cascade:
+    """The cascade after the passes before one, checked after each."""
+    for rewrite in PASSES[: PASSES.index(last)]:
+        cascade = verified(rewrite(cascade))
     return cascade
 
 
@@ -110,15 +117,12 @@ def generate(cascade: Cascade, source: Source, spec: Specialisation, wrt: tuple[
 
 def trained(cascade: Cascade, wrt: tuple[str, ...] | None = None) -> Training:
     """The forward and the backward pass of a cascade, planned. Refused names the rule where there is none."""
-    for rewrite in PASSES[: PASSES.index(stream)]:
-        cascade = verified(rewrite(cascade))
+    cascade = before(stream, cascade)
     check_families(cascade)
     made = adjoint(verified(deferred(cascade)), wrt)
     forward, backward = verified(made.forward), verified(made.backward)
     plan = partition(streamed(forward))
-    for rewrite in PASSES[: PASSES.index(distribute)]:
-        backward = verified(rewrite(backward))
-    plans = [partition(streamed(verified(c))) for c in apart(backward)]
+    plans = [partition(streamed(verified(c))) for c in apart(before(distribute, backward))]
     return Training(forward, plan, backward, in_turn(plans), made.saved, made.given, made.wrt)
 
 

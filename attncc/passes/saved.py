@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
 
 from attncc.ir.cascade import (
     Apply,
@@ -27,7 +26,7 @@ from attncc.ir.cascade import (
     rebuild,
     walk,
 )
-from attncc.ir.logic import terms
+from attncc.ir.logic import disjoin, terms
 from attncc.passes.settled import settled
 from attncc.passes.share import fresh, pruned, replace_reads, share
 
@@ -108,8 +107,7 @@ class _Reading:
                 if len(found) == 1:
                     return self._as_held(e)
                 known = (self._as_held(r) for r in found)
-                tests: list[Expr] = [Apply("==", (r, Apply("finite", (r,)))) for r in known]
-                one = reduce(_either, tests)
+                one = disjoin(Apply("==", (r, Apply("finite", (r,)))) for r in known)
                 return Choose(one, self._as_held(e), Apply(op, (self.of(x),)))
             case Apply("<" | "<=" | ">" | ">=") if self._infinite(e):
                 return self._as_held(e)
@@ -131,11 +129,6 @@ class _Reading:
 
     def _infinite(self, e: Expr) -> tuple[Read, ...]:
         return tuple(dict.fromkeys(r for r in reads(e) if self._is_infinite(r)))
-
-
-def _either(a: Expr, b: Expr) -> Expr:
-    """That one of two holds."""
-    return Apply("or", (a, b))
 
 
 def _infinite(cascade: Cascade) -> set[Tensor]:

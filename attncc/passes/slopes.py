@@ -84,10 +84,11 @@ class Slopes:
                 inside = replace(at, where=conjoin((at.where, e.where, among)), over=(*at.over, *e.over))
                 inside = replace(inside, weight=Apply("/", (at.weight, ties)))
                 yield from self._through(e.body, inside, e.body)
-            case Choose(Apply("==", (x, zero)), zero_too, other) if (
+            case Choose(Apply("==", (x, zero)) as none, zero_too, other) if (
                 is_literal(zero, 0) and is_literal(zero_too, 0) and x in factors(other)[0] and _steady(other)
             ):
-                yield from self._of_nothing(x, other, at)
+                there = replace(at, where=conjoin((at.where, negated(none))))
+                yield from self._of_nothing(x, other, at, there)
             case Choose(condition, then, other):
                 first = replace(at, where=conjoin((at.where, condition)))
                 yield from self._through(then, first, then)
@@ -114,16 +115,16 @@ class Slopes:
             case _:
                 return
 
-    def _of_nothing(self, x: Expr, e: Expr, at: Part) -> Iterator[Part]:
+    def _of_nothing(self, x: Expr, e: Expr, at: Part, there: Part) -> Iterator[Part]:
         """The parts of a product that is 0 where its factor `x` is, whatever the others are: what reaches `x`
-        is all the others, where they are numbers.
+        is all the others, where they are numbers; these are reached `there`, where it is not 0.
         """
         up, down = factors(e)
         up.remove(x)
         weight = self._over(times(at.weight, self._tame(quotient(up, []))), down)
         yield from self._through(x, replace(at, weight=weight), x)
-        there = replace(at, weight=times(at.weight, x), where=conjoin((at.where, _unlike_zero(x))))
-        yield from self._through(rest := quotient(up, down), there, rest)
+        rest = quotient(up, down)
+        yield from self._through(rest, replace(there, weight=times(there.weight, x)), rest)
 
     def _tame(self, e: Expr) -> Expr:
         """A value whose divisions are 0 where a divisor is."""
@@ -170,10 +171,6 @@ def _steady(e: Expr) -> bool:
             return True
         case _:
             return all(map(_steady, children(e)))
-
-
-def _unlike_zero(x: Expr) -> Expr:
-    return negated(Apply("==", (x, Literal(0, "int"))))
 
 
 def _sums(e: Expr, bodies: Bodies) -> bool:

@@ -65,14 +65,12 @@ def lower(kernel: Kernel) -> Program:
 def _check_flat(body: tuple[Statement, ...], kernel: Kernel) -> None:
     """Refused where a value would be at rows, columns and features at once: tiles have two axes."""
     walked = {loop.index for loop in kernel.loops}
-    for s in statements(body):
-        cells = isinstance(s, Let | Fill) and kernel.rows in s.target.indices and walked & {*s.target.indices}
-        if isinstance(s, Let | Fill) and cells and len(s.target.indices) > 2:
-            names = ", ".join(f"`{i.name}`" for i in s.target.indices)
-            found = next(
-                (e for e in kernel.cascade.equations if s.target.name.startswith(e.tensor.name)), None
-            )
-            span = (found or kernel.cascade.equations[-1]).span
+    for target in (s.target for s in statements(body) if isinstance(s, Let | Fill)):
+        place = target.indices
+        if len(place) > 2 and kernel.rows in place and walked & {*place}:
+            names = ", ".join(f"`{i.name}`" for i in place)
+            own = (e for e in kernel.cascade.equations if target.name.startswith(e.tensor.name))
+            span = next(own, kernel.cascade.equations[-1]).span
             message = f"no kernel plan for a value at {names} at once: a tile has two axes"
             raise refuse("plan-rank", message, span, "computed here", REFERENCE)
 

@@ -14,7 +14,6 @@ from graphlib import TopologicalSorter
 
 from attncc.ir.cascade import (
     TRUE,
-    Apply,
     Cascade,
     Equation,
     Expr,
@@ -25,6 +24,7 @@ from attncc.ir.cascade import (
     walk,
 )
 from attncc.ir.graph import recurrent
+from attncc.ir.logic import disjoin
 from attncc.ir.show import show_expr
 from attncc.masks.bands import Band, bands
 from attncc.masks.grid import Grid, grid
@@ -332,9 +332,7 @@ def _loop(stage: Stage, rows: Index, cascade: Cascade, outers: tuple[Index, ...]
     )
     # a test of what the walk itself computes leaves no tile whole
     uniform = len(predicates) == 1 and not any(r.tensor.origin == "equation" for r in reads(predicates[0]))
-    reach = predicates[0]
-    for predicate in predicates[1:]:
-        reach = _either(reach, predicate)
+    reach = disjoin(predicates)
     found = bands(reach, rows, stage.index, cascade.sorted_tables)
     # positions are taken apart where bands in a line leave something to test
     boxes = any(band.rest for band in found) and not stage.stored and not outers
@@ -350,7 +348,3 @@ def _on_one_grid(loops: tuple[Loop, ...]) -> tuple[Loop, ...]:
     if all(g is not None and grids[0] is not None and g.alike(grids[0]) for g in grids):
         return loops
     return tuple(replace(loop, grid=None) for loop in loops)
-
-
-def _either(a: Expr, b: Expr) -> Expr:
-    return TRUE if TRUE in (a, b) else Apply("or", (a, b))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 
 import attncc
 from attncc.diagnostics import PatternError
+from attncc.verify.gradients import called, gradients, weights
 
 TEXTS = {
     "a sum that is divided by a power of another": """pattern p(V[k], S[q,k]) -> O[q]:
@@ -63,25 +66,15 @@ def test_as_the_reference(name: str, zero: bool) -> None:
     for n, extents in enumerate(EXTENTS):
         sizes = {"b": 1, "h": 4, "g": 2, "d": 3, **extents}
         torch.manual_seed(n)
-        given = [
-            torch.randn([sizes[i.name] for i in t.indices], dtype=torch.float64, requires_grad=True)
-            for t in attend.cascade.inputs
-        ]
+        places = {t.name: [sizes[i.name] for i in t.indices] for t in attend.cascade.inputs}
+        given = {name: torch.randn(place, dtype=torch.float64) for name, place in places.items()}
         if zero:
-            given[0].data.zero_()
-        found, meant = (gradients(f, given, n) for f in (attend, dense))
+            next(iter(given.values())).zero_()
+        plain, kernels = (partial(called, f, attend.cascade) for f in (dense, attend))
+        reach = weights(plain(given), torch.float64, n)
+        found, meant = (gradients(f, given, tuple(given), reach) for f in (kernels, plain))
         for x, y in zip(found, meant, strict=True):
             torch.testing.assert_close(x, y, rtol=1e-9, atol=1e-9)
-
-
-def gradients(f: attncc.Attention, given: list[torch.Tensor], seed: int) -> list[torch.Tensor]:
-    """Of a random sum of all finite outputs."""
-    made = f(*given)
-    torch.manual_seed(100 + seed)
-    outputs = made if isinstance(made, tuple) else (made,)
-    total = sum((torch.where(x.isfinite(), x, 0) * torch.randn_like(x)).sum() for x in outputs)
-    found = torch.autograd.grad(total, given, allow_unused=True)
-    return [torch.zeros_like(x) if g is None else g for x, g in zip(given, found, strict=True)]
 
 
 def test_without_a_sequence() -> None:

@@ -16,7 +16,7 @@ import attncc
 from attncc.codegen.words import Words
 from attncc.ir.evaluate import evaluate, outputs
 from attncc.source import Source
-from attncc.verify.compared import Function, Verdict, doubled
+from attncc.verify.compared import Compared, Function, Verdict, doubled
 from attncc.verify.gradients import Trained, slopes
 from tests.shapes import KERNELS, MORE, PACKED, UNBOUNDED, Shape, arguments, numbers
 
@@ -123,10 +123,7 @@ def judged(
     run: Trained, given: dict[str, Any], dtype: torch.dtype, asked: tuple[str, ...] = (), seed: int = 1
 ) -> dict[str, Any]:
     """The same of any kernels of a pattern."""
-    reference = dense(run.cascade.name, asked)
-    with torch.no_grad():
-        exact = reference(doubled(given))
-    compared = slopes(run, reference, given, dtype, seed, exact)
+    compared = _compared(run, given, dtype, asked, seed)
     found: Verdict = compared.verdict(given)
     if run.cascade.name in ROUNDED and dtype in SHORT and not found.right:
         with unrounded(run, given):
@@ -137,6 +134,15 @@ def judged(
 
 def past(name: str, given: dict[str, Any], dtype: torch.dtype) -> int:
     """The most rows of a gradient past what PyTorch gets wrong, whatever they are sums of."""
-    exact = dense(name)(doubled(given))
-    compared = slopes(trained(name), dense(name), given, dtype, 1, exact)
+    compared = _compared(trained(name), given, dtype)
     return max(int((rows > 1).sum()) for rows in replace(compared, terms=None).verdict(given).rows)
+
+
+def _compared(
+    run: Trained, given: dict[str, Any], dtype: torch.dtype, asked: tuple[str, ...] = (), seed: int = 1
+) -> Compared:
+    """Kernels of a pattern beside its reference."""
+    reference = dense(run.cascade.name, asked)
+    with torch.no_grad():
+        exact = reference(doubled(given))
+    return slopes(run, reference, given, dtype, seed, exact)

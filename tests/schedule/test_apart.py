@@ -6,8 +6,8 @@ import numpy as np
 
 from attncc.ir.cascade import Cascade, reads
 from attncc.ir.verify import verified
-from attncc.passes import PASSES
 from attncc.passes.distribute import distribute
+from attncc.pipeline import before
 from attncc.schedule.apart import apart
 from tests.passes.meanings import meant, results, same
 
@@ -22,9 +22,7 @@ TEXT = """pattern both(Q[b,h,q,d], K[b,h,k,d]) -> X[b,h,q,d], Y[b,h,k,d]:
 
 
 def cascades(x: str, y: str) -> tuple[Cascade, ...]:
-    cascade = meant(TEXT.format(x=x, y=y))
-    for rewrite in PASSES[: PASSES.index(distribute)]:
-        cascade = verified(rewrite(cascade))
+    cascade = before(distribute, meant(TEXT.format(x=x, y=y)))
     return tuple(verified(c) for c in apart(cascade))
 
 

@@ -20,10 +20,9 @@ from attncc.ir.cascade import Cascade
 from attncc.ir.evaluate import evaluate, outputs
 from attncc.ir.graph import recurrent
 from attncc.ir.verify import verified
-from attncc.passes import PASSES
 from attncc.passes.adjoint import Adjoint, adjoint
 from attncc.passes.stream import deferred, stream
-from attncc.pipeline import meaning, streamed
+from attncc.pipeline import before, meaning, streamed
 from attncc.pipeline import trained as training_of
 from attncc.schedule.training import Training
 from attncc.verify.gradients import called, gradients, weights
@@ -42,9 +41,7 @@ EXAMPLES = sorted(path.stem for path in HERE.glob("*.attn"))
 
 def made(cascade: Cascade) -> Adjoint:
     """The adjoint of a cascade."""
-    for rewrite in PASSES[: PASSES.index(stream)]:
-        cascade = verified(rewrite(cascade))
-    return adjoint(verified(deferred(cascade)))
+    return adjoint(verified(deferred(before(stream, cascade))))
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
